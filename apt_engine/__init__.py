@@ -1,0 +1,1 @@
+"""The training engine of APT Studio: photos and a config in, a stream of events and a LoRA out. Knows nothing of the page."""

@@ -1,0 +1,144 @@
+"""What a run tells: frozen records, each of which round-trips through one line of JSON. Times are seconds since 1970."""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Anything that happened in a run, with when it happened."""
+
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """A training session begins, at step 0 or, resumed, later."""
+
+    run: str
+    base: str
+    subject: str
+    photo_count: int
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageChanged(Event):
+    """What the engine does now, as a sentence; `fraction` (0 to 1) where progress within it is known."""
+
+    stage: str
+    message: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noticed(Event):
+    """Something the user should know, and the run goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFinished(Event):
+    """One optimizer step. Steps count from 1; `loss` is the noise-prediction error on the photos, `seconds` its duration."""
+
+    step: int
+    loss: float
+    prior_loss: float | None
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleReady(Event):
+    """One picture of the sample grid; `path` is relative to the run's folder. Step 0 is the base model."""
+
+    step: int
+    index: int
+    prompt: str
+    seed: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A checkpoint is complete on disk; `path` is relative to the run's folder."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReady(Event):
+    """A LoRA file for other programs was written, reloaded and compared; `path` is relative to the run's folder.
+
+    `difference` is the largest pixel difference (0 to 1) between a picture of the reloaded file and of the model in memory.
+    """
+
+    step: int
+    layout: str
+    path: str
+    keys: int
+    difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """The session is over and all is saved; `reason` is a sentence, `is_complete` false when it was stopped on the way."""
+
+    step: int
+    reason: str
+    is_complete: bool
+    seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFailed(Event):
+    """The session broke; `message` is one sentence with the remedy, `detail` what a developer needs."""
+
+    message: str
+    detail: str = ""
+
+
+_KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        RunStarted,
+        StageChanged,
+        Noticed,
+        StepFinished,
+        SampleReady,
+        CheckpointSaved,
+        ExportReady,
+        RunFinished,
+        RunFailed,
+    )
+}
+
+
+def to_json(event: Event) -> str:
+    """One line without its newline."""
+    return json.dumps({"kind": type(event).__name__, **dataclasses.asdict(event)}, ensure_ascii=False)
+
+
+def from_json(line: str) -> Event:
+    """The event of a line.
+
+    Raises:
+        ValueError: the line is not an event, or one of a newer version.
+    """
+    values: dict[str, Any] = json.loads(line)
+    kind = _KINDS.get(values.pop("kind", ""))
+    if kind is None:
+        raise ValueError(f"not an event: {line[:80]}")
+    known = {item.name for item in dataclasses.fields(kind)}
+    try:
+        return kind(**{key: value for key, value in values.items() if key in known})
+    except TypeError as error:
+        raise ValueError(f"not a complete event: {line[:80]}") from error
