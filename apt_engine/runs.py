@@ -133,6 +133,14 @@ class Run:
         except (OSError, ValueError, EngineError) as error:
             raise RunError(f"The settings of run {self.id} cannot be read ({error}); start a new run.") from error
 
+    def replace_config(self, config: TrainingConfig) -> None:
+        """Change the run's settings, for the sessions to come.
+
+        Raises:
+            DiskError: it cannot be written; the old settings are kept.
+        """
+        write_atomically(self.path / "config.json", config_bytes(config))
+
     @property
     def photo_paths(self) -> list[Path]:
         """The prepared photos, in the order they were given."""
@@ -269,8 +277,7 @@ class RunStore:
             try:
                 (aside / "photos").mkdir(parents=True)
                 save_photos(aside / "photos")
-                text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
-                (aside / "config.json").write_text(text, encoding="utf-8")
+                (aside / "config.json").write_bytes(config_bytes(config))
                 (aside / "events.jsonl").touch()
                 return Run(aside.rename(self._free_path(name)))
             finally:
@@ -301,6 +308,11 @@ class RunStore:
         while path.exists():
             path, number = self.runs_dir / f"{name}-{number}", number + 1
         return path
+
+
+def config_bytes(config: TrainingConfig) -> bytes:
+    """A config as indented JSON."""
+    return json.dumps(config.to_dict(), indent=2, ensure_ascii=False).encode()
 
 
 def _readable(block: bytes) -> Iterator[Event]:

@@ -1,0 +1,64 @@
+"""What the engine needs of a base model, whatever its family.
+
+Shapes: B batch, C latent channels, h = H/f and w = W/f latent height and width, L tokens, D width of a token state.
+"""
+
+from typing import Protocol
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+
+class BaseModel(Protocol):
+    """A pretrained diffusion model, frozen, on its device, in eval mode."""
+
+    family: str  # the value of `ss_base_model_version` in exported LoRA files: sd_v1, sd_v2 ...
+    name: str  # as the user named it: pocket, a folder, an id of the hub
+    device: torch.device
+    dtype: torch.dtype  # what the denoiser computes in
+    prediction_type: str  # epsilon or v_prediction
+    train_timesteps: int
+    size_multiple: int  # pictures must be a multiple of this many pixels
+
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        """The network that gets the LoRA."""
+        ...
+
+    @property
+    def pipeline(self) -> DiffusionPipeline:
+        """The same components as a diffusers pipeline, for sampling."""
+        ...
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the denoiser runs."""
+        ...
+
+    def encode_prompts(self, prompts: list[str]) -> Tensor:
+        """Token states (B, L, D) of prompts."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (B, C, h, w) of the scaled latents of pixels (B, 3, H, W) in [-1, 1]."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [0, 1] of scaled latents (B, C, h, w)."""
+        ...
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Noisy latents alpha_t x0 + sigma_t eps (B, C, h, w); timesteps (B,) integers."""
+        ...
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+        """The denoiser's raw output (B, C, h, w): noise, or velocity for v-prediction."""
+        ...
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the raw output should have been (B, C, h, w)."""
+        ...
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2 (B,)."""
+        ...

@@ -1,0 +1,82 @@
+"""From what the user wrote (pocket, a folder, an id of the hub) to a loaded base model."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from apt_engine.bases.base import BaseModel
+from apt_engine.bases.sd import StableDiffusion
+from apt_engine.errors import BaseModelError, ConfigError
+from apt_engine.presets import POCKET_DIR
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+
+
+def choose_device(wish: str) -> torch.device:
+    """The device of a setting: auto is the GPU if there is one.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wish == "auto":
+        wish = next(kind for kind, is_there in present.items() if is_there)
+    if not present[wish]:
+        raise ConfigError(f"This machine has no {wish} device that torch can use; set device to auto or cpu.")
+    return torch.device(wish)
+
+
+def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
+    """The number format of a setting: auto is half precision on CUDA and fp32 elsewhere."""
+    if wish != "auto":
+        return DTYPES[wish]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention: str = "fused") -> BaseModel:
+    """The base model of a name, ready to use.
+
+    Raises:
+        BaseModelError: there is none of that name, or it cannot be loaded; says which and what to do.
+        ConfigError: the device does not exist here.
+    """
+    where = choose_device(device)
+    source = _find(name)
+    family = FAMILIES[_pipeline_class(name, source)] if isinstance(source, Path) else StableDiffusion
+    try:
+        return family.load(source, name=name, device=where, dtype=choose_dtype(dtype, where), attention=attention)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        remedy = "check that the folder is complete" if isinstance(source, Path) else "check the name and the network, or give a local folder"
+        raise BaseModelError(f"The base model {name} cannot be loaded ({reason}); {remedy}.") from error
+
+
+def _find(name: str) -> Path | str:
+    """A folder, or an id of the hub as it stands."""
+    if name == "pocket":
+        return POCKET_DIR
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return folder
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or "\\" in name:
+        raise BaseModelError(f"There is no base model {name}; write pocket, the path of a model folder, or a hub id such as owner/model.")
+    return name
+
+
+def _pipeline_class(name: str, folder: Path) -> str:
+    index = folder / "model_index.json"
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
+    except (OSError, ValueError, AttributeError):
+        raise BaseModelError(
+            f"{name} is not a model in diffusers layout (no readable model_index.json in {folder}); choose the folder that holds model_index.json, unet and vae."
+        ) from None
+    if kind not in FAMILIES:
+        raise BaseModelError(f"{name} is a {kind or 'model of an unknown kind'}; supported are {', '.join(FAMILIES)}.")
+    return kind

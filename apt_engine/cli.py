@@ -1,0 +1,200 @@
+"""The command line: `python -m apt_engine train | resume | generate | export | runs`. Exit code 1 and one sentence on an error."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apt_engine.config import SampleRequest
+from apt_engine.errors import ConfigError, EngineError
+from apt_engine.events import (
+    CheckpointSaved,
+    Event,
+    ExportReady,
+    Noticed,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageChanged,
+    StepFinished,
+)
+from apt_engine.photos import photos_in, read_photos
+from apt_engine.presets import build_config, load_presets
+from apt_engine.runs import Run, RunStore, default_data_dir, summarize
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see worker.CHILD_ENVIRONMENT
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    try:
+        return options.command(options, RunStore(options.data_dir))
+    except EngineError as error:
+        print(f"apt_engine: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _train(options: argparse.Namespace, store: RunStore) -> int:
+    values: dict[str, Any] = dict(_assignment(text) for text in options.set)
+    values |= {"subject": options.subject, "base": options.base}
+    if options.steps is not None:
+        values["steps"] = options.steps
+    config = build_config(load_presets(), options.preset, values)
+    photos = read_photos(photos_in(options.photos))
+    if photos.problems:
+        raise ConfigError(" ".join(photos.problems))
+    photos.check()
+    for warning in photos.warnings:
+        print(f"note: {warning}")
+    from apt_engine.session import alone
+
+    with alone(store):  # before the run exists, so that a refused one leaves nothing behind
+        run = store.create(config, lambda folder: photos.save(folder, config.resolution))
+    return _run_to_the_end(store, run)
+
+
+def _resume(options: argparse.Namespace, store: RunStore) -> int:
+    run = store.open(options.run)
+    if options.steps is not None:
+        run.replace_config(run.config.replace(steps=options.steps))
+    return _run_to_the_end(store, run)
+
+
+def _run_to_the_end(store: RunStore, run: Run) -> int:
+    """Train in this process; the first Ctrl-C stops after the step and saves, a second one ends at once."""
+    from apt_engine.session import train
+
+    print(f"run {run.id}", flush=True)
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGINT, lambda *_: stop.set() or signal.signal(signal.SIGINT, previous))
+    try:
+        for event in train(store, run, stop.is_set):
+            _show(event)
+    except EngineError as error:
+        run.append(RunFailed(message=str(error)))
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    print(f"kept in {run.path}")
+    return INTERRUPTED if stop.is_set() else 0
+
+
+def _show(event: Event) -> None:
+    """One line for what a person at a terminal wants to know."""
+    match event:
+        case RunStarted():
+            line = f"{event.photo_count} photos of {event.subject}, base {event.base}, steps {event.first_step + 1} to {event.last_step}"
+        case StageChanged(stage="training"):
+            return
+        case StageChanged() | Noticed():
+            line = event.message
+        case StepFinished():
+            if event.step % 10:
+                return
+            line = f"step {event.step}: loss {event.loss:.4f}, {event.seconds:.2f} s"
+        case CheckpointSaved():
+            line = f"checkpoint {event.path}"
+        case ExportReady():
+            line = f"{event.layout} file {event.path}: {event.keys} keys, pictures differ by at most {event.difference:.3f}"
+        case RunFinished():
+            line = f"{event.reason} {event.seconds:.0f} s, peak memory {event.peak_memory_bytes / 2**30:.2f} GiB"
+        case _:
+            return
+    print(line, flush=True)
+
+
+def _generate(options: argparse.Namespace, store: RunStore) -> int:
+    from apt_engine.sampler import Studio
+
+    request = SampleRequest.from_dict(
+        {
+            "prompt": options.prompt,
+            "run": "" if options.base else options.run,
+            "base": options.base or "pocket",
+            "count": options.count,
+            "seed": options.seed,
+            **dict(_assignment(text) for text in options.set),
+        }
+    )
+    started = time.monotonic()
+    for path in Studio(store).answer(request, options.out, _quiet):
+        print(path, flush=True)
+    print(f"{request.count} pictures in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _quiet(_message: str, _fraction: float | None) -> None:
+    """Progress is for the page; the terminal shows each picture as it is done."""
+
+
+def _export(options: argparse.Namespace, store: RunStore) -> int:
+    from apt_engine import exports
+
+    run = store.open(options.run)
+    for event in exports.export_checkpoint(run, run.checkpoint(options.checkpoint), options.out):
+        _show(event)
+    return 0
+
+
+def _runs(_options: argparse.Namespace, store: RunStore) -> int:
+    for run in store.list():
+        summary = summarize(run)
+        print(f"{run.id}  {summary.state:9}  step {summary.step}/{summary.last_step}  {summary.base}  {summary.subject}  {summary.message}")
+    return 0
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {text} has no value; write it as --set field=value.")
+    return name.strip(), value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m apt_engine", description="APT Studio without a page.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace, RunStore], int], help: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(command=function)
+        made.add_argument("--data-dir", type=Path, default=default_data_dir(), help="where runs live (%(default)s)")
+        return made
+
+    train = command("train", _train, "Train on a folder of photos.")
+    train.add_argument("--photos", type=Path, required=True, metavar="DIR", help="folder with 3 to 10 photos of one thing")
+    train.add_argument("--subject", required=True, metavar="WORD", help="what it is: backpack, teddy bear")
+    train.add_argument("--base", default="pocket", help="pocket, a model folder, or a hub id (%(default)s)")
+    train.add_argument("--steps", type=int, help="steps to train; about 100 a photo unless given")
+    train.add_argument("--preset", default="", help="a training preset, see presets/")
+    train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other setting; may be repeated")
+
+    resume = command("resume", _resume, "Go on with a run from its newest checkpoint.")
+    resume.add_argument("--run", default="latest", help="id of a run, or latest")
+    resume.add_argument("--steps", type=int, help="train to this step, to go on past the end")
+
+    generate = command("generate", _generate, "Make pictures.")
+    generate.add_argument("--run", default="latest", help="id of a run, or latest")
+    generate.add_argument("--base", default="", help="use this bare base model instead of a run")
+    generate.add_argument("--prompt", required=True, help="what to show; {subject} is identifier + class word")
+    generate.add_argument("--count", type=int, default=4)
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR")
+    generate.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="steps, guidance_scale, strength ...")
+
+    export = command("export", _export, "Write the LoRA files of a run for other programs.")
+    export.add_argument("--run", default="latest", help="id of a run, or latest")
+    export.add_argument("--checkpoint", default="last", help="last, or a step")
+    export.add_argument("--out", type=Path, metavar="DIR", help="where to write; the run's own folder unless given")
+
+    command("runs", _runs, "List all runs, newest first.")
+    return parser

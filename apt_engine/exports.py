@@ -1,0 +1,87 @@
+"""LoRA files for other programs, each reloaded into a fresh base model and held against the model in memory."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy
+from PIL import Image
+
+from apt_engine import lora
+from apt_engine.bases.base import BaseModel
+from apt_engine.bases.registry import load_base
+from apt_engine.config import TrainingConfig
+from apt_engine.errors import LoraError
+from apt_engine.events import ExportReady
+from apt_engine.runs import Checkpoint, Run
+from apt_engine.sampler import Picture, Sampler
+
+MEAN_TOLERANCE = 0.01  # of the pixel range; rounding a LoRA to fp16 moves a picture by less
+CHECK_STEPS = 8
+
+
+def export_and_verify(run: Run, base: BaseModel, step: int, folder: Path | None = None) -> Iterator[ExportReady]:
+    """Write the kohya and the diffusers file of the LoRA attached to `base`, and prove that they hold it.
+
+    Args:
+        folder: where to write; the run's own `exports` unless given.
+
+    Raises:
+        LoraError: a reloaded file misses a key or draws another picture.
+        DiskError: the files cannot be written.
+    """
+    config = run.config
+    folder = folder or run.path / "exports"
+    expected = _check_picture(base, config)
+    for layout, path in _write(base, config, step, folder):
+        fresh = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+        keys = lora.load_exported(fresh.denoiser, path)
+        difference = numpy.abs(_check_picture(fresh, config) - expected)
+        if difference.mean() > MEAN_TOLERANCE:
+            raise LoraError(
+                f"The exported file {path.name} draws another picture than the trained model (they differ by "
+                f"{difference.mean():.3f} on average); please report this, the checkpoint itself is kept."
+            )
+        shown = path.relative_to(run.path).as_posix() if path.is_relative_to(run.path) else str(path)
+        yield ExportReady(step=step, layout=layout, path=shown, keys=keys, difference=float(difference.max()))
+
+
+def export_checkpoint(run: Run, checkpoint: Checkpoint, folder: Path | None = None) -> Iterator[ExportReady]:
+    """Export one checkpoint of a run that does not train now.
+
+    Raises:
+        EngineError: as `export_and_verify`, or the base model cannot be loaded.
+    """
+    config = run.config
+    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+    lora.load(base.denoiser, checkpoint.lora_path)
+    yield from export_and_verify(run, base, checkpoint.step, folder)
+
+
+def _write(base: BaseModel, config: TrainingConfig, step: int, folder: Path) -> list[tuple[str, Path]]:
+    name = f"{re.sub(r'[^a-z0-9]+', '_', config.phrase.lower()).strip('_') or 'subject'}-{step:06d}"
+    about = lora.ExportInfo(
+        name=name,
+        base_model_version=base.family,
+        prediction_type=base.prediction_type,
+        resolution=config.resolution,
+        trigger_phrase=config.phrase,
+    )
+    kohya, diffusers = folder / f"{name}.safetensors", folder / f"{name}-diffusers.safetensors"
+    lora.export_kohya(base.denoiser, kohya, about)
+    lora.export_diffusers(base.denoiser, diffusers)
+    return [("kohya", kohya), ("diffusers", diffusers)]
+
+
+def _check_picture(base: BaseModel, config: TrainingConfig) -> numpy.ndarray:
+    """One fixed picture as numbers in [0, 1]."""
+    picture = Picture(
+        prompt=config.fill(config.caption),
+        seed=config.seed,
+        steps=CHECK_STEPS,
+        guidance_scale=config.sample_guidance_scale,
+        width=config.resolution,
+        height=config.resolution,
+    )
+    image: Image.Image = next(Sampler(base).generate([picture]))
+    return numpy.asarray(image, dtype=numpy.float32) / 255

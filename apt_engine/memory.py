@@ -1,0 +1,19 @@
+"""How much memory this process took at its peak."""
+
+import sys
+
+import torch
+
+
+def peak_memory_bytes() -> int:
+    """Peak of the GPU's memory where there is one, else of the process's resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        import psutil  # comes with accelerate
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,170 @@
+"""From a request to pictures, with the base model and LoRA kept ready between requests."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from apt_engine import lora, random
+from apt_engine.bases.base import BaseModel
+from apt_engine.bases.registry import load_base
+from apt_engine.config import SampleRequest, TrainingConfig
+from apt_engine.errors import ConfigError, EngineError
+from apt_engine.presets import build_config, load_presets
+from apt_engine.runs import RunStore
+
+BATCH = 4
+
+
+class Stopped(EngineError):
+    """The user asked to stop while pictures were being made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One picture to make: the filled prompt, its seed, and how."""
+
+    prompt: str
+    seed: int
+    negative_prompt: str = ""
+    steps: int = 20
+    guidance_scale: float = 5.0
+    width: int
+    height: int
+
+
+class Sampler:
+    """Makes pictures with a base model and whatever LoRA is attached to it."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+
+    def generate(self, pictures: list[Picture], on_step: Callable[[float], None] = lambda fraction: None) -> Iterator[Image.Image]:
+        """Pictures in the order asked for. Each depends on its own seed alone, not on its neighbors.
+
+        Args:
+            pictures: of one size, steps and guidance.
+            on_step: told the share of the work done (0 to 1) after each denoising step; what it raises ends the work.
+
+        Raises:
+            ConfigError: the size does not suit the base model.
+        """
+        batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+        for number, batch in enumerate(batches):
+            self._check_size(batch[0])
+
+            def told(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any], number: int = number, steps: int = batch[0].steps) -> dict[str, Any]:
+                on_step((number + min(1.0, (step + 1) / steps)) / len(batches))
+                return tensors
+
+            yield from self._generate_batch(batch, told)
+
+    @torch.no_grad()
+    def _generate_batch(self, batch: list[Picture], callback: Callable[..., dict[str, Any]]) -> list[Image.Image]:
+        first = batch[0]
+        pipeline: Any = self.base.pipeline
+        shape = (pipeline.unet.config.in_channels, first.height // pipeline.vae_scale_factor, first.width // pipeline.vae_scale_factor)
+        noise = [torch.randn(shape, generator=random.generator(picture.seed, 0, 0, "sample")) for picture in batch]
+        with self.base.autocast():
+            latents = pipeline(
+                prompt_embeds=self.base.encode_prompts([picture.prompt for picture in batch]),
+                negative_prompt_embeds=self.base.encode_prompts([picture.negative_prompt for picture in batch]),
+                latents=torch.stack(noise).to(self.base.device, torch.float32),
+                width=first.width,
+                height=first.height,
+                num_inference_steps=first.steps,
+                guidance_scale=first.guidance_scale,
+                output_type="latent",
+                callback_on_step_end=callback,
+            ).images
+        pixels = torch.cat([self.base.decode(one[None]) for one in latents])
+        arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        return [Image.fromarray(array) for array in arrays]
+
+    def _check_size(self, picture: Picture) -> None:
+        multiple = self.base.size_multiple
+        for side in (picture.width, picture.height):
+            if side % multiple:
+                raise ConfigError(f"{self.base.name} cannot make pictures of {side} px; choose a multiple of {multiple}.")
+
+
+class Studio:
+    """Answers requests: finds run and checkpoint, keeps the last base model loaded, saves pictures with their settings."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self._sampler: Sampler | None = None
+        self._loaded: tuple[str, ...] = ()
+
+    def forget(self) -> None:
+        """Let go of the base model, before something else needs the memory."""
+        self._sampler, self._loaded = None, ()
+
+    def answer(
+        self, request: SampleRequest, folder: Path, on_progress: Callable[[str, float | None], None]
+    ) -> Iterator[Path]:
+        """Make the pictures of a request into `folder`, one PNG after the other.
+
+        Raises:
+            EngineError: the run, checkpoint or base model cannot be used, or what `on_progress` raises.
+        """
+        config = self._config_of(request)
+        sampler = self._ready(request, config, on_progress)
+        prompt = config.fill(request.prompt)
+        pictures = [
+            Picture(
+                prompt=prompt,
+                negative_prompt=request.negative_prompt,
+                seed=request.seed + index,
+                steps=request.steps,
+                guidance_scale=request.guidance_scale,
+                width=request.width or config.resolution,
+                height=request.height or config.resolution,
+            )
+            for index in range(request.count)
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        images = sampler.generate(pictures, lambda fraction: on_progress("Drawing", fraction))
+        for number, (picture, image) in enumerate(zip(pictures, images, strict=True), 1):
+            path = folder / f"{number:02d}-seed{picture.seed}.png"
+            image.save(path, pnginfo=_settings_inside(request, picture))
+            yield path
+
+    def _config_of(self, request: SampleRequest) -> TrainingConfig:
+        if request.run:
+            return self._store.open(request.run).config
+        return build_config(load_presets(), "", {"subject": "thing", "base": request.base})
+
+    def _ready(self, request: SampleRequest, config: TrainingConfig, on_progress: Callable[[str, float | None], None]) -> Sampler:
+        wanted = (config.base, config.device, config.dtype, config.attention)
+        if self._sampler is None or self._loaded != wanted:
+            self.forget()
+            on_progress(f"Loading {config.base}", None)
+            base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+            self._sampler, self._loaded = Sampler(base), wanted
+        denoiser = self._sampler.base.denoiser
+        lora.detach(denoiser)
+        if request.run:
+            lora.load(denoiser, self._store.open(request.run).checkpoint(request.checkpoint).lora_path)
+            lora.set_strength(denoiser, request.strength)
+        return self._sampler
+
+
+def _settings_inside(request: SampleRequest, picture: Picture) -> PngInfo:
+    """The settings as other programs read them ("parameters") and as ours does, inside the PNG."""
+    lines = [picture.prompt]
+    if picture.negative_prompt:
+        lines.append(f"Negative prompt: {picture.negative_prompt}")
+    lines.append(
+        f"Steps: {picture.steps}, Sampler: DPM++ 2M, CFG scale: {picture.guidance_scale}, Seed: {picture.seed}, "
+        f"Size: {picture.width}x{picture.height}"
+    )
+    info = PngInfo()
+    info.add_itxt("parameters", "\n".join(lines))
+    info.add_itxt("apt_studio", json.dumps({**request.to_dict(), "seed": picture.seed, "count": 1}))
+    return info

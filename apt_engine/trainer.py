@@ -1,0 +1,276 @@
+"""Training: a run on disk in, a stream of events out.
+
+    RunStarted
+      StageChanged         loading the model, encoding the photos, making prior pictures
+      SampleReady ...      step 0: what the base model draws
+      StepFinished         each step; after some of them
+        CheckpointSaved    every `save_every_steps`
+        SampleReady ...    every `sample_every_steps`
+      CheckpointSaved      the last step
+      ExportReady ...      LoRA files for other programs, reloaded and compared
+    RunFinished            or an EngineError, after which the run can be resumed from its last checkpoint
+
+The trainer writes checkpoints and pictures; whoever consumes the events appends them to the run.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from apt_engine import exports, lora
+from apt_engine.bases.base import BaseModel
+from apt_engine.bases.registry import load_base
+from apt_engine.config import TrainingConfig
+from apt_engine.errors import ConfigError, EngineError, RunError
+from apt_engine.events import (
+    CheckpointSaved,
+    Event,
+    Noticed,
+    RunFinished,
+    RunStarted,
+    SampleReady,
+    StageChanged,
+    StepFinished,
+)
+from apt_engine.latents import encode_photos
+from apt_engine.memory import peak_memory_bytes
+from apt_engine.runs import Checkpoint, Run, writing
+from apt_engine.sampler import Picture, Sampler
+from apt_engine.step import DreamBoothStep, prior_caption
+
+ShouldStop = Callable[[], bool]
+NON_FINITE_STEPS_ALLOWED = 3
+
+
+class Trainer:
+    """Trains one run, from its beginning or from its newest intact checkpoint."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._config: TrainingConfig = run.config
+        self._photos = run.photo_paths
+        self._last_step = self._config.steps_for(len(self._photos))
+        self._checkpoint = newest_resumable(run)
+        self._step = self._checkpoint.step if self._checkpoint else 0
+        self._started = time.monotonic()
+
+    def run(self, should_stop: ShouldStop = lambda: False) -> Iterator[Event]:
+        """Train to the last step, or until `should_stop()`; what was learnt by then is saved and exported.
+
+        Raises:
+            EngineError: the run cannot go on; its checkpoints are kept.
+        """
+        if self._step >= self._last_step:
+            raise RunError(f"Run {self._run.id} is already at step {self._step}; give it more steps to go on.")
+        yield self._start_event()
+        try:
+            yield from self._prepare(should_stop)
+            yield from self._loop(should_stop)
+            yield from self._finish()
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)  # the next run may need another device or format
+
+    def _start_event(self) -> RunStarted:
+        config = self._config
+        return RunStarted(
+            run=self._run.id,
+            base=config.base,
+            subject=config.subject,
+            photo_count=len(self._photos),
+            first_step=self._step,
+            last_step=self._last_step,
+        )
+
+    def _prepare(self, should_stop: ShouldStop) -> Iterator[Event]:
+        config = self._config
+        yield StageChanged(stage="loading", message=f"Loading the base model {config.base}.")
+        base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+        if config.resolution % base.size_multiple:
+            raise ConfigError(f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}.")
+        self._base = base
+        yield StageChanged(stage="encoding", message=f"Encoding {len(self._photos)} photos.")
+        photos = encode_photos(base, self._photos)
+        prior = (yield from self._prior(should_stop)) if config.prior_preservation else None
+        lora.attach(base.denoiser, config.rank, config.lora_alpha, config.feed_forward, config.seed)
+        if config.gradient_checkpointing:
+            base.pipeline.unet.enable_gradient_checkpointing()
+        self._parameters = lora.trainable_parameters(base.denoiser)
+        self._accelerator = Accelerator(
+            cpu=base.device.type == "cpu", mixed_precision="fp16" if base.dtype == torch.float16 else "no"
+        )
+        optimizer = torch.optim.AdamW(self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._optimizer = self._accelerator.prepare(optimizer)
+        self._train_step = DreamBoothStep(config, base, photos, prior)
+        if self._checkpoint:
+            self._restore(self._checkpoint)
+        else:
+            yield from self._sample(0)
+
+    def _loop(self, should_stop: ShouldStop) -> Iterator[Event]:
+        config = self._config
+        yield StageChanged(stage="training", message="Learning the photos.")
+        broken = 0
+        while self._step < self._last_step and not should_stop():
+            event = self._one_step(self._step + 1)
+            self._step += 1
+            yield event
+            broken = 0 if _is_finite(event) else broken + 1
+            yield from self._notice_broken(broken)
+            if self._step % config.save_every_steps == 0 and self._step < self._last_step:
+                yield self._save()
+            if config.sample_every_steps and self._step % config.sample_every_steps == 0 and self._step < self._last_step:
+                yield from self._sample(self._step)
+
+    def _notice_broken(self, broken: int) -> Iterator[Event]:
+        """Say that a step was skipped; several in a row mean that training is lost. A loss scaler needs a few to settle."""
+        if broken == 1:
+            yield Noticed(message=f"Step {self._step} gave numbers that are not finite and was skipped.")
+        allowed = NON_FINITE_STEPS_ALLOWED * (10 if self._accelerator.scaler is not None else 1)
+        if broken >= allowed:
+            raise EngineError(
+                f"Training broke at step {self._step}: {broken} steps in a row gave numbers that are not finite; "
+                "lower learning_rate, or set dtype to fp32."
+            )
+
+    def _finish(self) -> Iterator[Event]:
+        is_complete = self._step >= self._last_step
+        yield self._save()
+        if is_complete:
+            yield from self._sample(self._step)
+        yield StageChanged(stage="exporting", message="Writing the LoRA files and checking that they draw the same picture.")
+        yield from exports.export_and_verify(self._run, self._base, self._step)
+        reason = f"All {self._step} steps are done." if is_complete else f"Stopped at step {self._step} of {self._last_step}, as asked."
+        yield RunFinished(
+            step=self._step,
+            reason=reason,
+            is_complete=is_complete,
+            seconds=time.monotonic() - self._started,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+
+    def _one_step(self, step: int) -> StepFinished:
+        """Forward, backward, and an optimizer step unless a number is not finite."""
+        started = time.monotonic()
+        config = self._config
+        learning_rate = config.learning_rate * min(1.0, step / max(1, config.warmup_steps))
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss, prior_loss = self._train_step.losses(step)
+        total = loss if prior_loss is None else loss + config.prior_weight * prior_loss
+        self._accelerator.backward(total)
+        norm = self._accelerator.clip_grad_norm_(self._parameters.values(), config.max_grad_norm)
+        numbers = [loss.detach(), norm] + ([prior_loss.detach()] if prior_loss is not None else [])
+        loss_value, norm_value, *prior_value = torch.stack([number.float() for number in numbers]).tolist()
+        event = StepFinished(
+            step=step,
+            loss=loss_value,
+            prior_loss=prior_value[0] if prior_value else None,
+            gradient_norm=norm_value,
+            learning_rate=learning_rate,
+            seconds=0.0,
+        )
+        # With a loss scaler the optimizer itself skips gradients that overflowed, and lowers the scale.
+        if _is_finite(event) or self._accelerator.scaler is not None:
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return StepFinished(**{**event.__dict__, "seconds": time.monotonic() - started})
+
+    def _prior(self, should_stop: ShouldStop) -> Iterator[Event]:
+        """Pictures of the class by the base model itself, made once a run; returns their latents."""
+        config = self._config
+        folder = self._run.path / "prior"
+        missing = [seed for seed in range(config.prior_images) if not (folder / f"{seed:04d}.png").exists()]
+        caption = prior_caption(config)
+        sampler = Sampler(self._base)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            for done, seed in enumerate(missing):
+                if should_stop():
+                    raise RunError(f"Run {self._run.id} was stopped before its first step; resume it to go on.")
+                yield StageChanged(
+                    stage="prior",
+                    message=f"Drawing picture {done + 1} of {len(missing)} of {config.subject}, to remember what that looks like.",
+                    fraction=done / len(missing),
+                )
+                for image in sampler.generate([self._picture(caption, config.seed + seed)]):
+                    image.save(folder / f".{seed:04d}.part", format="PNG")
+                (folder / f".{seed:04d}.part").replace(folder / f"{seed:04d}.png")
+        return encode_photos(self._base, sorted(folder.glob("*.png"))[: config.prior_images])
+
+    def _sample(self, step: int) -> Iterator[Event]:
+        """The sample grid: each prompt with its own fixed seed, the same at every step."""
+        config = self._config
+        yield StageChanged(stage="sampling", message=f"Drawing the samples of step {step}.")
+        pictures = [self._picture(config.fill(prompt), config.seed + index) for index, prompt in enumerate(config.sample_prompts)]
+        folder = self._run.path / "samples"
+        images = Sampler(self._base).generate(pictures)
+        for index, (picture, image) in enumerate(zip(pictures, images, strict=True)):
+            path = folder / f"{step:06d}-{index}.png"
+            with writing(path):
+                folder.mkdir(exist_ok=True)
+                image.save(path)
+            yield SampleReady(
+                step=step, index=index, prompt=picture.prompt, seed=picture.seed, path=f"samples/{path.name}"
+            )
+        yield StageChanged(stage="training", message="Learning the photos.")
+
+    def _picture(self, prompt: str, seed: int) -> Picture:
+        config = self._config
+        return Picture(
+            prompt=prompt,
+            seed=seed,
+            steps=config.sample_steps,
+            guidance_scale=config.sample_guidance_scale,
+            width=config.resolution,
+            height=config.resolution,
+        )
+
+    def _save(self) -> CheckpointSaved:
+        def write(folder: Path) -> None:
+            lora.save(self._base.denoiser, folder / "lora.safetensors")
+            self._write_optimizer(folder / "optimizer.safetensors")
+
+        checkpoint = self._run.save_checkpoint(self._step, write)
+        return CheckpointSaved(step=self._step, path=checkpoint.path.relative_to(self._run.path).as_posix())
+
+    def _write_optimizer(self, path: Path) -> None:
+        """AdamW's moments by parameter name; the learning rate follows from the step and is not stored."""
+        state = self._optimizer.state
+        tensors = {
+            f"{name}/{key}": value
+            for name, parameter in self._parameters.items()
+            for key, value in state[parameter].items()
+        }
+        scaler = self._accelerator.scaler
+        save_file(tensors, path, {"scaler": json.dumps(scaler.state_dict())} if scaler else None)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """LoRA and optimizer exactly as they were."""
+        lora.load_weights(self._base.denoiser, checkpoint.lora_path)
+        state = self._optimizer.state
+        for key, value in load_file(checkpoint.optimizer_path).items():
+            name, entry = key.rsplit("/", 1)
+            parameter = self._parameters[name]
+            # torch keeps the step counter on the CPU and wants it there.
+            state[parameter][entry] = value if entry == "step" else value.to(parameter)
+        with safe_open(checkpoint.optimizer_path, "pt") as file:
+            scaler = (file.metadata() or {}).get("scaler")
+        if scaler and self._accelerator.scaler:
+            self._accelerator.scaler.load_state_dict(json.loads(scaler))
+
+
+def newest_resumable(run: Run) -> Checkpoint | None:
+    """The newest checkpoint that is whole and holds an optimizer state, or None to begin at the beginning."""
+    return next((item for item in reversed(run.checkpoints()) if item.can_resume and item.is_intact()), None)
+
+
+def _is_finite(event: StepFinished) -> bool:
+    return math.isfinite(event.loss) and math.isfinite(event.gradient_norm)

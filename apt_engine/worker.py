@@ -1,0 +1,205 @@
+"""The page's side of the engine: starts one child process, gives it one job at a time, and notices when it dies.
+
+Parent and child speak in lines of JSON: jobs go down its standard input, answers come up its standard output. What a
+training run has to tell goes to the run's own events, not through here. This module never imports torch.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from apt_engine.config import SampleRequest
+from apt_engine.errors import BusyError, EngineError
+from apt_engine.events import RunFailed
+from apt_engine.runs import RunStore, summarize
+
+ROOT = Path(__file__).resolve().parent.parent
+# Spinning OpenMP threads make torch several times slower on a busy machine; must be set before torch is imported.
+CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "PYTHONUTF8": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+SECONDS_TO_QUIT = 5
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """`job` is idle, training or sampling; `message` the sentence of the last failure, empty when there was none."""
+
+    job: str = "idle"
+    run_id: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class SampleProgress:
+    """How far a sampling job is; `images` are the finished pictures, `fraction` (0 to 1) None where unknown."""
+
+    message: str
+    fraction: float | None
+    images: tuple[Path, ...]
+
+
+class Worker:
+    """Owner of the engine process. Safe to call from several threads."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._status = WorkerStatus()
+        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        atexit.register(self.close)
+
+    @property
+    def status(self) -> WorkerStatus:
+        return self._status
+
+    @property
+    def process_id(self) -> int | None:
+        """Process id of the engine, or None while there is none."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start_training(self, run_id: str, *, resume: bool = False) -> None:
+        """Begin or resume a run; returns at once.
+
+        Raises:
+            BusyError: the engine is at work.
+            RunError: there is no such run.
+        """
+        run = self._store.open(run_id)
+        with self._lock:
+            self._refuse_if_busy()
+            if not resume and summarize(run).state != "new":
+                raise BusyError(f"Run {run.id} was started before; resume it instead.")
+            self._begin(WorkerStatus("training", run.id), {"job": "train", "run": run.id})
+
+    def sample(self, request: SampleRequest) -> Iterator[SampleProgress]:
+        """Make pictures, telling how far they are; they are kept under `generated/` in the data directory.
+
+        Raises:
+            BusyError: the engine is at work.
+            EngineError: the pictures cannot be made; says why.
+        """
+        folder = self._store.data_dir / "generated" / time.strftime("%Y%m%d-%H%M%S")
+        with self._lock:
+            self._refuse_if_busy()
+            self._answers = answers = queue.SimpleQueue()
+            self._begin(
+                WorkerStatus("sampling"), {"job": "sample", "request": request.to_dict(), "folder": str(folder)}
+            )
+        return _follow(answers)
+
+    def stop(self) -> None:
+        """Ask the current job to stop after its step; returns at once."""
+        with self._lock:
+            if self._status.job != "idle":
+                self._send({"job": "stop"})
+
+    def close(self) -> None:
+        """End the engine process; a run that trains saves a checkpoint first if it can do so within seconds."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        with contextlib.suppress(OSError):
+            assert process.stdin
+            process.stdin.close()
+        try:
+            process.wait(SECONDS_TO_QUIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _refuse_if_busy(self) -> None:
+        status = self._status
+        if status.job == "training":
+            raise BusyError(f"The engine is training {status.run_id}; wait for it to finish, or stop it first.")
+        if status.job == "sampling":
+            raise BusyError("The engine is drawing pictures; wait until they are done.")
+
+    def _begin(self, status: WorkerStatus, job: dict[str, Any]) -> None:
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._spawn()
+        self._status = status
+        self._send(job)
+
+    def _send(self, job: dict[str, Any]) -> None:
+        process = self._process
+        assert process and process.stdin
+        with contextlib.suppress(BrokenPipeError):  # the reader notices the death and says so
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+
+    def _spawn(self) -> subprocess.Popen[str]:
+        data_dir = self._store.data_dir
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            log = (data_dir / "engine.log").open("wb")
+        except OSError as error:
+            raise EngineError(f"Cannot write to {data_dir} ({error.strerror}); choose another --data-dir.") from error
+        with log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "apt_engine.worker_child", str(data_dir)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+                cwd=ROOT,
+                env={**os.environ, **CHILD_ENVIRONMENT},
+            )
+        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        return process
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        """Take the child's answers until it is gone."""
+        assert process.stdout
+        for line in process.stdout:
+            answer = json.loads(line)
+            if answer["kind"] in ("done", "failed"):
+                self._status = WorkerStatus(message=answer.get("message", ""))
+            self._answers.put(answer)
+        code = process.wait()
+        if self._process is process and self._status.job != "idle":
+            self._report_death(self._obituary(code))
+
+    def _report_death(self, reason: str) -> None:
+        status, self._status = self._status, WorkerStatus(message=reason)
+        self._answers.put({"kind": "failed", "message": reason})
+        if status.job == "training":
+            try:
+                self._store.open(status.run_id).append(RunFailed(message=f"{reason} Press Resume to go on from the last checkpoint."))
+            except EngineError as error:
+                self._status = replace(self._status, message=f"{reason} {error}")
+
+    def _obituary(self, code: int) -> str:
+        if code < 0:
+            cause = "killed; if nobody did that, the memory ran out" if code == -9 else f"ended by signal {-code}"
+            return f"The engine was {cause}."
+        lines = (self._store.data_dir / "engine.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = lines[-1][:300] if lines else f"exit code {code}"
+        return f"The engine ended unexpectedly ({last}); start the app again, and if that does not help delete .venv and let the launcher install it anew."
+
+
+def _follow(answers: "queue.SimpleQueue[dict[str, Any]]") -> Iterator[SampleProgress]:
+    progress = SampleProgress("Waking the engine", None, ())
+    yield progress
+    while True:
+        answer = answers.get()
+        match answer["kind"]:
+            case "progress":
+                progress = replace(progress, message=answer["message"], fraction=answer["fraction"])
+            case "image":
+                progress = replace(progress, images=(*progress.images, Path(answer["path"])))
+            case "failed":
+                raise EngineError(answer["message"])
+            case _:
+                yield replace(progress, message="Done", fraction=1.0)
+                return
+        yield progress

@@ -1,0 +1,112 @@
+"""The engine process: owns the device and runs one job at a time, training or sampling.
+
+Started by `worker.Worker` as `python -m apt_engine.worker_child DATA_DIR`. Jobs arrive as lines of JSON on standard
+input: train, sample, stop. When standard input ends, the page is gone: the job is stopped, saved, and the process ends.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from apt_engine.config import SampleRequest
+from apt_engine.errors import EngineError
+from apt_engine.events import RunFailed
+from apt_engine.runs import RunStore
+from apt_engine.sampler import Stopped, Studio
+from apt_engine.session import OUT_OF_MEMORY, train
+
+class Child:
+    """Reads jobs in a thread, runs them in the main one."""
+
+    def __init__(self, data_dir: Path, answers: TextIO) -> None:
+        self._store = RunStore(data_dir)
+        self._studio = Studio(self._store)
+        self._answers = answers
+        self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+
+    def serve(self) -> None:
+        """Run jobs until standard input ends."""
+        threading.Thread(target=self._read, daemon=True).start()
+        while (job := self._jobs.get()) is not None:
+            self._run(job)
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            job = json.loads(line)
+            if job["job"] == "stop":
+                self._stop.set()
+            else:
+                self._stop.clear()
+                self._jobs.put(job)
+        self._stop.set()
+        self._jobs.put(None)
+
+    def _run(self, job: dict[str, Any]) -> None:
+        """The one place that catches everything: a job may break, the engine may not."""
+        try:
+            if job["job"] == "train":
+                self._train(job["run"])
+            else:
+                self._sample(SampleRequest.from_dict(job["request"]), Path(job["folder"]))
+            self._tell("done")
+        except Exception as error:
+            self._fail(job, error)
+
+    def _train(self, run_id: str) -> None:
+        self._studio.forget()
+        for _ in train(self._store, self._store.open(run_id), self._stop.is_set):
+            pass
+
+    def _sample(self, request: SampleRequest, folder: Path) -> None:
+        def on_progress(message: str, fraction: float | None) -> None:
+            if self._stop.is_set():
+                raise Stopped("Stopped, as asked.")
+            self._tell("progress", message=message, fraction=fraction)
+
+        for path in self._studio.answer(request, folder, on_progress):
+            self._tell("image", path=str(path))
+
+    def _fail(self, job: dict[str, Any], error: Exception) -> None:
+        message, detail = explain(error)
+        traceback.print_exception(error)
+        if job["job"] == "train":
+            try:
+                self._store.open(job["run"]).append(RunFailed(message=message, detail=detail))
+            except EngineError:
+                pass  # a full disk: the page has the sentence all the same
+        self._tell("failed", message=message)
+
+    def _tell(self, kind: str, **values: Any) -> None:
+        self._answers.write(json.dumps({"kind": kind, **values}) + "\n")
+        self._answers.flush()
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """A sentence for the user, and the detail for a developer where it is no plain error."""
+    if isinstance(error, EngineError):
+        return str(error), ""
+    detail = "".join(traceback.format_exception(error))
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return OUT_OF_MEMORY, detail
+    return f"Something unexpected happened ({type(error).__name__}: {error}); the details are in engine.log.", detail
+
+
+def main() -> None:
+    """Keep standard output for answers alone: whatever a library prints goes to the log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the page, which closes our input
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    Child(Path(sys.argv[1]), answers).serve()
+
+
+if __name__ == "__main__":
+    main()

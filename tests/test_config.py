@@ -1,0 +1,89 @@
+"""Settings: validation, round trip, and the words of their errors."""
+
+import dataclasses
+import json
+
+import pytest
+
+from apt_engine.config import SampleRequest, TrainingConfig, setting_of
+from apt_engine.errors import ConfigError
+
+
+def test_round_trips_through_json() -> None:
+    config = TrainingConfig(subject="teddy bear", rank=8, sample_prompts=("a {subject}", "a cat"), learning_rate=3e-4)
+    assert TrainingConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_accepts_the_strings_of_a_command_line() -> None:
+    values = {"subject": " car ", "rank": "8", "learning_rate": "1e-3", "prior_preservation": "yes", "sample_prompts": "a\nb"}
+    config = TrainingConfig.from_dict(values)
+    assert (config.subject, config.rank, config.learning_rate) == ("car", 8, 1e-3)
+    assert config.prior_preservation is True
+    assert config.sample_prompts == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "'subject' has no value"),
+        ({"subject": "   "}, "subject is empty"),
+        ({"subject": "car", "rnak": 8}, "no setting called 'rnak'"),
+        ({"subject": "car", "rank": 0}, "rank cannot be 0; it must lie between 1 and 256"),
+        ({"subject": "car", "rank": "many"}, "rank must be a whole number, not 'many'"),
+        ({"subject": "car", "rank": 1.5}, "rank must be a whole number, not 1.5"),
+        ({"subject": "car", "rank": True}, "rank must be a whole number, not True"),
+        ({"subject": "car", "learning_rate": "nan"}, "learning_rate"),
+        ({"subject": "car", "learning_rate": float("inf")}, "learning_rate"),
+        ({"subject": "car", "dtype": "fp8"}, "dtype cannot be 'fp8'; choose one of auto, fp32"),
+        ({"subject": "car", "prior_preservation": "maybe"}, "prior_preservation must be true or false"),
+        ({"subject": "car", "caption": "a photo"}, "does not mention the subject"),
+    ],
+)
+def test_refuses_nonsense_in_one_sentence(values: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=".") as caught:
+        TrainingConfig.from_dict(values)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_constructor_checks_as_from_dict_does() -> None:
+    with pytest.raises(ConfigError, match="batch_size"):
+        TrainingConfig(subject="car", batch_size=0)
+
+
+def test_every_setting_is_documented_and_its_default_is_allowed() -> None:
+    for kind in (TrainingConfig, SampleRequest):
+        for field in dataclasses.fields(kind):
+            about = setting_of(field)
+            assert about.help
+            assert about.group
+    assert TrainingConfig(subject="car").rank == 16
+
+
+@pytest.mark.parametrize(("photos", "steps"), [(2, 300), (5, 500), (12, 1200), (30, 1200)])
+def test_steps_follow_from_the_photos(photos: int, steps: int) -> None:
+    assert TrainingConfig(subject="car").steps_for(photos) == steps
+    assert TrainingConfig(subject="car", steps=7).steps_for(photos) == 7
+
+
+def test_alpha_is_the_rank_unless_set() -> None:
+    assert TrainingConfig(subject="car", rank=8).lora_alpha == 8
+    assert TrainingConfig(subject="car", rank=8, alpha=2).lora_alpha == 2
+
+
+def test_the_subject_becomes_identifier_and_class_word() -> None:
+    config = TrainingConfig(subject="backpack", identifier="sks")
+    assert config.fill("a photo of a {subject} on the beach") == "a photo of a sks backpack on the beach"
+    assert TrainingConfig(subject="backpack", identifier="").phrase == "backpack"
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_refused(prompt: str) -> None:
+    with pytest.raises(ConfigError, match="prompt is empty"):
+        SampleRequest(prompt=prompt)
+
+
+def test_a_bare_base_has_no_subject() -> None:
+    with pytest.raises(ConfigError, match="needs a trained run"):
+        SampleRequest(prompt="a {subject}", run="")
+    assert SampleRequest(prompt="a cat", run="").run == ""

@@ -1,0 +1,51 @@
+"""Presets: the shipped files, precedence, and broken files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from apt_engine.config import TrainingConfig
+from apt_engine.errors import ConfigError
+from apt_engine.presets import build_config, load_presets, profile_of
+
+
+def test_every_shipped_preset_loads() -> None:
+    presets = load_presets()
+    assert {preset.kind for preset in presets.values()} == {"base", "training"}
+    for preset in presets.values():
+        assert preset.name
+        assert preset.description
+
+
+def test_precedence_is_defaults_profile_preset_values() -> None:
+    presets = load_presets()
+    assert build_config(presets, "", {"subject": "car"}).resolution == 64
+    assert build_config(presets, "quick", {"subject": "car"}).steps == 200
+    config = build_config(presets, "quick", {"subject": "car", "steps": "5", "learning_rate": "1e-5"})
+    assert (config.steps, config.learning_rate) == (5, 1e-5)
+    assert config.rank == TrainingConfig(subject="car").rank
+
+
+def test_a_profile_is_found_by_id_or_by_the_files_of_a_folder(tmp_path: Path) -> None:
+    presets = load_presets()
+    assert profile_of("pocket", presets).key == "base-pocket"
+    assert profile_of("stable-diffusion-v1-5/stable-diffusion-v1-5", presets).key == "base-sd15"
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps({"cross_attention_dim": 1024}))
+    assert profile_of(str(tmp_path), presets).key == "base-sd2"
+    assert profile_of("somebody/else", presets).key == "base-sd15"
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no preset 'fast'; choose one of .*quick"):
+        build_config(load_presets(), "fast", {"subject": "car"})
+    with pytest.raises(ConfigError, match="no preset 'base-pocket'"):
+        build_config(load_presets(), "base-pocket", {"subject": "car"})
+
+
+@pytest.mark.parametrize("content", ["{", '{"name": "x"}', '{"name":"x","kind":"training","description":"","overrides":{"rnak":1}}'])
+def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "mine.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"mine\.json cannot be used"):
+        load_presets(tmp_path)
