@@ -1,0 +1,47 @@
+"""Fixtures for all tests. torch is imported only by the tests that need it."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+os.environ |= {
+    # One thread, asleep while it waits: on a shared machine spinning threads make torch several times slower.
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "HF_HUB_OFFLINE": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+}
+
+PHOTO_SIDE = 96
+BACKGROUNDS = ("white", "khaki", "skyblue", "darkgreen")
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the toy model in diffusers layout; copy it before changing anything."""
+    from tests.toy import save_toy_base
+
+    return save_toy_base(tmp_path_factory.mktemp("base") / "toy")
+
+
+@pytest.fixture(scope="session")
+def photo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of four photos, PNG and JPEG, of a red disc in different places; copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, background in enumerate(BACKGROUNDS):
+        photo = Image.new("RGB", (PHOTO_SIDE, PHOTO_SIDE), background)
+        draw = ImageDraw.Draw(photo)
+        left, top, size = 8 + 12 * number, 44 - 12 * number, 40 + 4 * number
+        draw.rectangle((0, 60 + 6 * number, PHOTO_SIDE, PHOTO_SIDE), fill="saddlebrown")
+        draw.ellipse((left, top, left + size, top + size), fill="crimson", outline="black", width=3)
+        photo.save(folder / f"{number + 1}.{'png' if number % 2 else 'jpg'}")
+    return folder
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory that does not exist yet."""
+    return tmp_path / "data"

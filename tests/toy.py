@@ -1,0 +1,117 @@
+"""A toy Stable Diffusion of the real classes: builds and draws in a fraction of a second. Its pictures mean nothing."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import pre_tokenizers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+SEED = 0
+TOKEN_WIDTH = 32
+WORDS = ("a", "of", "on", "in", "the", "photo", "cat", "car", "dog", "backpack", "beach", "thing", "zwx")
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def toy_pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+    """The pipeline in eval mode, the same at every call; the global random stream is left as it was.
+
+    Pictures of 32 px have latents (1, 4, 8, 8), prompts have states (1, 77, 32).
+    """
+    tokenizer = toy_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        unet, vae, text_encoder = _unet(), _autoencoder(), _text_encoder(tokenizer)
+    for module in (unet, vae, text_encoder):
+        module.eval()
+    pipeline = StableDiffusionPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=_scheduler(prediction_type),
+        safety_checker=None,
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]  # optional in fact
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def save_toy_base(folder: Path, prediction_type: str = "epsilon") -> Path:
+    """Write the toy in diffusers layout, as safetensors; returns `folder`."""
+    toy_pipeline(prediction_type).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def toy_tokenizer() -> CLIPTokenizer:
+    """CLIP's byte-level tokenizer: each of WORDS is one token, anything else is spelled byte by byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = list(dict.fromkeys(merge for word in WORDS for merge in _merges(word)))
+    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *("".join(merge) for merge in merges), START, END]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=merges,
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        model_max_length=77,
+    )
+
+
+def _merges(word: str) -> list[tuple[str, str]]:
+    """The pairs that build a word from its left, its last letter carrying the end mark."""
+    letters = [*word[:-1], f"{word[-1]}</w>"]
+    return [("".join(letters[:end]), letters[end]) for end in range(1, len(letters))]
+
+
+def _unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+        norm_num_groups=4,
+        cross_attention_dim=TOKEN_WIDTH,
+    )
+
+
+def _autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        sample_size=32,
+        block_out_channels=(4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        norm_num_groups=2,
+    )
+
+
+def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TOKEN_WIDTH,
+        intermediate_size=TOKEN_WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def _scheduler(prediction_type: str) -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
