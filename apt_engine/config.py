@@ -73,7 +73,9 @@ class _Checked:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict(to_dict())` is the same record."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed, checked again."""
@@ -84,50 +86,124 @@ class _Checked:
 class TrainingConfig(_Checked):
     """All that a run depends on besides the photos. Sizes are in pixels of the picture, not of the latents."""
 
-    subject: str = setting(REQUIRED, "What the thing is, as you would write it in a prompt: backpack, teddy bear.", group="subject")
-    identifier: str = setting("zwx", "A rare word before the class word, so that the prompt means this one thing.", group="subject")
-    caption: str = setting("a photo of a {subject}", "Caption of every photo; {subject} stands for identifier + class word.", group="subject")
+    subject: str = setting(
+        REQUIRED, "What the thing is, as you would write it in a prompt: backpack, teddy bear.", group="subject"
+    )
+    identifier: str = setting(
+        "zwx", "A rare word before the class word, so that the prompt means this one thing.", group="subject"
+    )
+    caption: str = setting(
+        "a photo of a {subject}",
+        "Caption of every photo; {subject} stands for identifier + class word.",
+        group="subject",
+    )
 
-    base: str = setting("pocket", "The base model: pocket, a folder in diffusers layout, or a model id of the hub.", group="model")
-    resolution: int = setting(512, "Side of the square the photos are brought to.", group="model", minimum=32, maximum=2048, unit="px")
+    base: str = setting(
+        "pocket", "The base model: pocket, a folder in diffusers layout, or a model id of the hub.", group="model"
+    )
+    resolution: int = setting(
+        512, "Side of the square the photos are brought to.", group="model", minimum=32, maximum=2048, unit="px"
+    )
     device: str = setting("auto", "Where to compute.", group="model", choices=("auto", "cpu", "cuda", "mps"))
-    dtype: str = setting("auto", "Number format of the base model; the LoRA itself is always fp32.", group="model", choices=("auto", "fp32", "bf16", "fp16"))
-    attention: str = setting("fused", "How attention is computed; plain is faster for very small models on a CPU.", group="model", choices=("fused", "plain"))
+    dtype: str = setting(
+        "auto",
+        "Number format of the base model; the LoRA itself is always fp32.",
+        group="model",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    attention: str = setting(
+        "fused",
+        "How attention is computed; plain is faster for very small models on a CPU.",
+        group="model",
+        choices=("fused", "plain"),
+    )
     gradient_checkpointing: bool = setting(False, "Trade about a third more time for much less memory.", group="model")
 
     rank: int = setting(16, "Rank of the LoRA: how much it can hold.", group="lora", minimum=1, maximum=256)
-    alpha: float = setting(0.0, "Scale of the LoRA times rank; 0 means the same as the rank.", group="lora", minimum=0, maximum=512)
-    feed_forward: bool = setting(False, "Also train the feed-forward layers beside the attention projections.", group="lora")
+    alpha: float = setting(
+        0.0, "Scale of the LoRA times rank; 0 means the same as the rank.", group="lora", minimum=0, maximum=512
+    )
+    feed_forward: bool = setting(
+        False, "Also train the feed-forward layers beside the attention projections.", group="lora"
+    )
 
-    steps: int = setting(0, "Steps to train; 0 means 100 a photo, within 300 and 1,200.", group="training", minimum=0, maximum=100_000, unit="steps")
+    steps: int = setting(
+        0,
+        "Steps to train; 0 means 100 a photo, within 300 and 1,200.",
+        group="training",
+        minimum=0,
+        maximum=100_000,
+        unit="steps",
+    )
     batch_size: int = setting(1, "Photos seen in one step.", group="training", minimum=1, maximum=64, unit="photos")
     learning_rate: float = setting(1e-4, "Size of AdamW's steps.", group="training", minimum=1e-8, maximum=0.1)
-    warmup_steps: int = setting(20, "Steps over which the learning rate rises from zero; constant after that.", group="training", minimum=0, maximum=10_000, unit="steps")
+    warmup_steps: int = setting(
+        20,
+        "Steps over which the learning rate rises from zero; constant after that.",
+        group="training",
+        minimum=0,
+        maximum=10_000,
+        unit="steps",
+    )
     weight_decay: float = setting(0.01, "AdamW's pull towards zero.", group="training", minimum=0, maximum=1)
-    max_grad_norm: float = setting(1.0, "Longer gradients are shortened to this.", group="training", minimum=1e-3, maximum=1e3)
-    min_snr_gamma: float = setting(0.0, "Weigh noise levels by min(SNR, this)/SNR (arXiv 2303.09556, usually 5); 0 is off.", group="training", minimum=0, maximum=100)
+    max_grad_norm: float = setting(
+        1.0, "Longer gradients are shortened to this.", group="training", minimum=1e-3, maximum=1e3
+    )
+    min_snr_gamma: float = setting(
+        0.0,
+        "Weigh noise levels by min(SNR, this)/SNR (arXiv 2303.09556, usually 5); 0 is off.",
+        group="training",
+        minimum=0,
+        maximum=100,
+    )
     seed: int = setting(0, "Same seed, same machine, same result.", group="training", minimum=0, maximum=2**31 - 1)
 
-    prior_preservation: bool = setting(False, "Also train on pictures of the class that the base model makes itself (DreamBooth's baseline).", group="prior")
-    prior_images: int = setting(50, "Pictures of the class to make.", group="prior", minimum=1, maximum=1000, unit="pictures")
+    prior_preservation: bool = setting(
+        False,
+        "Also train on pictures of the class that the base model makes itself (DreamBooth's baseline).",
+        group="prior",
+    )
+    prior_images: int = setting(
+        50, "Pictures of the class to make.", group="prior", minimum=1, maximum=1000, unit="pictures"
+    )
     prior_weight: float = setting(1.0, "Weight of their loss.", group="prior", minimum=0, maximum=10)
 
-    save_every_steps: int = setting(50, "A checkpoint is kept this often.", group="output", minimum=1, maximum=100_000, unit="steps")
-    sample_every_steps: int = setting(50, "The sample grid is redrawn this often; 0 means never.", group="output", minimum=0, maximum=100_000, unit="steps")
+    save_every_steps: int = setting(
+        50, "A checkpoint is kept this often.", group="output", minimum=1, maximum=100_000, unit="steps"
+    )
+    sample_every_steps: int = setting(
+        50,
+        "The sample grid is redrawn this often; 0 means never.",
+        group="output",
+        minimum=0,
+        maximum=100_000,
+        unit="steps",
+    )
     sample_prompts: tuple[str, ...] = setting(
-        ("a photo of a {subject}", "a photo of a {subject} on the beach", "a pencil sketch of a {subject}", "a photo of a cat in the snow"),
+        (
+            "a photo of a {subject}",
+            "a photo of a {subject} on the beach",
+            "a pencil sketch of a {subject}",
+            "a photo of a cat in the snow",
+        ),
         "Prompts of the sample grid; keep one without the subject, it shows what the model forgets.",
         group="output",
     )
-    sample_steps: int = setting(20, "Denoising steps of each sample.", group="output", minimum=1, maximum=200, unit="steps")
-    sample_guidance_scale: float = setting(5.0, "How strictly the samples follow their prompts.", group="output", minimum=1, maximum=30)
+    sample_steps: int = setting(
+        20, "Denoising steps of each sample.", group="output", minimum=1, maximum=200, unit="steps"
+    )
+    sample_guidance_scale: float = setting(
+        5.0, "How strictly the samples follow their prompts.", group="output", minimum=1, maximum=30
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.subject.strip():
             raise ConfigError('The subject is empty; say what the thing is, for example "backpack".')
         if SUBJECT_SLOT not in self.caption:
-            raise ConfigError(f"The caption {self.caption!r} does not mention the subject; write {SUBJECT_SLOT} where it belongs.")
+            raise ConfigError(
+                f"The caption {self.caption!r} does not mention the subject; write {SUBJECT_SLOT} where it belongs."
+            )
 
     @property
     def phrase(self) -> str:
@@ -152,23 +228,35 @@ class TrainingConfig(_Checked):
 class SampleRequest(_Checked):
     """One wish for pictures. The model is a run's checkpoint, or a bare base when `run` is empty."""
 
-    prompt: str = setting(REQUIRED, "What to show; {subject} becomes identifier + class word of the run.", group="prompt")
+    prompt: str = setting(
+        REQUIRED, "What to show; {subject} becomes identifier + class word of the run.", group="prompt"
+    )
     negative_prompt: str = setting("", "What not to show.", group="prompt")
     run: str = setting("latest", "Id of a run, latest, or empty for the bare base model.", group="model")
     checkpoint: str = setting("last", "Which checkpoint: last, or a step.", group="model")
     base: str = setting("pocket", "Base model, when no run is given.", group="model")
-    strength: float = setting(1.0, "How strongly the LoRA acts; 0 is the base model.", group="model", minimum=0, maximum=2)
+    strength: float = setting(
+        1.0, "How strongly the LoRA acts; 0 is the base model.", group="model", minimum=0, maximum=2
+    )
     count: int = setting(4, "How many pictures.", group="picture", minimum=1, maximum=64, unit="pictures")
-    seed: int = setting(0, "The first picture's seed; each next one counts up.", group="picture", minimum=0, maximum=2**31 - 1)
+    seed: int = setting(
+        0, "The first picture's seed; each next one counts up.", group="picture", minimum=0, maximum=2**31 - 1
+    )
     steps: int = setting(20, "Denoising steps.", group="picture", minimum=1, maximum=200, unit="steps")
     guidance_scale: float = setting(5.0, "How strictly to follow the prompt.", group="picture", minimum=1, maximum=30)
-    width: int = setting(0, "Width; 0 is the size the run was trained at.", group="picture", minimum=0, maximum=2048, unit="px")
-    height: int = setting(0, "Height; 0 is the size the run was trained at.", group="picture", minimum=0, maximum=2048, unit="px")
+    width: int = setting(
+        0, "Width; 0 is the size the run was trained at.", group="picture", minimum=0, maximum=2048, unit="px"
+    )
+    height: int = setting(
+        0, "Height; 0 is the size the run was trained at.", group="picture", minimum=0, maximum=2048, unit="px"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.prompt.strip():
-            raise ConfigError('The prompt is empty; say what to show, for example "a photo of a {subject} on the beach".')
+            raise ConfigError(
+                'The prompt is empty; say what to show, for example "a photo of a {subject} on the beach".'
+            )
         if SUBJECT_SLOT in self.prompt and not self.run:
             raise ConfigError(f"{SUBJECT_SLOT} needs a trained run; choose one, or write the thing's name instead.")
 
@@ -183,7 +271,9 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     above = about.maximum is not None and value > about.maximum
     if below or above or not math.isfinite(value):
         unit = f" {about.unit}" if about.unit else ""
-        raise ConfigError(f"{field.name} cannot be {value}; it must lie between {about.minimum} and {about.maximum}{unit}.")
+        raise ConfigError(
+            f"{field.name} cannot be {value}; it must lie between {about.minimum} and {about.maximum}{unit}."
+        )
 
 
 def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:

@@ -55,7 +55,8 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         free = shutil.disk_usage(_nearest_existing(path)).free / 1e6
         raise DiskError(
-            f"Cannot write {path} ({error.strerror or error}; {free:,.0f} MB free); free some disk space or choose another --data-dir."
+            f"Cannot write {path} ({error.strerror or error}; {free:,.0f} MB free); "
+            "free some disk space or choose another --data-dir."
         ) from error
 
 
@@ -102,7 +103,9 @@ class Checkpoint:
         try:
             hashes: dict[str, str] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["sha256"]
             present = {name: self.path / name for name in hashes if (self.path / name).exists()}
-            return "lora.safetensors" in present and all(_sha256(path) == hashes[name] for name, path in present.items())
+            return "lora.safetensors" in present and all(
+                _sha256(path) == hashes[name] for name, path in present.items()
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -169,7 +172,11 @@ class Run:
     def checkpoints(self) -> list[Checkpoint]:
         """All complete checkpoints, oldest first; whether their bytes are intact is asked of each."""
         folders = (self.path / "checkpoints").glob("[0-9]*")
-        found = [Checkpoint(folder, int(folder.name)) for folder in folders if folder.name.isdigit() and (folder / MANIFEST).exists()]
+        found = [
+            Checkpoint(folder, int(folder.name))
+            for folder in folders
+            if folder.name.isdigit() and (folder / MANIFEST).exists()
+        ]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
@@ -344,4 +351,3 @@ def _sync(path: Path) -> None:
 
 def _nearest_existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
-
