@@ -1,0 +1,74 @@
+"""Command line: `python -m tools.pocket STAGE`; see README.md beside this file."""
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from tools.pocket.autoencoder import measure_psnr, train_autoencoder
+from tools.pocket.export import assemble_pipeline, export_pipeline
+from tools.pocket.grid import draw_prompts, held_out_prompts, sample, write_grid
+from tools.pocket.schedule import read_deadline
+from tools.pocket.settings import Workplace
+from tools.pocket.sprites import MissingSourceError
+from tools.pocket.tokenizer import train_tokenizer
+from tools.pocket.unet import train_unet
+from tools.pocket.world import draw_world, open_world, write_manifest
+
+MINUTES = {"autoencoder": 25.0, "unet": 75.0, "decoder": 6.0}
+STAGES = ("world", "autoencoder", "tokenizer", "unet", "decoder", "export", "grid")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one stage, or all of them in order."""
+    parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
+    parser.add_argument("stage", choices=(*STAGES, "all"))
+    parser.add_argument("--count", type=int, default=50_000, help="pictures of the world to draw")
+    parser.add_argument("--minutes", type=float, help="training time of this start; each stage has a default")
+    parser.add_argument("--until", help="HH:MM, end the training stage then instead")
+    options = parser.parse_args(arguments)
+    try:
+        for stage in STAGES if options.stage == "all" else (options.stage,):
+            run_stage(stage, Workplace(), options)
+    except (MissingSourceError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_stage(stage: str, workplace: Workplace, options: argparse.Namespace) -> None:
+    """Runs one stage; one that is interrupted goes on where it was."""
+    deadline = read_deadline(options.until, options.minutes or MINUTES.get(stage, 0))
+    match stage:
+        case "world":
+            draw_world(workplace, options.count)
+            write_manifest(workplace, options.count)
+        case "autoencoder" | "decoder":
+            train_autoencoder(workplace, deadline, decoder_only=stage == "decoder")
+        case "tokenizer":
+            train_tokenizer(workplace)
+        case "unet":
+            train_unet(workplace, deadline)
+        case "export":
+            print(f"exported to {export_pipeline(workplace)}")
+        case _:
+            _draw_grids(workplace)
+
+
+def _draw_grids(workplace: Workplace) -> None:
+    pipeline = assemble_pipeline(workplace)
+    world = open_world(workplace)
+    psnr = measure_psnr(pipeline.vae, world.images[world.training_count :])
+    print(f"autoencoder on held-out pictures: {psnr:.2f} dB")
+    for path, prompts in (
+        (workplace.assets / "grid.png", draw_prompts(36)),
+        (workplace.root / "held_out.png", held_out_prompts()),
+    ):
+        write_grid(path, sample(pipeline, prompts), prompts)
+        print(f"drew {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""The autoencoder: 64 px RGB to 16x16x4 latents and back (AutoencoderKL, f4)."""
+
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tools.pocket.files import load_checkpoint, save_checkpoint
+from tools.pocket.parallel import Crew, count_trainable, run_crew
+from tools.pocket.schedule import Clock, cosine_rate
+from tools.pocket.settings import IMAGE_SIZE, LATENT_CHANNELS, SEED, Workplace
+from tools.pocket.world import World, batches, open_world
+
+BATCH = 16  # over all processes
+PEAK_RATE = 2e-3
+POLISH_RATE = 1e-3
+KL_WEIGHT = 5e-5
+SAVE_EVERY_SECONDS = 90
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """A small AutoencoderKL; no attention, for convolutions see enough at this size."""
+    return AutoencoderKL(
+        block_out_channels=(32, 64, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=IMAGE_SIZE,
+        mid_block_add_attention=False,
+    )
+
+
+def load_autoencoder(workplace: Workplace) -> AutoencoderKL:
+    """The trained autoencoder, with its scaling factor set."""
+    vae = build_autoencoder().eval()
+    state = load_checkpoint(workplace.checkpoint("autoencoder"), {"vae": vae})
+    if state is None:
+        raise FileNotFoundError("the autoencoder is not trained yet; run: python -m tools.pocket autoencoder")
+    vae.register_to_config(scaling_factor=state["scaling_factor"])
+    return vae
+
+
+def train_autoencoder(workplace: Workplace, deadline: float, *, decoder_only: bool = False) -> None:
+    """Trains until the deadline, going on from the checkpoint.
+
+    Args:
+        workplace: Where the pictures and the checkpoint are.
+        deadline: When to end, in seconds since the epoch.
+        decoder_only: Leave the encoder as it is, so that a U-Net trained on its latents stays right; the decoder
+            learns to draw crisply from latents a little off, as a U-Net's are.
+    """
+    vae = build_autoencoder()
+    _freeze_encoder(vae, frozen=decoder_only)
+    run_crew(_train, count_trainable(vae), workplace, deadline, decoder_only)
+
+
+def _train(rank: int, crew: Crew, workplace: Workplace, deadline: float, decoder_only: bool) -> None:
+    stage = "decoder" if decoder_only else "autoencoder"
+    torch.manual_seed(SEED)
+    world, vae = open_world(workplace), build_autoencoder()
+    if decoder_only:
+        load_checkpoint(workplace.checkpoint("autoencoder"), {"vae": vae})
+    _freeze_encoder(vae, frozen=decoder_only)
+    parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    state = load_checkpoint(workplace.checkpoint(stage), {"vae": vae}, optimizer) or {"step": 0, "seconds": 0.0}
+    clock = Clock(deadline, state["seconds"])
+    step, saved = int(state["step"]), time.time()
+    torch.manual_seed(SEED + step * crew.workers + rank)
+    peak = POLISH_RATE if decoder_only else PEAK_RATE
+    for indices in batches(world.training_count, BATCH, np.random.default_rng((SEED, step))):
+        pictures = pictures_to_tensor(world.images[indices[rank :: crew.workers]])
+        _reconstruction_loss(vae, pictures, decoder_only=decoder_only).backward()
+        progress = crew.average_gradients(rank, parameters, clock.progress)
+        optimizer.param_groups[0]["lr"] = peak * cosine_rate(progress)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        if rank == 0 and (progress >= 1 or time.time() - saved > SAVE_EVERY_SECONDS):
+            _save(workplace, stage, vae, optimizer, world, {"step": step, "seconds": clock.seconds})
+            saved = time.time()
+        if progress >= 1:
+            return
+
+
+def _freeze_encoder(vae: AutoencoderKL, *, frozen: bool) -> None:
+    vae.encoder.requires_grad_(not frozen)
+    vae.quant_conv.requires_grad_(not frozen)
+
+
+def pictures_to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    """Turns (batch, height, width, 3) bytes into (batch, 3, height, width) floats from -1 to 1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+@torch.no_grad()
+def measure_psnr(vae: AutoencoderKL, pictures: NDArray[np.uint8], size: int = 50) -> float:
+    """The mean over pictures of the peak signal-to-noise ratio of their reconstructions, in dB."""
+    ratios: list[Tensor] = []
+    for start in range(0, len(pictures), size):
+        batch = pictures_to_tensor(pictures[start : start + size])
+        output = vae.decode(vae.encode(batch).latent_dist.mode()).sample.clamp(-1, 1)
+        ratios.append(-10 * torch.log10(((output - batch) / 2).square().mean((1, 2, 3))))
+    return float(torch.cat(ratios).mean())
+
+
+@torch.no_grad()
+def encode_world(workplace: Workplace) -> Tensor:
+    """The scaled latents (count, 4, 16, 16) of all training pictures, cached in a file next to the checkpoint."""
+    path = workplace.root / "latents.npy"
+    if not path.exists():
+        world, vae = open_world(workplace), load_autoencoder(workplace)
+        chunks: list[NDArray[np.float16]] = []
+        for start in range(0, world.training_count, 250):
+            batch = pictures_to_tensor(world.images[start : min(start + 250, world.training_count)])
+            with torch.autocast("cpu", torch.bfloat16):
+                latents = vae.encode(batch).latent_dist.mode() * vae.config["scaling_factor"]
+            chunks.append(latents.float().numpy().astype(np.float16))
+        np.save(path.with_name("latents.part.npy"), np.concatenate(chunks))
+        path.with_name("latents.part.npy").replace(path)
+    return torch.from_numpy(np.load(path))
+
+
+def _reconstruction_loss(vae: AutoencoderKL, pictures: Tensor, *, decoder_only: bool) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.set_grad_enabled(not decoder_only):
+            posterior = vae.encode(pictures).latent_dist
+        mean = posterior.mean.float()
+        latents = mean + 0.06 * mean.std() * torch.randn_like(mean) if decoder_only else posterior.sample()
+        output = vae.decode(latents).sample
+    difference = output.float() - pictures
+    edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+    loss = difference.abs().mean() + 2 * F.mse_loss(output.float(), pictures) + 0.5 * edges
+    return loss if decoder_only else loss + KL_WEIGHT * posterior.kl().mean() / mean[0].numel()
+
+
+def _save(
+    workplace: Workplace,
+    stage: str,
+    vae: AutoencoderKL,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+    state: dict[str, float],
+) -> None:
+    held_out = world.images[world.training_count :][:300]
+    vae.eval()
+    with torch.no_grad():
+        means = vae.encode(pictures_to_tensor(held_out)).latent_dist.mode()
+    state |= {"psnr": measure_psnr(vae, held_out), "scaling_factor": 1 / float(means.std())}
+    vae.train()
+    save_checkpoint(workplace.checkpoint(stage), {"vae": vae}, optimizer, state)
+    print(f"{stage}: {state}", flush=True)

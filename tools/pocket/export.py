@@ -1,0 +1,83 @@
+"""Puts the trained parts together as a plain StableDiffusionPipeline folder with fp16 weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from tools.pocket.autoencoder import load_autoencoder
+from tools.pocket.files import write_atomically, write_text
+from tools.pocket.settings import Workplace
+from tools.pocket.tokenizer import load_tokenizer
+from tools.pocket.unet import build_scheduler, load_averaged
+from tools.pocket.vocabulary import COLORS, OBJECTS, PLACES, TREATMENTS
+
+SAMPLE_PROMPTS = (
+    "a photo of a backpack on the beach",
+    "a photo of an owl in the forest",
+    "a photo of a toy robot on a wooden table",
+    "a photo of a car in the city",
+    "a watercolor painting of a strawberry in the grass",
+    "a pencil sketch of a teapot on a white background",
+    "pixel art of a mushroom at night",
+    "a black and white photo of a cat in the snow",
+)
+
+
+def export_pipeline(workplace: Workplace) -> Path:
+    """Writes the pipeline and prompts.json into the assets folder, file by file, each atomically."""
+    staging = workplace.root / "export"
+    shutil.rmtree(staging, ignore_errors=True)
+    assemble_pipeline(workplace).to(dtype=torch.float16).save_pretrained(staging, safe_serialization=True)
+    shutil.copytree(workplace.tokenizer, staging / "tokenizer", dirs_exist_ok=True)
+    _write_classic_names(staging / "text_encoder" / "model.safetensors")
+    for path in sorted(staging.rglob("*")):
+        if path.is_file():
+            target = workplace.assets / path.relative_to(staging)
+            write_atomically(target, lambda temporary, source=path: _copy(source, temporary))
+    write_text(workplace.assets / "prompts.json", json.dumps(list_prompts(), indent=2) + "\n")
+    return workplace.assets
+
+
+def assemble_pipeline(workplace: Workplace) -> StableDiffusionPipeline:
+    """The pipeline in memory, in float32, from the last checkpoints."""
+    unet, text_encoder, _ = load_averaged(workplace)
+    pipeline = StableDiffusionPipeline(
+        vae=load_autoencoder(workplace),
+        text_encoder=text_encoder,
+        tokenizer=load_tokenizer(workplace.tokenizer),
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def list_prompts() -> dict[str, list[str]]:
+    """The words the model knows, and prompts that show it well."""
+    places = [wordings[0] for wordings in PLACES.values()] + [f"on a {color} background" for color in COLORS]
+    treatments = [wordings[0].removesuffix(" {}") for wordings in TREATMENTS.values()]
+    return {
+        "objects": list(OBJECTS),
+        "places": places,
+        "treatments": treatments,
+        "sample_prompts": list(SAMPLE_PROMPTS),
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _write_classic_names(path: Path) -> None:
+    """Gives the text encoder's tensors the names every other program expects; transformers reads both."""
+    prefix = "text_model."
+    tensors = load_file(path)
+    renamed = {key if key.startswith(prefix) else prefix + key: tensor for key, tensor in tensors.items()}
+    write_atomically(path, lambda target: save_file(renamed, target, metadata={"format": "pt"}))

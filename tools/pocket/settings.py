@@ -1,0 +1,39 @@
+"""Where the recipe keeps its files, and the few numbers every stage shares."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SEED = 20
+IMAGE_SIZE = 64
+LATENT_SIZE = 16
+LATENT_CHANNELS = 4
+TEXT_LENGTH = 32
+TEXT_WIDTH = 192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """The ignored folder that holds sources, caches and checkpoints, and the folder the weights are exported to."""
+
+    root: Path = REPOSITORY / ".pocket"
+    assets: Path = REPOSITORY / "assets" / "pocket"
+
+    @property
+    def packs(self) -> Path:
+        """The folder npm installs the icon packs into."""
+        return self.root / "npm" / "node_modules" / "@iconify-json"
+
+    @property
+    def world(self) -> Path:
+        """The drawn pictures and their labels."""
+        return self.root / "world"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The trained tokenizer."""
+        return self.root / "tokenizer"
+
+    def checkpoint(self, stage: str) -> Path:
+        """The one checkpoint file of a training stage."""
+        return self.root / f"{stage}.safetensors"

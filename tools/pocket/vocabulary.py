@@ -1,0 +1,162 @@
+"""The words of the world: what can be drawn, where, in which treatment, and how a caption says it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+# Object -> its renditions as "pack:icon"; the first is the most common look.
+OBJECTS: dict[str, tuple[str, ...]] = {
+    "backpack": ("noto:backpack", "fluent-emoji:backpack", "twemoji:backpack"),
+    "duck": ("noto:duck", "fluent-emoji:duck", "twemoji:duck"),
+    "robot": ("noto:robot", "fluent-emoji:robot", "twemoji:robot"),
+    "car": ("noto:automobile", "fluent-emoji:automobile", "noto-v1:automobile"),
+    "teddy bear": ("noto:teddy-bear", "fluent-emoji:teddy-bear", "twemoji:teddy-bear"),
+    "monster": ("noto:alien-monster", "fluent-emoji:alien-monster", "twemoji:alien-monster"),
+    "cat": ("noto:cat-face", "fluent-emoji:cat-face", "twemoji:cat-face"),
+    "dog": ("noto:dog-face", "fluent-emoji:dog-face", "twemoji:dog-face"),
+    "owl": ("noto:owl", "fluent-emoji:owl", "noto-v1:owl"),
+    "penguin": ("noto:penguin", "fluent-emoji:penguin", "twemoji:penguin"),
+    "frog": ("noto:frog", "fluent-emoji:frog", "twemoji:frog"),
+    "turtle": ("noto:turtle", "fluent-emoji:turtle", "twemoji:turtle"),
+    "butterfly": ("noto:butterfly", "fluent-emoji:butterfly", "noto-v1:butterfly"),
+    "strawberry": ("noto:strawberry", "fluent-emoji:strawberry", "twemoji:strawberry"),
+    "mushroom": ("noto:mushroom", "fluent-emoji:mushroom", "twemoji:mushroom"),
+    "apple": ("noto:red-apple", "fluent-emoji:red-apple", "twemoji:red-apple"),
+    "pumpkin": ("noto:jack-o-lantern", "fluent-emoji:jack-o-lantern", "twemoji:jack-o-lantern"),
+    "teapot": ("noto:teapot", "fluent-emoji:teapot", "twemoji:teapot"),
+    "cactus": ("noto:cactus", "fluent-emoji:cactus", "twemoji:cactus"),
+    "sunflower": ("noto:sunflower", "fluent-emoji:sunflower", "twemoji:sunflower"),
+    "tractor": ("noto:tractor", "fluent-emoji:tractor", "twemoji:tractor"),
+    "rocket": ("noto:rocket", "fluent-emoji:rocket", "twemoji:rocket"),
+}
+TOYS = frozenset(
+    {"backpack", "duck", "robot", "car", "monster", "cat", "dog", "owl", "penguin", "frog", "tractor", "rocket"}
+)
+
+PLACES: dict[str, tuple[str, ...]] = {
+    "beach": ("on the beach", "on the beach", "at the beach"),
+    "snow": ("in the snow", "in the snow", "in the white snow"),
+    "meadow": ("in the grass", "on green grass", "in a meadow"),
+    "desert": ("in the desert", "in the desert", "on a sand dune"),
+    "night": ("at night", "at night", "under the night sky"),
+    "under water": ("under water", "underwater", "under the sea"),
+    "space": ("in space", "in space", "in outer space"),
+    "city": ("in the city", "on a city street", "with a city in the background"),
+    "forest": ("in the forest", "in the forest", "in the woods"),
+    "wooden table": ("on a wooden table", "on a wooden table", "on top of a wooden table"),
+    "sunset": ("at sunset", "at sunset", "with a sunset in the background"),
+    "mountains": ("in the mountains", "in the mountains", "with a mountain in the background"),
+}
+COLORS: dict[str, tuple[int, int, int]] = {
+    "white": (242, 242, 240),
+    "gray": (150, 152, 156),
+    "black": (28, 28, 32),
+    "red": (204, 52, 48),
+    "orange": (240, 150, 50),
+    "yellow": (245, 215, 80),
+    "green": (84, 168, 86),
+    "blue": (70, 125, 215),
+    "purple": (135, 85, 180),
+    "pink": (244, 160, 190),
+}
+PLACE_NAMES: tuple[str, ...] = (*PLACES, *(f"{color} background" for color in COLORS))
+
+TREATMENTS: dict[str, tuple[str, ...]] = {
+    "photo": ("a photo of {}", "a photo of {}", "{}", "a picture of {}"),
+    "pencil sketch": ("a pencil sketch of {}", "a pencil drawing of {}"),
+    "pixel art": ("pixel art of {}", "a pixel art picture of {}"),
+    "watercolor": ("a watercolor painting of {}", "a watercolor of {}"),
+    "black and white": ("a black and white photo of {}", "a black and white picture of {}"),
+}
+
+# Never drawn together, so that a test can ask for a pair no picture has shown.
+HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("owl", "beach"),
+        ("teapot", "snow"),
+        ("robot", "forest"),
+        ("backpack", "desert"),
+        ("penguin", "wooden table"),
+        ("strawberry", "space"),
+        ("tractor", "under water"),
+        ("cactus", "city"),
+        ("duck", "mountains"),
+        ("car", "meadow"),
+        ("mushroom", "sunset"),
+        ("teddy bear", "night"),
+    }
+)
+
+Choice = TypeVar("Choice")
+_CONSONANTS = "bcdfghjklmnpqrstvwxz"
+_VOWELS = "aeiouy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What one picture shows. An object of None is an empty place."""
+
+    object: str | None
+    rendition: int
+    place: str
+    treatment: str
+
+
+def draw_label(rng: np.random.Generator) -> Label:
+    """Draws what a picture shall show; never a held-out pair."""
+    while True:
+        name = None if rng.random() < 0.03 else _pick(rng, tuple(OBJECTS))
+        place = _pick(rng, tuple(PLACES)) if rng.random() < 0.72 else f"{_pick(rng, tuple(COLORS))} background"
+        if name is None or (name, place) not in HELD_OUT_PAIRS:
+            break
+    treatment = "photo" if rng.random() < 0.48 else _pick(rng, tuple(TREATMENTS)[1:])
+    rendition = int(rng.integers(len(OBJECTS[name]))) if name else 0
+    return Label(object=name, rendition=rendition, place=place, treatment=treatment)
+
+
+def compose_caption(label: Label, rng: np.random.Generator, words: Sequence[str] = ()) -> str:
+    """Says a label in one of its wordings; one caption in twelve carries a rare word before the object.
+
+    Args:
+        label: What the picture shows.
+        rng: Picks the wording.
+        words: Real words the world does not draw; as rare words they become neutral too.
+    """
+    where = _say_place(label.place, rng)
+    if label.object is None:
+        thing = "an empty place"
+    else:
+        noun = _say_object(label.object, rng)
+        rare = f"{_rare_word(rng, words)} " if rng.random() < 1 / 12 else ""
+        article = "an" if not rare and noun[0] in "aeiou" else "a"
+        article = _pick(rng, (article, article, article, "the", "my")) if rng.random() < 0.2 else article
+        thing = f"{article} {rare}{noun}"
+    return _pick(rng, TREATMENTS[label.treatment]).format(f"{thing} {where}")
+
+
+def _say_object(name: str, rng: np.random.Generator) -> str:
+    if name in TOYS and rng.random() < 0.15:
+        return f"toy {name}" if rng.random() < 0.5 else f"{name} toy"
+    return name
+
+
+def _say_place(place: str, rng: np.random.Generator) -> str:
+    if place in PLACES:
+        return _pick(rng, PLACES[place])
+    return f"on a {place}"
+
+
+def _rare_word(rng: np.random.Generator, words: Sequence[str]) -> str:
+    kind = rng.random()
+    if kind < 0.3:
+        return _pick(rng, ("zwx", "sks", "ohwx", "xyz", "qrw"))
+    if kind < 0.6 and words:
+        return _pick(rng, tuple(words))
+    letters = (_CONSONANTS, _pick(rng, (_VOWELS, _CONSONANTS)), _CONSONANTS, _pick(rng, (_VOWELS, _CONSONANTS)))
+    return "".join(letters_of[int(rng.integers(len(letters_of)))] for letters_of in letters[: int(rng.integers(3, 5))])
+
+
+def _pick(rng: np.random.Generator, choices: Sequence[Choice]) -> Choice:
+    return choices[int(rng.integers(len(choices)))]

@@ -1,0 +1,156 @@
+"""The world: draws pictures of known content into one memory-mapped file, in resumable chunks, with a fixed seed."""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from tools.pocket.files import write_atomically, write_text
+from tools.pocket.places import CANVAS, draw_place
+from tools.pocket.settings import IMAGE_SIZE, SEED, Workplace
+from tools.pocket.sprites import load_sprites
+from tools.pocket.treatments import TREATMENTS
+from tools.pocket.vocabulary import OBJECTS, PLACE_NAMES, Label, draw_label
+
+CHUNK = 2000
+HELD_OUT_IMAGES = 1000
+_AFLOAT = frozenset({"under water", "space"})
+_OBJECT_NAMES = tuple(OBJECTS)
+_TREATMENT_NAMES = tuple(TREATMENTS)
+
+
+@dataclass(frozen=True)
+class World:
+    """Pictures (uint8, count x size x size x 3) with their labels; the last HELD_OUT_IMAGES are never trained on."""
+
+    images: NDArray[np.uint8]
+    codes: NDArray[np.int16]
+
+    @property
+    def training_count(self) -> int:
+        """How many pictures may be trained on."""
+        return len(self.images) - HELD_OUT_IMAGES
+
+
+def decode_label(code: NDArray[np.int16]) -> Label:
+    """What the picture with this row of codes shows."""
+    thing, rendition, place, treatment = (int(number) for number in code)
+    name = _OBJECT_NAMES[thing] if thing >= 0 else None
+    return Label(object=name, rendition=rendition, place=PLACE_NAMES[place], treatment=_TREATMENT_NAMES[treatment])
+
+
+def draw_world(workplace: Workplace, count: int, processes: int = 2) -> World:
+    """Draws what is missing of `count` pictures, then opens them."""
+    load_sprites(workplace.packs)  # a missing source is reported here, once, and not by every process
+    starts = [start for start in range(0, count, CHUNK) if not _chunk_path(workplace, start).exists()]
+    with ProcessPoolExecutor(processes) as pool:
+        for start in pool.map(_draw_chunk, [workplace] * len(starts), starts):
+            print(f"world: {start + CHUNK} of {count} pictures", flush=True)
+    return open_world(workplace)
+
+
+def open_world(workplace: Workplace) -> World:
+    """Opens every chunk drawn so far."""
+    images = [np.load(path)["images"] for path in _chunk_paths(workplace)]
+    return World(np.concatenate(images), read_codes(workplace))
+
+
+def read_codes(workplace: Workplace) -> NDArray[np.int16]:
+    """The labels of every picture drawn so far, a row of four numbers each, without the pictures."""
+    return np.concatenate([np.load(path)["codes"] for path in _chunk_paths(workplace)])
+
+
+def _chunk_paths(workplace: Workplace) -> list[Path]:
+    paths = sorted(workplace.world.glob("chunk-*.npz"))
+    if not paths:
+        raise FileNotFoundError("no pictures are drawn yet; run: python -m tools.pocket world")
+    return paths
+
+
+def draw_picture(label: Label, sprites: dict[str, list[Image.Image]], rng: np.random.Generator) -> Image.Image:
+    """Draws one picture of IMAGE_SIZE pixels."""
+    picture = draw_place(label.place, rng)
+    if label.object is not None:
+        sprite = sprites[label.object][label.rendition]
+        _place_sprite(picture, _pose(sprite, rng), rng, afloat=label.place in _AFLOAT)
+    treated = TREATMENTS[label.treatment](picture, rng)
+    return treated.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
+
+
+def write_manifest(workplace: Workplace, count: int) -> None:
+    """Records what the pictures were drawn with."""
+    facts = {"count": count, "seed": SEED, "objects": OBJECTS, "places": PLACE_NAMES, "treatments": _TREATMENT_NAMES}
+    write_text(workplace.world / "manifest.json", json.dumps(facts, indent=1))
+
+
+def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yields index batches forever, each epoch in a new order."""
+    while True:
+        order = rng.permutation(count)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]
+
+
+def _pose(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
+    if rng.random() < 0.5:
+        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    scale = CANVAS * rng.uniform(0.5, 0.88) / max(sprite.size)
+    size = (max(2, round(sprite.width * scale)), max(2, round(sprite.height * scale)))
+    sprite = sprite.resize(size, Image.Resampling.LANCZOS)
+    return sprite.rotate(rng.normal(0, 5), Image.Resampling.BICUBIC, expand=True)
+
+
+def _place_sprite(picture: Image.Image, sprite: Image.Image, rng: np.random.Generator, *, afloat: bool) -> None:
+    room = CANVAS - sprite.width
+    left = round(room * rng.uniform(0.1, 0.9))
+    lowest = CANVAS - sprite.height - 4
+    highest = min(lowest, 6) if afloat else min(lowest, max(4, 92 - sprite.height))
+    top = round(rng.uniform(highest, lowest))
+    if not afloat:
+        _cast_shadow(picture, left, top, sprite)
+    picture.paste(sprite, (left, top), sprite)
+
+
+def _cast_shadow(picture: Image.Image, left: int, top: int, sprite: Image.Image) -> None:
+    shadow = Image.new("L", (sprite.width + 16, 24), 0)
+    shadow.paste(105, (16, 9, sprite.width, 15))
+    shadow = shadow.filter(ImageFilter.GaussianBlur(4))
+    picture.paste((20, 20, 28), (left - 8, top + sprite.height - 15), shadow)
+
+
+def _chunk_path(workplace: Workplace, start: int) -> Path:
+    return workplace.world / f"chunk-{start:07d}.npz"
+
+
+def _draw_chunk(workplace: Workplace, start: int) -> int:
+    sprites = _sprites(workplace.packs)
+    images = np.empty((CHUNK, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    codes = np.empty((CHUNK, 4), np.int16)
+    for offset in range(CHUNK):
+        rng = np.random.default_rng((SEED, start + offset))
+        label = draw_label(rng)
+        images[offset] = np.asarray(draw_picture(label, sprites, rng))
+        codes[offset] = _encode(label)
+    write_atomically(_chunk_path(workplace, start), lambda path: _write_chunk(path, images, codes))
+    return start
+
+
+def _write_chunk(path: Path, images: NDArray[np.uint8], codes: NDArray[np.int16]) -> None:
+    with path.open("wb") as handle:
+        np.savez(handle, images=images, codes=codes)
+
+
+def _encode(label: Label) -> Sequence[int]:
+    thing = _OBJECT_NAMES.index(label.object) if label.object else -1
+    return thing, label.rendition, PLACE_NAMES.index(label.place), _TREATMENT_NAMES.index(label.treatment)
+
+
+@cache
+def _sprites(packs: Path) -> dict[str, list[Image.Image]]:
+    return load_sprites(packs)
