@@ -1,4 +1,7 @@
-"""The command line: `python -m apt_engine train | resume | generate | export | runs`. Exit code 1 and one sentence on an error."""
+"""The command line: `python -m apt_engine train | resume | generate | export | runs`.
+
+An error is one sentence and exit code 1; argparse's own complaints have exit code 2.
+"""
 
 import argparse
 import os
@@ -26,6 +29,7 @@ from apt_engine.events import (
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.presets import build_config, load_presets
 from apt_engine.runs import Run, RunStore, default_data_dir, summarize
+from apt_engine.worker import CHILD_ENVIRONMENT
 
 INTERRUPTED = 130
 
@@ -33,8 +37,8 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see worker.CHILD_ENVIRONMENT
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    for name, value in CHILD_ENVIRONMENT.items():  # before torch is imported
+        os.environ.setdefault(name, value)
     try:
         return options.command(options, RunStore(options.data_dir))
     except EngineError as error:
@@ -93,7 +97,8 @@ def _show(event: Event) -> None:
     """One line for what a person at a terminal wants to know."""
     match event:
         case RunStarted():
-            line = f"{event.photo_count} photos of {event.subject}, base {event.base}, steps {event.first_step + 1} to {event.last_step}"
+            steps = f"steps {event.first_step + 1} to {event.last_step}"
+            line = f"{event.photo_count} photos of {event.subject}, base {event.base}, {steps}"
         case StageChanged(stage="training"):
             return
         case StageChanged() | Noticed():
@@ -149,7 +154,8 @@ def _export(options: argparse.Namespace, store: RunStore) -> int:
 def _runs(_options: argparse.Namespace, store: RunStore) -> int:
     for run in store.list():
         summary = summarize(run)
-        print(f"{run.id}  {summary.state:9}  step {summary.step}/{summary.last_step}  {summary.base}  {summary.subject}  {summary.message}")
+        progress = f"{summary.state:9}  step {summary.step}/{summary.last_step}"
+        print(f"{run.id}  {progress}  {summary.base}  {summary.subject}  {summary.message}")
     return 0
 
 
@@ -164,19 +170,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m apt_engine", description="APT Studio without a page.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, function: Callable[[argparse.Namespace, RunStore], int], help: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, function: Callable[[argparse.Namespace, RunStore], int], help: str
+    ) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help, description=help)
         made.set_defaults(command=function)
         made.add_argument("--data-dir", type=Path, default=default_data_dir(), help="where runs live (%(default)s)")
         return made
 
     train = command("train", _train, "Train on a folder of photos.")
-    train.add_argument("--photos", type=Path, required=True, metavar="DIR", help="folder with 3 to 10 photos of one thing")
+    train.add_argument(
+        "--photos", type=Path, required=True, metavar="DIR", help="folder with 3 to 10 photos of one thing"
+    )
     train.add_argument("--subject", required=True, metavar="WORD", help="what it is: backpack, teddy bear")
     train.add_argument("--base", default="pocket", help="pocket, a model folder, or a hub id (%(default)s)")
     train.add_argument("--steps", type=int, help="steps to train; about 100 a photo unless given")
     train.add_argument("--preset", default="", help="a training preset, see presets/")
-    train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other setting; may be repeated")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="any other setting; may be repeated"
+    )
 
     resume = command("resume", _resume, "Go on with a run from its newest checkpoint.")
     resume.add_argument("--run", default="latest", help="id of a run, or latest")
@@ -189,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--count", type=int, default=4)
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR")
-    generate.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="steps, guidance_scale, strength ...")
+    generate.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="steps, guidance_scale, strength ..."
+    )
 
     export = command("export", _export, "Write the LoRA files of a run for other programs.")
     export.add_argument("--run", default="latest", help="id of a run, or latest")

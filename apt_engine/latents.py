@@ -37,7 +37,9 @@ def encode_photos(base: BaseModel, paths: Sequence[Path]) -> LatentSource:
     encoded = [base.encode_images(read_pixels(path)[None]) for path in paths]
     mean, std = (torch.cat(parts) for parts in zip(*encoded, strict=True))
     if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
-        raise BaseModelError(f"The VAE of {base.name} returns numbers that are not finite; its files may be damaged: get the model again.")
+        raise BaseModelError(
+            f"The VAE of {base.name} returns numbers that are not finite; its files may be damaged: get the model again."
+        )
     return LatentSource(mean, std)
 
 

@@ -44,7 +44,9 @@ class Sampler:
     def __init__(self, base: BaseModel) -> None:
         self.base = base
 
-    def generate(self, pictures: list[Picture], on_step: Callable[[float], None] = lambda fraction: None) -> Iterator[Image.Image]:
+    def generate(
+        self, pictures: list[Picture], on_step: Callable[[float], None] = lambda fraction: None
+    ) -> Iterator[Image.Image]:
         """Pictures in the order asked for. Each depends on its own seed alone, not on its neighbors.
 
         Args:
@@ -58,7 +60,14 @@ class Sampler:
         for number, batch in enumerate(batches):
             self._check_size(batch[0])
 
-            def told(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any], number: int = number, steps: int = batch[0].steps) -> dict[str, Any]:
+            def told(
+                _pipeline: Any,
+                step: int,
+                _timestep: Any,
+                tensors: dict[str, Any],
+                number: int = number,
+                steps: int = batch[0].steps,
+            ) -> dict[str, Any]:
                 on_step((number + min(1.0, (step + 1) / steps)) / len(batches))
                 return tensors
 
@@ -68,7 +77,11 @@ class Sampler:
     def _generate_batch(self, batch: list[Picture], callback: Callable[..., dict[str, Any]]) -> list[Image.Image]:
         first = batch[0]
         pipeline: Any = self.base.pipeline
-        shape = (pipeline.unet.config.in_channels, first.height // pipeline.vae_scale_factor, first.width // pipeline.vae_scale_factor)
+        shape = (
+            pipeline.unet.config.in_channels,
+            first.height // pipeline.vae_scale_factor,
+            first.width // pipeline.vae_scale_factor,
+        )
         noise = [torch.randn(shape, generator=random.generator(picture.seed, 0, 0, "sample")) for picture in batch]
         with self.base.autocast():
             latents = pipeline(
@@ -90,7 +103,9 @@ class Sampler:
         multiple = self.base.size_multiple
         for side in (picture.width, picture.height):
             if side % multiple:
-                raise ConfigError(f"{self.base.name} cannot make pictures of {side} px; choose a multiple of {multiple}.")
+                raise ConfigError(
+                    f"{self.base.name} cannot make pictures of {side} px; choose a multiple of {multiple}."
+                )
 
 
 class Studio:
@@ -140,7 +155,9 @@ class Studio:
             return self._store.open(request.run).config
         return build_config(load_presets(), "", {"subject": "thing", "base": request.base})
 
-    def _ready(self, request: SampleRequest, config: TrainingConfig, on_progress: Callable[[str, float | None], None]) -> Sampler:
+    def _ready(
+        self, request: SampleRequest, config: TrainingConfig, on_progress: Callable[[str, float | None], None]
+    ) -> Sampler:
         wanted = (config.base, config.device, config.dtype, config.attention)
         if self._sampler is None or self._loaded != wanted:
             self.forget()

@@ -11,7 +11,6 @@ from apt_engine.events import Event
 from apt_engine.runs import Run, RunStore, writing
 from apt_engine.trainer import Trainer
 
-
 OUT_OF_MEMORY = (
     "The memory ran out; close other programs, turn on gradient_checkpointing, or lower resolution or batch_size."
 )

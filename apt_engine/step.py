@@ -24,7 +24,9 @@ class Batch:
     states: Tensor
 
 
-def draw_batch(config: TrainingConfig, base: BaseModel, source: LatentSource, states: Tensor, *, step: int, purpose: str) -> Batch:
+def draw_batch(
+    config: TrainingConfig, base: BaseModel, source: LatentSource, states: Tensor, *, step: int, purpose: str
+) -> Batch:
     """The samples of a step, each from generators keyed by (seed, step, sample): timestep first, photo second."""
     latents, noise, timesteps = [], [], []
     for sample in range(config.batch_size):
@@ -85,7 +87,9 @@ class DreamBoothStep:
 
     def _loss(self, source: LatentSource, states: Tensor, step: int, purpose: str) -> Tensor:
         batch = draw_batch(self._config, self._base, source, states, step=step, purpose=purpose)
-        weights = min_snr_weights(self._base.snr(batch.timesteps), self._config.min_snr_gamma, self._base.prediction_type)
+        weights = min_snr_weights(
+            self._base.snr(batch.timesteps), self._config.min_snr_gamma, self._base.prediction_type
+        )
         return (weights * prediction_errors(self._base, batch)).mean()
 
 

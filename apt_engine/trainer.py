@@ -26,7 +26,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from apt_engine import exports, lora
-from apt_engine.bases.base import BaseModel
 from apt_engine.bases.registry import load_base
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import ConfigError, EngineError, RunError
@@ -94,7 +93,9 @@ class Trainer:
         yield StageChanged(stage="loading", message=f"Loading the base model {config.base}.")
         base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
         if config.resolution % base.size_multiple:
-            raise ConfigError(f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}.")
+            raise ConfigError(
+                f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."
+            )
         self._base = base
         yield StageChanged(stage="encoding", message=f"Encoding {len(self._photos)} photos.")
         photos = encode_photos(base, self._photos)
@@ -106,7 +107,9 @@ class Trainer:
         self._accelerator = Accelerator(
             cpu=base.device.type == "cpu", mixed_precision="fp16" if base.dtype == torch.float16 else "no"
         )
-        optimizer = torch.optim.AdamW(self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
         self._optimizer = self._accelerator.prepare(optimizer)
         self._train_step = DreamBoothStep(config, base, photos, prior)
         if self._checkpoint:
@@ -126,7 +129,11 @@ class Trainer:
             yield from self._notice_broken(broken)
             if self._step % config.save_every_steps == 0 and self._step < self._last_step:
                 yield self._save()
-            if config.sample_every_steps and self._step % config.sample_every_steps == 0 and self._step < self._last_step:
+            if (
+                config.sample_every_steps
+                and self._step % config.sample_every_steps == 0
+                and self._step < self._last_step
+            ):
                 yield from self._sample(self._step)
 
     def _notice_broken(self, broken: int) -> Iterator[Event]:
@@ -145,9 +152,15 @@ class Trainer:
         yield self._save()
         if is_complete:
             yield from self._sample(self._step)
-        yield StageChanged(stage="exporting", message="Writing the LoRA files and checking that they draw the same picture.")
+        yield StageChanged(
+            stage="exporting", message="Writing the LoRA files and checking that they draw the same picture."
+        )
         yield from exports.export_and_verify(self._run, self._base, self._step)
-        reason = f"All {self._step} steps are done." if is_complete else f"Stopped at step {self._step} of {self._last_step}, as asked."
+        reason = (
+            f"All {self._step} steps are done."
+            if is_complete
+            else f"Stopped at step {self._step} of {self._last_step}, as asked."
+        )
         yield RunFinished(
             step=self._step,
             reason=reason,
@@ -197,7 +210,7 @@ class Trainer:
                     raise RunError(f"Run {self._run.id} was stopped before its first step; resume it to go on.")
                 yield StageChanged(
                     stage="prior",
-                    message=f"Drawing picture {done + 1} of {len(missing)} of {config.subject}, to remember what that looks like.",
+                    message=f"Drawing {config.subject} {done + 1} of {len(missing)}, to remember what that looks like.",
                     fraction=done / len(missing),
                 )
                 for image in sampler.generate([self._picture(caption, config.seed + seed)]):
@@ -209,7 +222,10 @@ class Trainer:
         """The sample grid: each prompt with its own fixed seed, the same at every step."""
         config = self._config
         yield StageChanged(stage="sampling", message=f"Drawing the samples of step {step}.")
-        pictures = [self._picture(config.fill(prompt), config.seed + index) for index, prompt in enumerate(config.sample_prompts)]
+        pictures = [
+            self._picture(config.fill(prompt), config.seed + index)
+            for index, prompt in enumerate(config.sample_prompts)
+        ]
         folder = self._run.path / "samples"
         images = Sampler(self._base).generate(pictures)
         for index, (picture, image) in enumerate(zip(pictures, images, strict=True)):

@@ -25,7 +25,13 @@ from apt_engine.runs import RunStore, summarize
 
 ROOT = Path(__file__).resolve().parent.parent
 # Spinning OpenMP threads make torch several times slower on a busy machine; must be set before torch is imported.
-CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "PYTHONUTF8": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+CHILD_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "PYTHONUTF8": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 SECONDS_TO_QUIT = 5
 
 
@@ -174,7 +180,9 @@ class Worker:
         self._answers.put({"kind": "failed", "message": reason})
         if status.job == "training":
             try:
-                self._store.open(status.run_id).append(RunFailed(message=f"{reason} Press Resume to go on from the last checkpoint."))
+                self._store.open(status.run_id).append(
+                    RunFailed(message=f"{reason} Press Resume to go on from the last checkpoint.")
+                )
             except EngineError as error:
                 self._status = replace(self._status, message=f"{reason} {error}")
 
@@ -184,7 +192,10 @@ class Worker:
             return f"The engine was {cause}."
         lines = (self._store.data_dir / "engine.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1][:300] if lines else f"exit code {code}"
-        return f"The engine ended unexpectedly ({last}); start the app again, and if that does not help delete .venv and let the launcher install it anew."
+        return (
+            f"The engine ended unexpectedly ({last}); start the app again, and if that does not help delete .venv "
+            "and let the launcher install it anew."
+        )
 
 
 def _follow(answers: "queue.SimpleQueue[dict[str, Any]]") -> Iterator[SampleProgress]:

@@ -23,6 +23,7 @@ from apt_engine.runs import RunStore
 from apt_engine.sampler import Stopped, Studio
 from apt_engine.session import OUT_OF_MEMORY, train
 
+
 class Child:
     """Reads jobs in a thread, runs them in the main one."""
 

@@ -15,7 +15,13 @@ def test_round_trips_through_json() -> None:
 
 
 def test_accepts_the_strings_of_a_command_line() -> None:
-    values = {"subject": " car ", "rank": "8", "learning_rate": "1e-3", "prior_preservation": "yes", "sample_prompts": "a\nb"}
+    values = {
+        "subject": " car ",
+        "rank": "8",
+        "learning_rate": "1e-3",
+        "prior_preservation": "yes",
+        "sample_prompts": "a\nb",
+    }
     config = TrainingConfig.from_dict(values)
     assert (config.subject, config.rank, config.learning_rate) == ("car", 8, 1e-3)
     assert config.prior_preservation is True

@@ -2,19 +2,25 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
 from apt_engine import events
 from apt_engine.events import Event, StepFinished, from_json, to_json
 
-EXAMPLES: dict[type, object] = {str: "a “quoted”\nword", int: 3, float: 0.25, bool: True}
+EXAMPLES: dict[type, Any] = {str: "a “quoted”\nword", int: 3, float: 0.25, bool: True}
 
 
 def _example(kind: type[Event]) -> Event:
     hints = {field.name: field.type for field in dataclasses.fields(kind)}
     by_name = {"str": str, "int": int, "float": float, "bool": bool, "float | None": float}
-    return kind(**{name: EXAMPLES[hint if isinstance(hint, type) else by_name.get(str(hint), float)] for name, hint in hints.items()})
+    return kind(
+        **{
+            name: EXAMPLES[hint if isinstance(hint, type) else by_name.get(str(hint), float)]
+            for name, hint in hints.items()
+        }
+    )
 
 
 @pytest.mark.parametrize("kind", events._KINDS.values(), ids=lambda kind: kind.__name__)

@@ -44,7 +44,9 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
         build_config(load_presets(), "base-pocket", {"subject": "car"})
 
 
-@pytest.mark.parametrize("content", ["{", '{"name": "x"}', '{"name":"x","kind":"training","description":"","overrides":{"rnak":1}}'])
+@pytest.mark.parametrize(
+    "content", ["{", '{"name": "x"}', '{"name":"x","kind":"training","description":"","overrides":{"rnak":1}}']
+)
 def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "mine.json").write_text(content)
     with pytest.raises(ConfigError, match=r"mine\.json cannot be used"):

@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.sd import StableDiffusion
@@ -12,6 +15,12 @@ from apt_engine.presets import POCKET_DIR
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
+
+# Their progress bars and advice are for notebooks; what matters becomes an event or an error.
+for library in (diffusers.utils.logging, transformers.utils.logging):
+    library.set_verbosity_error()
+    library.disable_progress_bar()
 
 
 def choose_device(wish: str) -> torch.device:
@@ -53,7 +62,11 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = " ".join(str(error).split())[:300]
-        remedy = "check that the folder is complete" if isinstance(source, Path) else "check the name and the network, or give a local folder"
+        remedy = (
+            "check that the folder is complete"
+            if isinstance(source, Path)
+            else "check the name and the network, or give a local folder"
+        )
         raise BaseModelError(f"The base model {name} cannot be loaded ({reason}); {remedy}.") from error
 
 
@@ -65,18 +78,27 @@ def _find(name: str) -> Path | str:
     if folder.exists():
         return folder
     if name.count("/") != 1 or name.startswith(("/", ".", "~")) or "\\" in name:
-        raise BaseModelError(f"There is no base model {name}; write pocket, the path of a model folder, or a hub id such as owner/model.")
+        raise BaseModelError(
+            f"There is no base model {name}; write pocket, the path of a model folder, or a hub id such as owner/model."
+        )
     return name
 
 
 def _pipeline_class(name: str, folder: Path) -> str:
-    index = folder / "model_index.json"
+    """The class a folder says it is, once all its parts are there."""
     try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
-    except (OSError, ValueError, AttributeError):
+        index: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        kind = str(index["_class_name"])
+    except (OSError, ValueError, TypeError, KeyError):
         raise BaseModelError(
-            f"{name} is not a model in diffusers layout (no readable model_index.json in {folder}); choose the folder that holds model_index.json, unet and vae."
+            f"{name} is not a model in diffusers layout (no readable model_index.json in {folder}); "
+            "choose the folder that holds model_index.json, unet and vae."
         ) from None
     if kind not in FAMILIES:
-        raise BaseModelError(f"{name} is a {kind or 'model of an unknown kind'}; supported are {', '.join(FAMILIES)}.")
+        raise BaseModelError(f"{name} is a {kind}; supported are {', '.join(FAMILIES)}.")
+    # Without this, transformers makes an empty tokenizer where there is none.
+    parts = [part for part, value in index.items() if isinstance(value, list) and value[0] and part not in NOT_NEEDED]
+    missing = [part for part in parts if not (folder / part).is_dir()]
+    if missing:
+        raise BaseModelError(f"{name} has no folder {missing[0]}; check that the folder is complete.")
     return kind

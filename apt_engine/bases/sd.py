@@ -11,7 +11,9 @@ from torch import Tensor
 class StableDiffusion:
     """One text encoder, a U-Net and a VAE. The VAE stays in fp32: in fp16 some of them overflow."""
 
-    def __init__(self, pipeline: StableDiffusionPipeline, *, name: str, device: torch.device, dtype: torch.dtype, attention: str) -> None:
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+    ) -> None:
         self.name = name
         self.device = device
         self.dtype = dtype
@@ -19,10 +21,15 @@ class StableDiffusion:
         self._freeze(dtype)
         if attention == "plain":
             pipeline.unet.set_attn_processor(AttnProcessor())
+        # Some folders do not say how long a prompt may be; the text encoder knows.
+        longest: int = pipeline.text_encoder.config.max_position_embeddings
+        pipeline.tokenizer.model_max_length = min(pipeline.tokenizer.model_max_length, longest)
         self._noise = DDPMScheduler.from_config(pipeline.scheduler.config)
         self._alphas_cumprod = self._noise.alphas_cumprod.to(device)
         # Few steps suffice with this solver; the folder's own scheduler only says how the model was trained.
-        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
+            pipeline.scheduler.config, timestep_spacing="trailing"
+        )
         pipeline.set_progress_bar_config(disable=True)
         self.prediction_type: str = self._noise.config.prediction_type
         self.train_timesteps: int = self._noise.config.num_train_timesteps
@@ -30,7 +37,9 @@ class StableDiffusion:
         self.size_multiple: int = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
 
     @classmethod
-    def load(cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str) -> "StableDiffusion":
+    def load(
+        cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+    ) -> "StableDiffusion":
         """Load a folder, or an id of the hub.
 
         Raises:
@@ -38,7 +47,7 @@ class StableDiffusion:
         """
         pipeline = StableDiffusionPipeline.from_pretrained(
             source,
-            torch_dtype=torch.float32,
+            dtype=torch.float32,
             use_safetensors=True,
             safety_checker=None,
             feature_extractor=None,
@@ -93,5 +102,9 @@ class StableDiffusion:
     def _freeze(self, dtype: torch.dtype) -> None:
         """Everything frozen, in eval mode, on the device; half precision only where a GPU makes use of it."""
         stored = dtype if self.device.type != "cpu" else torch.float32
-        for module, kept in ((self._pipeline.unet, stored), (self._pipeline.text_encoder, stored), (self._pipeline.vae, torch.float32)):
+        for module, kept in (
+            (self._pipeline.unet, stored),
+            (self._pipeline.text_encoder, stored),
+            (self._pipeline.vae, torch.float32),
+        ):
             module.requires_grad_(False).eval().to(self.device, kept)

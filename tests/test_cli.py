@@ -1,0 +1,156 @@
+"""The command line end to end on the toy model, and one sentence for each bad input."""
+
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from apt_engine.cli import main
+from apt_engine.runs import RunStore
+from apt_engine.session import alone
+
+FAST = [
+    "--set",
+    "sample_steps=2",
+    "--set",
+    "sample_every_steps=0",
+    "--set",
+    "resolution=32",
+    "--set",
+    "sample_prompts=a {subject}",
+]
+
+
+def train(photos: Path, base: Path, data: Path, *more: str, subject: str = "car") -> int:
+    return main(
+        [
+            "train",
+            "--photos",
+            str(photos),
+            "--subject",
+            subject,
+            "--base",
+            str(base),
+            "--data-dir",
+            str(data),
+            "--steps",
+            "4",
+            *FAST,
+            *more,
+        ]
+    )
+
+
+def generate(data: Path, out: Path, *more: str, prompt: str = "a photo of a {subject}") -> int:
+    return main(
+        [
+            "generate",
+            "--data-dir",
+            str(data),
+            "--prompt",
+            prompt,
+            "--count",
+            "1",
+            "--out",
+            str(out),
+            "--set",
+            "steps=2",
+            "--set",
+            "width=32",
+            "--set",
+            "height=32",
+            *more,
+        ]
+    )
+
+
+def only_picture(folder: Path) -> numpy.ndarray:
+    (path,) = folder.glob("*.png")
+    return numpy.asarray(Image.open(path), dtype=float)
+
+
+def test_photos_become_a_lora_file_that_draws_another_picture(
+    tmp_path: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    assert train(photo_dir, toy_base, data, "--set", "learning_rate=0.05", "--set", "warmup_steps=0") == 0
+    assert generate(data, tmp_path / "tuned") == 0
+    assert generate(data, tmp_path / "base", "--base", str(toy_base), prompt="a photo of a zwx car") == 0
+    assert numpy.abs(only_picture(tmp_path / "tuned") - only_picture(tmp_path / "base")).max() > 2
+    assert main(["export", "--data-dir", str(data), "--out", str(tmp_path / "files")]) == 0
+    assert len(list((tmp_path / "files").glob("*.safetensors"))) == 2
+    assert main(["resume", "--data-dir", str(data), "--steps", "6"]) == 0
+    assert main(["runs", "--data-dir", str(data)]) == 0
+    printed = capsys.readouterr().out
+    assert "finished   step 6/6" in printed
+    assert "kohya file" in printed
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--photos", "/no/such/folder"], "/no/such/folder"),
+        (["--subject", "   "], "subject is empty"),
+        (["--base", "/no/such/base"], "no base model /no/such/base"),
+        (["--preset", "fast"], "no preset 'fast'"),
+        (["--set", "rnak=4"], "no setting called 'rnak'"),
+        (["--set", "rank"], "--set rank has no value"),
+        (["--set", "rank=0"], "rank cannot be 0"),
+    ],
+)
+def test_bad_arguments_end_in_one_sentence(
+    data: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert train(photo_dir, toy_base, data, *arguments) == 1
+    assert words in sentence(capsys)
+
+
+def test_bad_photos_end_in_one_sentence(
+    data: Path, tmp_path: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert train(empty, toy_base, data) == 1
+    assert "photo" in sentence(capsys)
+    (empty / "one.png").write_bytes(next(iter(sorted(photo_dir.iterdir()))).read_bytes())
+    assert train(empty, toy_base, data) == 1
+    assert "photo" in sentence(capsys)
+    (empty / "text.jpg").write_text("no picture")
+    assert train(empty, toy_base, data) == 1
+    assert "text.jpg" in sentence(capsys)
+    assert RunStore(data).list() == []
+
+
+def test_a_second_run_is_refused_and_leaves_nothing(
+    data: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alone(RunStore(data)):
+        assert train(photo_dir, toy_base, data) == 1
+    assert "Another run is training" in sentence(capsys)
+    assert RunStore(data).list() == []
+
+
+def test_generate_refuses_what_it_cannot_do(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate(data, tmp_path / "out", prompt=" ") == 1
+    assert "prompt is empty" in sentence(capsys)
+    assert generate(data, tmp_path / "out") == 1
+    assert "no run latest" in sentence(capsys)
+
+
+def test_a_data_dir_that_cannot_be_written_is_named(
+    tmp_path: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert train(photo_dir, toy_base, tmp_path / "file" / "data") == 1
+    assert "choose another --data-dir" in sentence(capsys)

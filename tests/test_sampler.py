@@ -1,0 +1,116 @@
+"""Pictures: each from its own seed, with their settings inside, from run, checkpoint or bare base."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from apt_engine import lora
+from apt_engine.bases.registry import load_base
+from apt_engine.config import SampleRequest, TrainingConfig
+from apt_engine.errors import ConfigError, EngineError
+from apt_engine.runs import Run, RunStore
+from apt_engine.sampler import Picture, Sampler, Stopped, Studio
+
+
+@pytest.fixture(scope="module")
+def sampler(toy_base: Path) -> Sampler:
+    return Sampler(load_base(str(toy_base), device="cpu"))
+
+
+def picture(seed: int, side: int = 32) -> Picture:
+    return Picture(prompt="a cat", seed=seed, steps=2, width=side, height=side)
+
+
+def pixels(image: Image.Image | Path) -> numpy.ndarray:
+    return numpy.asarray(Image.open(image) if isinstance(image, Path) else image, dtype=float)
+
+
+def test_a_picture_depends_on_its_own_seed_alone(sampler: Sampler) -> None:
+    together = [pixels(image) for image in sampler.generate([picture(seed) for seed in range(6)])]
+    alone = [pixels(next(sampler.generate([picture(seed)]))) for seed in range(6)]
+    for one, other in zip(together, alone, strict=True):
+        assert numpy.abs(one - other).max() <= 1  # a batch rounds differently in the last bit
+    assert numpy.abs(together[0] - together[1]).max() > 1
+
+
+def test_sizes_may_differ_from_the_training_size(sampler: Sampler) -> None:
+    assert next(sampler.generate([picture(0, 64)])).size == (64, 64)
+    with pytest.raises(ConfigError, match="cannot make pictures of 33 px; choose a multiple of"):
+        next(sampler.generate([picture(0, 33)]))
+
+
+def test_progress_rises_to_one_and_can_stop_the_work(sampler: Sampler) -> None:
+    told: list[float] = []
+    list(sampler.generate([picture(seed) for seed in range(5)], told.append))
+    assert told == sorted(told)
+    assert told[-1] == 1
+
+    def stop(_fraction: float) -> None:
+        raise Stopped("Stopped, as asked.")
+
+    with pytest.raises(Stopped):
+        list(sampler.generate([picture(0)], stop))
+
+
+@pytest.fixture
+def trained(tmp_path: Path, toy_base: Path) -> Run:
+    """A run with a strong LoRA at step 2 and a stronger one at step 4."""
+    config = TrainingConfig(subject="car", base=str(toy_base), resolution=32, rank=4)
+    run = RunStore(tmp_path).create(config, lambda folder: None)
+    for step in (2, 4):
+        base = load_base(str(toy_base), device="cpu")
+        lora.attach(base.denoiser, 4, 4.0, False, 0)
+        with torch.no_grad():
+            for parameter in lora.trainable_parameters(base.denoiser).values():
+                parameter.add_(0.1 * step)
+        run.save_checkpoint(step, lambda folder, base=base: lora.save(base.denoiser, folder / "lora.safetensors"))
+    return run
+
+
+def answer(trained: Run, folder: Path, **wishes: object) -> list[numpy.ndarray]:
+    request = SampleRequest.from_dict({"prompt": "a {subject}", "count": 1, "steps": 2, **wishes})
+    store = RunStore(trained.path.parent.parent)
+    return [pixels(path) for path in Studio(store).answer(request, folder, lambda message, fraction: None)]
+
+
+def test_run_checkpoint_and_strength_each_matter(trained: Run, tmp_path: Path, toy_base: Path) -> None:
+    def draw(name: str, **wishes: object) -> numpy.ndarray:
+        return answer(trained, tmp_path / name, **wishes)[0]
+
+    last, early, off = draw("last"), draw("early", checkpoint="2"), draw("off", strength=0)
+    base = draw("base", run="", base=str(toy_base), prompt="a zwx car", width=32, height=32)
+    assert (last == draw("again", checkpoint="4")).all()
+    assert numpy.abs(last - early).max() > 1
+    assert numpy.abs(last - off).max() > 1
+    assert (off == base).all()
+
+
+def test_the_settings_are_inside_the_picture(trained: Run, tmp_path: Path) -> None:
+    answer(trained, tmp_path / "out", seed=5, count=2, negative_prompt="a dog")
+    with Image.open(tmp_path / "out" / "02-seed6.png") as image:
+        assert isinstance(image, Image.Image)
+        text: dict[str, str] = image.text  # pyright: ignore[reportAttributeAccessIssue]
+    assert text["parameters"].startswith("a zwx car\nNegative prompt: a dog\nSteps: 2, ")
+    request = SampleRequest.from_dict(json.loads(text["apt_studio"]))
+    assert (request.prompt, request.seed, request.count) == ("a {subject}", 6, 1)
+
+
+def test_the_model_stays_loaded_between_requests(trained: Run, tmp_path: Path) -> None:
+    studio = Studio(RunStore(trained.path.parent.parent))
+    messages: list[str] = []
+    note: Callable[[str, float | None], None] = lambda message, _fraction: messages.append(message)  # noqa: E731
+    for wish in ("2", "4"):
+        request = SampleRequest(prompt="a {subject}", checkpoint=wish, count=1, steps=2)
+        list(studio.answer(request, tmp_path / wish, note))
+    assert sum(message.startswith("Loading") for message in messages) == 1
+
+
+def test_a_run_without_a_checkpoint_is_named(tmp_path: Path, toy_base: Path) -> None:
+    run = RunStore(tmp_path).create(TrainingConfig(subject="car", base=str(toy_base)), lambda folder: None)
+    with pytest.raises(EngineError, match="has no checkpoint yet"):
+        answer(run, tmp_path / "out")

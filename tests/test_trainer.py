@@ -1,0 +1,269 @@
+"""Training on the toy model: events, exactness, resume, and what breaks."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from apt_engine.config import TrainingConfig
+from apt_engine.errors import BaseModelError, BusyError, ConfigError, EngineError, LoraError, RunError
+from apt_engine.events import (
+    CheckpointSaved,
+    Event,
+    ExportReady,
+    Noticed,
+    RunFinished,
+    RunStarted,
+    SampleReady,
+    StageChanged,
+    StepFinished,
+)
+from apt_engine.photos import photos_in, read_photos
+from apt_engine.runs import Run, RunStore
+from apt_engine.session import alone, train
+from apt_engine.step import DreamBoothStep
+from apt_engine.trainer import Trainer
+
+NewRun = Callable[..., Run]
+
+
+@pytest.fixture
+def new_run(tmp_path: Path, toy_base: Path, photo_dir: Path) -> NewRun:
+    store = RunStore(tmp_path)
+    photos = read_photos(photos_in(photo_dir))
+
+    def make(**settings: Any) -> Run:
+        values = {
+            "subject": "car",
+            "base": str(toy_base),
+            "resolution": 32,
+            "steps": 6,
+            "batch_size": 2,
+            "rank": 4,
+            "learning_rate": 1e-2,
+            "warmup_steps": 2,
+            "save_every_steps": 2,
+            "sample_every_steps": 0,
+            "sample_prompts": ["a photo of a {subject}", "a cat"],
+            "sample_steps": 2,
+            "device": "cpu",
+        }
+        config = TrainingConfig.from_dict({**values, **settings})
+        return store.create(config, lambda folder: photos.save(folder, config.resolution))
+
+    return make
+
+
+def finish(run: Run, should_stop: Callable[[], bool] = lambda: False) -> list[Event]:
+    return list(train(RunStore(run.path.parent.parent), run, should_stop))
+
+
+def stop_at(step: int) -> Callable[[], bool]:
+    """A wish to stop that comes true when so many steps are done."""
+    asked = itertools.count()
+    return lambda: next(asked) >= step
+
+
+def lora_bytes(run: Run) -> bytes:
+    return run.checkpoint().lora_path.read_bytes()
+
+
+def steps_of(events: list[Event]) -> list[StepFinished]:
+    return [event for event in events if isinstance(event, StepFinished)]
+
+
+def test_a_run_tells_its_story_in_order(new_run: NewRun) -> None:
+    run = new_run(sample_every_steps=3)
+    events = finish(run)
+    assert run.events()[0] == events
+    assert isinstance(events[0], RunStarted)
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].is_complete
+    assert [event.step for event in steps_of(events)] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [2, 4, 6]
+    samples = [(event.step, event.index, event.prompt) for event in events if isinstance(event, SampleReady)]
+    assert samples == [
+        (step, index, prompt) for step in (0, 3, 6) for index, prompt in enumerate(("a photo of a zwx car", "a cat"))
+    ]
+    first_sample = next(index for index, event in enumerate(events) if isinstance(event, SampleReady))
+    assert first_sample < events.index(steps_of(events)[0])
+    assert {event.layout for event in events if isinstance(event, ExportReady)} == {"kohya", "diffusers"}
+    assert "exporting" in {event.stage for event in events if isinstance(event, StageChanged)}
+
+
+def test_samples_change_while_it_learns(new_run: NewRun) -> None:
+    run = new_run(sample_every_steps=3)
+    finish(run)
+    pictures = [numpy.asarray(Image.open(run.path / "samples" / f"{step:06d}-0.png")) for step in (0, 3, 6)]
+    assert pictures[0].shape == (32, 32, 3)
+    assert not (pictures[0] == pictures[1]).all()
+    assert not (pictures[1] == pictures[2]).all()
+
+
+def test_the_learning_rate_warms_up_and_stays(new_run: NewRun) -> None:
+    rates = [event.learning_rate for event in steps_of(finish(new_run()))]
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.01, 0.01, 0.01])
+
+
+def test_it_learns(new_run: NewRun) -> None:
+    losses = [event.loss for event in steps_of(finish(new_run(steps=60, save_every_steps=100)))]
+    assert numpy.mean(losses[-15:]) < numpy.mean(losses[:15])
+
+
+def test_the_first_losses_are_pinned(new_run: NewRun) -> None:
+    losses = [event.loss for event in steps_of(finish(new_run(steps=3)))]
+    assert losses == pytest.approx(PINNED_LOSSES, abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(new_run: NewRun) -> None:
+    first, second, other = new_run(), new_run(), new_run(seed=1)
+    for run in (first, second, other):
+        torch.rand(3)  # the global stream must not matter
+        finish(run)
+    assert lora_bytes(first) == lora_bytes(second)
+    assert lora_bytes(first) != lora_bytes(other)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_stopped_and_resumed_is_the_same_to_the_byte(new_run: NewRun, step: int) -> None:
+    whole, stopped = new_run(), new_run()
+    finish(whole)
+    events = finish(stopped, stop_at(step))
+    assert isinstance(events[-1], RunFinished)
+    assert not events[-1].is_complete
+    assert events[-1].step == step
+    resumed = finish(stopped)
+    assert [event.step for event in steps_of(resumed)] == list(range(step + 1, 7))
+    assert lora_bytes(stopped) == lora_bytes(whole)
+    assert optimizer_bytes(stopped) == optimizer_bytes(whole)
+
+
+def optimizer_bytes(run: Run) -> bytes:
+    return run.checkpoint().optimizer_path.read_bytes()
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_cut_off_and_resumed_is_the_same_to_the_byte(new_run: NewRun, step: int) -> None:
+    whole, cut = new_run(), new_run()
+    finish(whole)
+    for event in Trainer(cut).run():
+        if isinstance(event, StepFinished) and event.step == step:
+            break
+    started = next(event for event in finish(cut) if isinstance(event, RunStarted))
+    assert started.first_step == step - step % 2
+    assert lora_bytes(cut) == lora_bytes(whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over_on_resume(new_run: NewRun) -> None:
+    whole, run = new_run(), new_run()
+    finish(whole)
+    finish(run, stop_at(5))
+    (run.path / "checkpoints" / "000005" / "optimizer.safetensors").write_bytes(b"torn")
+    started = next(event for event in finish(run) if isinstance(event, RunStarted))
+    assert started.first_step == 4
+    assert lora_bytes(run) == lora_bytes(whole)
+
+
+def test_a_finished_run_goes_on_only_with_more_steps(new_run: NewRun) -> None:
+    longer, run = new_run(steps=8), new_run()
+    finish(longer)
+    finish(run)
+    with pytest.raises(RunError, match="already at step 6; give it more steps"):
+        finish(run)
+    run.replace_config(run.config.replace(steps=8))
+    finish(run)
+    assert lora_bytes(run) == lora_bytes(longer)
+
+
+def test_gradient_checkpointing_changes_no_number(new_run: NewRun) -> None:
+    plain, saving = new_run(), new_run(gradient_checkpointing=True)
+    losses = [[event.loss for event in steps_of(finish(run))] for run in (plain, saving)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_plain_attention_changes_no_number(new_run: NewRun) -> None:
+    losses = [[event.loss for event in steps_of(finish(new_run(attention=kind)))] for kind in ("fused", "plain")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_two_formats_train_one_after_the_other(new_run: NewRun) -> None:
+    for dtype in ("fp32", "bf16"):
+        assert isinstance(finish(new_run(dtype=dtype))[-1], RunFinished)
+
+
+def test_prior_pictures_are_made_once_and_trained_on(new_run: NewRun) -> None:
+    run = new_run(prior_preservation=True, prior_images=3)
+    events = finish(run, stop_at(5))
+    assert len(list((run.path / "prior").glob("*.png"))) == 3
+    assert all(event.prior_loss is not None for event in steps_of(events))
+    before = [path.stat().st_mtime_ns for path in sorted((run.path / "prior").iterdir())]
+    finish(run)
+    assert [path.stat().st_mtime_ns for path in sorted((run.path / "prior").iterdir())] == before
+
+
+def test_a_weight_of_zero_on_the_prior_changes_nothing(new_run: NewRun) -> None:
+    plain, weightless = new_run(), new_run(prior_preservation=True, prior_images=2, prior_weight=0)
+    finish(plain)
+    finish(weightless)
+    assert lora_bytes(plain) == lora_bytes(weightless)
+
+
+@pytest.mark.parametrize(("broken", "ends"), [({2}, False), ({2, 3}, False), ({2, 3, 4}, True)])
+def test_steps_with_broken_numbers_are_skipped_and_three_in_a_row_end_the_run(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, broken: set[int], ends: bool
+) -> None:
+    real = DreamBoothStep.losses
+
+    def losses(self: DreamBoothStep, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        loss, prior = real(self, step)
+        return (loss * float("nan") if step in broken else loss), prior
+
+    monkeypatch.setattr(DreamBoothStep, "losses", losses)
+    run = new_run()
+    if ends:
+        with pytest.raises(EngineError, match="Training broke at step 4: 3 steps in a row"):
+            finish(run)
+    else:
+        assert any(isinstance(event, Noticed) for event in finish(run))
+        assert run.checkpoint().step == 6
+    assert b"nan" not in lora_bytes(run)[:100]
+    assert all(torch.isfinite(value).all() for value in _tensors(run))
+
+
+def _tensors(run: Run) -> Iterator[torch.Tensor]:
+    from safetensors.torch import load_file
+
+    yield from load_file(run.checkpoint().lora_path).values()
+
+
+def test_only_one_process_trains_in_a_data_directory(new_run: NewRun) -> None:
+    run = new_run()
+    store = RunStore(run.path.parent.parent)
+    with alone(store), pytest.raises(BusyError, match="Another run is training"):
+        finish(run)
+    assert isinstance(finish(run)[-1], RunFinished)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "words"),
+    [
+        ({"base": "/no/such/folder"}, BaseModelError, "There is no base model /no/such/folder"),
+        ({"resolution": 50}, ConfigError, "resolution cannot be 50"),
+        ({"rank": 256}, LoraError, "rank"),
+    ],
+)
+def test_a_wrong_setting_ends_before_the_first_step(
+    new_run: NewRun, settings: dict[str, Any], kind: type[EngineError], words: str
+) -> None:
+    run = new_run(**settings)
+    with pytest.raises(kind, match=words):
+        finish(run)
+    assert not steps_of(run.events()[0])
+
+
+PINNED_LOSSES = [0.0, 0.0, 0.0]

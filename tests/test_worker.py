@@ -1,0 +1,162 @@
+"""The engine as a child process: trains, samples, stops, is killed, and never drags torch into the page's process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from apt_engine.config import SampleRequest, TrainingConfig
+from apt_engine.errors import BusyError, EngineError
+from apt_engine.events import RunFailed, RunFinished, StepFinished
+from apt_engine.photos import photos_in, read_photos
+from apt_engine.runs import Run, RunStore, summarize
+from apt_engine.worker import ROOT, Worker
+
+PATIENCE_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    return RunStore(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def worker(store: RunStore) -> Iterator[Worker]:
+    worker = Worker(store)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def new_run(store: RunStore, toy_base: Path, photo_dir: Path) -> Callable[..., Run]:
+    photos = read_photos(photos_in(photo_dir))
+
+    def make(steps: int = 4) -> Run:
+        config = TrainingConfig(
+            subject="car",
+            base=str(toy_base),
+            resolution=32,
+            steps=steps,
+            save_every_steps=2,
+            sample_every_steps=0,
+            sample_steps=2,
+            sample_prompts=("a {subject}",),
+        )
+        return store.create(config, lambda folder: photos.save(folder, 32))
+
+    return make
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not is_true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def wait_for_step(run: Run, step: int, since: int = 0) -> None:
+    wait_until(lambda: any(isinstance(event, StepFinished) and event.step >= step for event in run.events(since)[0]))
+
+
+def wait_until_idle(worker: Worker) -> None:
+    wait_until(lambda: worker.status.job == "idle")
+
+
+def test_it_trains_and_then_draws(worker: Worker, new_run: Callable[..., Run], store: RunStore) -> None:
+    run = new_run()
+    worker.start_training(run.id)
+    assert worker.status.job == "training"
+    with pytest.raises(BusyError, match=f"training {run.id}; wait for it to finish, or stop it"):
+        worker.start_training(run.id)
+    with pytest.raises(BusyError, match="training"):
+        worker.sample(SampleRequest(prompt="a cat"))
+    wait_until_idle(worker)
+    assert summarize(run).state == "finished"
+    assert worker.status.message == ""
+
+    last = list(worker.sample(SampleRequest(prompt="a {subject}", run=run.id, count=2, steps=2)))[-1]
+    assert [path.suffix for path in last.images] == [".png", ".png"]
+    assert all(path.is_relative_to(store.data_dir / "generated") and path.exists() for path in last.images)
+    assert worker.status.job == "idle"
+
+
+def test_a_failure_is_a_sentence_and_the_engine_goes_on(worker: Worker, new_run: Callable[..., Run]) -> None:
+    run = new_run()
+    with pytest.raises(EngineError, match="has no checkpoint yet"):
+        list(worker.sample(SampleRequest(prompt="a {subject}", run=run.id)))
+    run.photo_paths[0].write_bytes(b"no picture")
+    worker.start_training(run.id)
+    wait_until_idle(worker)
+    assert summarize(run).state == "failed"
+    assert worker.status.message == summarize(run).message
+    good = new_run()
+    worker.start_training(good.id)
+    wait_until_idle(worker)
+    assert summarize(good).state == "finished"
+
+
+def test_it_stops_when_asked_and_resumes(worker: Worker, new_run: Callable[..., Run]) -> None:
+    run = new_run(steps=5000)
+    worker.start_training(run.id)
+    wait_for_step(run, 3)
+    worker.stop()
+    wait_until_idle(worker)
+    finished = run.events()[0][-1]
+    assert isinstance(finished, RunFinished)
+    assert not finished.is_complete
+    with pytest.raises(BusyError, match="resume it instead"):
+        worker.start_training(run.id)
+    worker.start_training(run.id, resume=True)
+    wait_for_step(run, finished.step + 2)
+    worker.stop()
+    wait_until_idle(worker)
+    assert summarize(run).step > finished.step
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a killing signal")
+def test_a_killed_engine_is_noticed_and_the_run_resumes(worker: Worker, new_run: Callable[..., Run]) -> None:
+    run = new_run(steps=5000)
+    worker.start_training(run.id)
+    wait_for_step(run, 5)
+    assert worker.process_id
+    os.kill(worker.process_id, signal.SIGKILL)
+    wait_until_idle(worker)
+    events, cursor = run.events()
+    failed = events[-1]
+    assert isinstance(failed, RunFailed)
+    assert "The engine was killed" in failed.message
+    assert "Resume" in failed.message
+    before = run.checkpoint().step
+    worker.start_training(run.id, resume=True)
+    wait_for_step(run, before + 1, since=cursor)
+    worker.stop()
+    wait_until_idle(worker)
+    assert run.checkpoint().step > before
+
+
+def test_the_pages_process_never_imports_torch(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "import apt_engine.worker, apt_engine.photos, apt_engine.presets, apt_engine.cli\n"
+        "from apt_engine.runs import RunStore\n"
+        "apt_engine.worker.Worker(RunStore(Path(sys.argv[1])))\n"
+        "assert not {'torch', 'diffusers', 'transformers', 'gradio'} & set(sys.modules), 'heavy import'\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=True)
+
+
+def test_a_broken_torch_is_a_sentence(
+    store: RunStore, new_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run, broken = new_run(), Worker(store)
+    broken.start_training(run.id)
+    wait_until_idle(broken)
+    assert "libtorch is broken" in broken.status.message
+    assert summarize(run).state == "failed"
