@@ -158,6 +158,103 @@ class TrainingConfig(_Checked):
     )
     seed: int = setting(0, "Same seed, same machine, same result.", group="training", minimum=0, maximum=2**31 - 1)
 
+    augmentation: float = setting(
+        0.8,
+        "Photos that are fitted too closely are re-framed, at most this often; 0 is never.",
+        group="augmentation",
+        minimum=0,
+        maximum=1,
+    )
+    max_zoom: float = setting(
+        3.0, "A re-framed photo is shrunk to at least one in this many.", group="augmentation", minimum=1, maximum=8
+    )
+    max_rotation_degrees: float = setting(
+        15.0,
+        "A re-framed photo is turned by at most this.",
+        group="augmentation",
+        minimum=0,
+        maximum=180,
+        unit="degrees",
+    )
+    border: str = setting(
+        "masked",
+        "The black border of a re-framed photo: masked is not learnt; paper is trained on, as drawn in the paper.",
+        group="augmentation",
+        choices=("masked", "paper"),
+    )
+    warped_views: int = setting(
+        32,
+        "Re-framed views of each photo, encoded before the start; 0 draws and encodes a new one each time.",
+        group="augmentation",
+        minimum=0,
+        maximum=1000,
+        unit="views",
+    )
+
+    weighting: bool = setting(
+        True, "Noise levels at which the photos are fitted too closely count less.", group="regularization"
+    )
+    stabilization: float = setting(
+        1.0,
+        "How strongly features are kept as they were (RS); 1 is the paper's, 0 is off.",
+        group="regularization",
+        minimum=0,
+        maximum=100,
+    )
+    alignment: float = setting(
+        1.0,
+        "How strongly attention to the words is kept as it was (AA); 1 is the paper's, 0 is off.",
+        group="regularization",
+        minimum=0,
+        maximum=100,
+    )
+    stabilization_lambda: float = setting(
+        0.0,
+        "Weight of RS at strength 1; 0 means: find it at the calibration step.",
+        group="regularization",
+        minimum=0,
+        maximum=1e9,
+    )
+    alignment_lambda: float = setting(
+        0.0,
+        "Weight of AA at strength 1; 0 means: find it at the calibration step.",
+        group="regularization",
+        minimum=0,
+        maximum=1e9,
+    )
+    calibration_step: int = setting(
+        100,
+        "Where unset weights of RS and AA are found: each then pulls with a fifth of the force of the photos.",
+        group="regularization",
+        minimum=1,
+        maximum=100_000,
+        unit="steps",
+    )
+    indicator: str = setting(
+        "absolute",
+        "Overfitting from the difference of the losses, as in the paper, or from their ratio.",
+        group="regularization",
+        choices=("absolute", "relative"),
+    )
+    sensitivity: float = setting(
+        1000.0,
+        "How soon a better fit than the untrained model's counts as overfitting; belongs to the base model.",
+        group="regularization",
+        minimum=1e-3,
+        maximum=1e9,
+    )
+    reference_caption: str = setting(
+        "same",
+        "What the untrained model is told: the same caption, or the class word alone.",
+        group="regularization",
+        choices=("same", "class"),
+    )
+    measure: bool = setting(
+        False,
+        "Compute the overfitting indicator even where nothing uses it; a third more time.",
+        group="regularization",
+    )
+
     prior_preservation: bool = setting(
         False,
         "Also train on pictures of the class that the base model makes itself (DreamBooth's baseline).",
@@ -200,10 +297,20 @@ class TrainingConfig(_Checked):
         super().__post_init__()
         if not self.subject.strip():
             raise ConfigError('The subject is empty; say what the thing is, for example "backpack".')
+        if self.border == "paper" and self.augmentation == 0:
+            raise ConfigError("border is paper but augmentation is 0, so no photo has a border; set border to masked.")
+        if self.reference_caption == "class" and not self.needs_reference:
+            raise ConfigError("reference_caption is class but all of APT is off; turn a part on, or leave it at same.")
         if SUBJECT_SLOT not in self.caption:
             raise ConfigError(
                 f"The caption {self.caption!r} does not mention the subject; write {SUBJECT_SLOT} where it belongs."
             )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether each step also asks the untrained model."""
+        parts = (self.augmentation, self.weighting, self.stabilization, self.alignment, self.measure)
+        return any(bool(part) for part in parts)
 
     @property
     def phrase(self) -> str:

@@ -44,14 +44,42 @@ class Noticed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepFinished(Event):
-    """One optimizer step. Steps count from 1; `loss` is the noise-prediction error on the photos, `seconds` its duration."""
+    """One optimizer step. Steps count from 1; `seconds` is its duration.
+
+    Losses are mean squared errors of the predicted noise over this step's photos: `loss` of the tuned pass,
+    `reference_loss` of the untrained model on the same noise (None when it was not asked), `gap` reference minus tuned.
+    `gamma` is the indicator of all ten bins after this step, `raw_gamma` before clamping, `visits` how many samples each
+    bin has seen. `timesteps`, `chances` (of a warp), `warped` and `weights` (1 - gamma) have one entry a sample;
+    `stabilization` and `alignment` are RS and AA before their weights; `was_skipped` when a number was not finite.
+    """
 
     step: int
     loss: float
-    prior_loss: float | None
+    reference_loss: float | None = None
+    gap: float | None = None
+    prior_loss: float | None = None
+    stabilization: float | None = None
+    alignment: float | None = None
     gradient_norm: float
     learning_rate: float
     seconds: float
+    timesteps: tuple[int, ...] = ()
+    chances: tuple[float, ...] = ()
+    warped: tuple[bool, ...] = ()
+    weights: tuple[float, ...] = ()
+    gamma: tuple[float, ...] = ()
+    raw_gamma: tuple[float, ...] = ()
+    visits: tuple[int, ...] = ()
+    was_skipped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(Event):
+    """The weights of RS and AA at strength 1 are fixed from here on."""
+
+    step: int
+    stabilization_lambda: float
+    alignment_lambda: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +141,7 @@ _KINDS: dict[str, type[Event]] = {
         StageChanged,
         Noticed,
         StepFinished,
+        Calibrated,
         SampleReady,
         CheckpointSaved,
         ExportReady,
@@ -139,6 +168,11 @@ def from_json(line: str) -> Event:
         raise ValueError(f"not an event: {line[:80]}")
     known = {item.name for item in dataclasses.fields(kind)}
     try:
-        return kind(**{key: value for key, value in values.items() if key in known})
+        return kind(**{key: _frozen(value) for key, value in values.items() if key in known})
     except TypeError as error:
         raise ValueError(f"not a complete event: {line[:80]}") from error
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,6 +1,10 @@
-"""Photos as latents, encoded once and kept."""
+"""Photos as latents: plain ones encoded once and kept, warped ones from a bank of views or encoded when drawn.
 
-from collections.abc import Sequence
+N photos, C latent channels, h and w latent height and width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -8,39 +12,95 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from apt_engine import random
+from apt_engine.apt.augment import Warp, draw_warp, latent_mask, warp_pixels
 from apt_engine.bases.base import BaseModel
+from apt_engine.config import TrainingConfig
 from apt_engine.errors import BaseModelError
 
 
-class LatentSource:
-    """The VAE's answer for each photo: mean and standard deviation (N, C, h, w), on the model's device."""
+@dataclass(frozen=True)
+class View:
+    """One picture as the VAE sees it: mean and standard deviation (C, h, w), and the mask (h, w) of cells inside the photo."""
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        self.mean = mean
-        self.std = std
+    mean: Tensor
+    std: Tensor
+    mask: Tensor
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Latents (C, h, w) from the VAE's distribution, as in training of the base model."""
+        noise = torch.randn(self.mean.shape, generator=generator)
+        return self.mean + self.std * noise.to(self.mean)
+
+
+class LatentSource:
+    """The views of some photos, on the model's device. `warped` draws a view of photo n with a generator."""
+
+    def __init__(self, plain: Sequence[View], warped: Callable[[int, torch.Generator], View] | None = None) -> None:
+        self.plain = plain
+        self._warped = warped
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.plain)
 
-    def draw(self, photo: int, generator: torch.Generator) -> Tensor:
-        """Latents (C, h, w) of one photo, drawn from the VAE's distribution as in training of the base model."""
-        noise = torch.randn(self.mean.shape[1:], generator=generator)
-        return self.mean[photo] + self.std[photo] * noise.to(self.mean)
+    def warped(self, photo: int, generator: torch.Generator) -> View:
+        """A re-framed view of a photo."""
+        assert self._warped
+        return self._warped(photo, generator)
 
 
 def encode_photos(base: BaseModel, paths: Sequence[Path]) -> LatentSource:
-    """Encode square pictures of one size, one at a time (a VAE at full size needs much memory).
+    """Plain views alone of square pictures of one size.
 
     Raises:
         BaseModelError: the VAE returns numbers that are not finite.
     """
-    encoded = [base.encode_images(read_pixels(path)[None]) for path in paths]
-    mean, std = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+    return LatentSource([encode_view(base, read_pixels(path)) for path in paths])
+
+
+def encode_with_warps(
+    base: BaseModel,
+    paths: Sequence[Path],
+    config: TrainingConfig,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> LatentSource:
+    """Plain views, and warped ones from a bank of `config.warped_views` a photo, or fresh each time when that is 0.
+
+    The bank takes photos x views x (2 C h w + h w) x 4 bytes of memory: 22 MB for 5 photos of SD 1.5 at 512 px and 32
+    views. It is keyed by the seed, so a resumed run makes the same one; nothing is kept on disk.
+
+    Raises:
+        BaseModelError: the VAE returns numbers that are not finite.
+    """
+    pictures = [read_pixels(path) for path in paths]
+    plain = [encode_view(base, pixels) for pixels in pictures]
+
+    def fresh(photo: int, generator: torch.Generator) -> View:
+        return encode_view(base, pictures[photo], draw_warp(generator, config.max_zoom, config.max_rotation_degrees))
+
+    count = config.warped_views
+    if not count:
+        return LatentSource(plain, fresh)
+    bank: list[list[View]] = []
+    for photo in range(len(pictures)):
+        bank.append([fresh(photo, random.generator(config.seed, view, photo, "bank")) for view in range(count)])
+        on_progress((photo + 1) / len(pictures))
+    return LatentSource(plain, lambda photo, generator: bank[photo][int(torch.randint(count, (), generator=generator))])
+
+
+def encode_view(base: BaseModel, pixels: Tensor, warp: Warp | None = None) -> View:
+    """One picture (3, H, W) in [-1, 1], warped first if so wished."""
+    mask = None
+    if warp:
+        pixels, mask = warp_pixels(pixels, warp)
+    mean, std = (part[0] for part in base.encode_images(pixels[None]))
     if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
         raise BaseModelError(
             f"The VAE of {base.name} returns numbers that are not finite; its files may be damaged: get the model again."
         )
-    return LatentSource(mean, std)
+    if mask is None:
+        return View(mean, std, mean.new_ones(mean.shape[1:]))
+    return View(mean, std, latent_mask(mask, pixels.shape[-1] // mean.shape[-1]).to(mean.device))
 
 
 def read_pixels(path: Path) -> Tensor:

@@ -1,46 +1,204 @@
-"""One step of training: draw, add noise, predict, compare, learn.
+"""One step of adaptive training, in the order of the paper: draw, warp, add noise, look twice, compare, weigh, learn.
 
 Shapes: B samples of this step, C latent channels, h and w latent height and width, L tokens, D width of a token state.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from apt_engine import random
+from apt_engine.apt.augment import augmentation_probability
+from apt_engine.apt.indicator import OverfittingIndicator, step_sums
+from apt_engine.apt.losses import loss_weight, masked_mean
 from apt_engine.bases.base import BaseModel
-from apt_engine.config import TrainingConfig
-from apt_engine.latents import LatentSource
+from apt_engine.calibration import Lambdas
+from apt_engine.config import SUBJECT_SLOT, TrainingConfig
+from apt_engine.latents import LatentSource, View
+from apt_engine.probes import Probes, TokenPairs, reference_pass
+
+Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step trains on: latents (B, C, h, w), noise as latents, timesteps (B,), states (B, L, D)."""
+    """What a step trains on: latents and noise (B, C, h, w), timesteps (B,), mask (B, h, w) of latent cells that count.
+
+    `bins` (B,) on the CPU; for each sample the chance it had of being warped and whether it was.
+    """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
-    states: Tensor
+    mask: Tensor
+    bins: Tensor
+    chances: tuple[float, ...]
+    warped: tuple[bool, ...]
 
 
-def draw_batch(
-    config: TrainingConfig, base: BaseModel, source: LatentSource, states: Tensor, *, step: int, purpose: str
-) -> Batch:
-    """The samples of a step, each from generators keyed by (seed, step, sample): timestep first, photo second."""
-    latents, noise, timesteps = [], [], []
-    for sample in range(config.batch_size):
-        generator = random.generator(config.seed, step, sample, purpose)
-        timesteps.append(int(torch.randint(base.train_timesteps, (), generator=generator)))
-        photo = int(torch.randint(len(source), (), generator=generator))
-        latents.append(source.draw(photo, generator))
-        noise.append(torch.randn(latents[-1].shape, generator=generator))
-    return Batch(
-        latents=torch.stack(latents),
-        noise=torch.stack(noise).to(base.device),
-        timesteps=torch.tensor(timesteps, device=base.device),
-        states=states.expand(config.batch_size, -1, -1),
-    )
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step measured: scalars on the device, to be fetched together; None for what was switched off."""
+
+    batch: Batch
+    weights: Tensor
+    loss: Tensor
+    reference_loss: Tensor | None
+    stabilization: Tensor | None
+    alignment: Tensor | None
+    prior_loss: Tensor | None
+
+
+class AdaptiveStep:
+    """The step of APT. Each part has its own switch in the config; with all off it is the plain DreamBooth LoRA step.
+
+    Args:
+        samples: numbers of the samples this process draws of the joint batch; all of them unless given.
+        reduce: adds a small tensor up over all processes.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        base: BaseModel,
+        photos: LatentSource,
+        prior: LatentSource | None = None,
+        *,
+        samples: range | None = None,
+        reduce: Reduce = lambda tensor: tensor,
+    ) -> None:
+        self._config = config
+        self._base = base
+        self._photos = photos
+        self._prior = prior
+        self._samples = range(config.batch_size) if samples is None else samples
+        self._reduce = reduce
+        caption, class_caption = config.fill(config.caption), prior_caption(config)
+        reference_caption = class_caption if config.reference_caption == "class" else caption
+        self._states = base.encode_prompts([caption])
+        self._reference_states = base.encode_prompts([reference_caption])
+        self._prior_states = base.encode_prompts([class_caption])
+        self._tokens = token_pairs(base, caption, reference_caption)
+        self._probes = Probes(base.denoiser, features=config.stabilization > 0, maps=config.alignment > 0)
+        self.indicator = OverfittingIndicator(config.indicator, config.sensitivity, base.train_timesteps)
+        self.lambdas = Lambdas(config)
+
+    def __call__(self, step: int, backward: Callable[[Tensor], None]) -> StepResult:
+        """Draw, compare, and hand each loss to `backward`; the optimizer's step is the caller's.
+
+        The loss may be anything, finite or not: the indicator takes in finite numbers alone.
+        """
+        config, base = self._config, self._base
+        batch = self._draw(step, self._photos, "photos")
+        reference = None
+        with self._probes.watch(
+            batch.mask, self._tokens
+        ) as seen:  # around backward too: checkpointing runs layers again
+            if config.needs_reference:
+                with reference_pass(base.denoiser):
+                    reference = self._errors(batch, self._reference_states)
+                seen.is_tuned = True
+            tuned = self._errors(batch, self._states)
+            if reference is not None:
+                self._observe(batch, tuned.detach(), reference)
+            weights = self._weights(batch)
+            denoising = (weights * self._snr_weights(batch) * tuned).mean()
+            stabilization, alignment = seen.total("attn1").mean(), seen.total("attn2").mean()
+            backward(self.lambdas.total(step, denoising, stabilization, alignment, base.denoiser))
+        prior_loss = self._prior_step(step, backward)
+        return StepResult(
+            batch=batch,
+            weights=weights,
+            loss=tuned.detach().mean(),
+            reference_loss=None if reference is None else reference.mean(),
+            stabilization=stabilization.detach() if config.stabilization else None,
+            alignment=alignment.detach() if config.alignment else None,
+            prior_loss=prior_loss,
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What must survive a resume besides LoRA and optimizer."""
+        return {**self.indicator.state_dict(), **self.lambdas.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over a saved state, exactly."""
+        self.indicator.load_state_dict(state)
+        self.lambdas.load_state_dict(state)
+
+    def _draw(self, step: int, source: LatentSource, purpose: str) -> Batch:
+        """Each sample from generators of its own: the timestep first, the photo second, the coin and the warp apart."""
+        gamma = self.indicator.gamma().tolist()
+        latents, noise, masks, timesteps, chances, warped = [], [], [], [], [], []
+        for sample in self._samples:
+            generator = random.generator(self._config.seed, step, sample, purpose)
+            timesteps.append(int(torch.randint(self._base.train_timesteps, (), generator=generator)))
+            photo = int(torch.randint(len(source), (), generator=generator))
+            chance = 0.0
+            if purpose == "photos":
+                bin_index = int(self.indicator.bins_of(torch.tensor(timesteps[-1])))
+                chance = augmentation_probability(gamma[bin_index], self._config.augmentation)
+            view = self._view(source, photo, chance, random.generator(self._config.seed, step, sample, "warp"))
+            latents.append(view.draw(generator))
+            noise.append(torch.randn(view.mean.shape, generator=generator))
+            masks.append(view.mask)
+            chances.append(chance)
+            warped.append(view is not source.plain[photo])
+        mask = torch.stack(masks)
+        if self._config.border == "paper":
+            mask = torch.ones_like(mask)
+        numbers = torch.tensor(timesteps)
+        return Batch(
+            latents=torch.stack(latents),
+            noise=torch.stack(noise).to(self._base.device),
+            timesteps=numbers.to(self._base.device),
+            mask=mask,
+            bins=self.indicator.bins_of(numbers),
+            chances=tuple(chances),
+            warped=tuple(warped),
+        )
+
+    def _view(self, source: LatentSource, photo: int, chance: float, generator: torch.Generator) -> View:
+        is_warped = float(torch.rand((), generator=generator)) < chance
+        return source.warped(photo, generator) if is_warped else source.plain[photo]
+
+    def _errors(self, batch: Batch, states: Tensor) -> Tensor:
+        """Mean squared error of each sample (B,) over the cells that count, in the space the base predicts in, in fp32."""
+        noisy_latents = self._base.add_noise(batch.latents, batch.noise, batch.timesteps)
+        prediction = self._base.predict(noisy_latents, batch.timesteps, states.expand(len(batch.latents), -1, -1))
+        target = self._base.target(batch.latents, batch.noise, batch.timesteps)
+        return masked_mean((prediction.float() - target.float()).square(), batch.mask)
+
+    def _observe(self, batch: Batch, tuned: Tensor, reference: Tensor) -> None:
+        """Take both losses into the indicator, in eps space: L_eps = alpha_t^2 L_v, with alpha^2 = SNR / (SNR + 1)."""
+        losses = torch.stack([tuned, reference])
+        if self._base.prediction_type == "v_prediction":
+            snr = self._base.snr(batch.timesteps)
+            losses = losses * snr / (snr + 1)
+        losses = losses.double().cpu()
+        finite = torch.isfinite(losses).all(dim=0)
+        sums, counts = step_sums(losses[0, finite], losses[1, finite], batch.bins[finite])
+        joint = self._reduce(torch.cat([sums, counts[None]]))
+        self.indicator.update(joint[:2], joint[2])
+
+    def _weights(self, batch: Batch) -> Tensor:
+        """1 - gamma of each sample's bin (B,), after this step's update; ones where weighting is off."""
+        if not self._config.weighting:
+            return torch.ones(len(batch.bins), device=self._base.device)
+        return loss_weight(self.indicator.gamma()[batch.bins]).float().to(self._base.device)
+
+    def _snr_weights(self, batch: Batch) -> Tensor:
+        return min_snr_weights(self._base.snr(batch.timesteps), self._config.min_snr_gamma, self._base.prediction_type)
+
+    def _prior_step(self, step: int, backward: Callable[[Tensor], None]) -> Tensor | None:
+        """The same loss on the base's own pictures of the class, unwarped and unweighed: DreamBooth's prior preservation."""
+        if self._prior is None:
+            return None
+        batch = self._draw(step, self._prior, "prior")
+        loss = (self._snr_weights(batch) * self._errors(batch, self._prior_states)).mean()
+        backward(self._config.prior_weight * loss)
+        return loss.detach()
 
 
 def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
@@ -53,46 +211,17 @@ def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
     return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
 
 
-def prediction_errors(base: BaseModel, batch: Batch) -> Tensor:
-    """Mean squared error of each sample (B,), in the space the base predicts in, computed in fp32."""
-    noisy_latents = base.add_noise(batch.latents, batch.noise, batch.timesteps)
-    prediction = base.predict(noisy_latents, batch.timesteps, batch.states)
-    target = base.target(batch.latents, batch.noise, batch.timesteps)
-    return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
-
-
-class DreamBoothStep:
-    """The plain DreamBooth LoRA step (arXiv 2208.12242), with optional prior preservation: the baseline to beat."""
-
-    def __init__(
-        self,
-        config: TrainingConfig,
-        base: BaseModel,
-        photos: LatentSource,
-        prior: LatentSource | None = None,
-    ) -> None:
-        self._config = config
-        self._base = base
-        self._photos = photos
-        self._prior = prior
-        self._photo_states = base.encode_prompts([config.fill(config.caption)])
-        self._prior_states = base.encode_prompts([prior_caption(config)]) if prior else None
-
-    def losses(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Loss on the photos and, with prior preservation, on the prior pictures: scalars with a graph."""
-        loss = self._loss(self._photos, self._photo_states, step, "photos")
-        if self._prior is None or self._prior_states is None:
-            return loss, None
-        return loss, self._loss(self._prior, self._prior_states, step, "prior")
-
-    def _loss(self, source: LatentSource, states: Tensor, step: int, purpose: str) -> Tensor:
-        batch = draw_batch(self._config, self._base, source, states, step=step, purpose=purpose)
-        weights = min_snr_weights(
-            self._base.snr(batch.timesteps), self._config.min_snr_gamma, self._base.prediction_type
-        )
-        return (weights * prediction_errors(self._base, batch)).mean()
-
-
 def prior_caption(config: TrainingConfig) -> str:
     """The photos' caption with the class word alone, no identifier: what the base model calls such a thing."""
-    return config.caption.replace("{subject}", config.subject)
+    return config.caption.replace(SUBJECT_SLOT, config.subject)
+
+
+def token_pairs(base: BaseModel, caption: str, reference_caption: str) -> TokenPairs:
+    """Which tokens of two captions belong together; what the longer one has more, the identifier, is left out."""
+    tuned, reference = base.token_ids(caption), base.token_ids(reference_caption)
+    extra = len(tuned) - len(reference)
+    start = next((place for place, token in enumerate(reference) if tuned[place] != token), len(reference))
+    kept = [place for place in range(len(tuned)) if not start <= place < start + extra]
+    return TokenPairs(
+        tuned=torch.tensor(kept, device=base.device), reference=torch.arange(len(reference), device=base.device)
+    )

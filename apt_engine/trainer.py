@@ -4,6 +4,7 @@
       StageChanged         loading the model, encoding the photos, making prior pictures
       SampleReady ...      step 0: what the base model draws
       StepFinished         each step; after some of them
+        Calibrated         once, when the weights of RS and AA are found
         CheckpointSaved    every `save_every_steps`
         SampleReady ...    every `sample_every_steps`
       CheckpointSaved      the last step
@@ -13,6 +14,7 @@
 The trainer writes checkpoints and pictures; whoever consumes the events appends them to the run.
 """
 
+import dataclasses
 import json
 import math
 import time
@@ -24,12 +26,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from apt_engine import exports, lora
 from apt_engine.bases.registry import load_base
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import ConfigError, EngineError, RunError
 from apt_engine.events import (
+    Calibrated,
     CheckpointSaved,
     Event,
     Noticed,
@@ -39,14 +43,15 @@ from apt_engine.events import (
     StageChanged,
     StepFinished,
 )
-from apt_engine.latents import encode_photos
+from apt_engine.latents import encode_photos, encode_with_warps
 from apt_engine.memory import peak_memory_bytes
 from apt_engine.runs import Checkpoint, Run, writing
 from apt_engine.sampler import Picture, Sampler
-from apt_engine.step import DreamBoothStep, prior_caption
+from apt_engine.step import AdaptiveStep, StepResult, prior_caption
 
 ShouldStop = Callable[[], bool]
 NON_FINITE_STEPS_ALLOWED = 3
+STEP_STATE = "adaptive_step"  # prefix of the indicator's and the lambdas' tensors beside AdamW's
 
 
 class Trainer:
@@ -97,8 +102,7 @@ class Trainer:
                 f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."
             )
         self._base = base
-        yield StageChanged(stage="encoding", message=f"Encoding {len(self._photos)} photos.")
-        photos = encode_photos(base, self._photos)
+        photos = yield from self._encode()
         prior = (yield from self._prior(should_stop)) if config.prior_preservation else None
         lora.attach(base.denoiser, config.rank, config.lora_alpha, config.feed_forward, config.seed)
         if config.gradient_checkpointing:
@@ -111,22 +115,41 @@ class Trainer:
             self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self._optimizer = self._accelerator.prepare(optimizer)
-        self._train_step = DreamBoothStep(config, base, photos, prior)
+        self._train_step = AdaptiveStep(config, base, photos, prior)
         if self._checkpoint:
             self._restore(self._checkpoint)
         else:
             yield from self._sample(0)
+
+    def _encode(self) -> Iterator[Event]:
+        """Plain views of the photos, and warped ones where augmentation may ask for them; returns the source."""
+        message = f"Encoding {len(self._photos)} photos."
+        yield StageChanged(stage="encoding", message=message)
+        if not self._config.augmentation:
+            return encode_photos(self._base, self._photos)
+        return encode_with_warps(self._base, self._photos, self._config)
+
+    def _calibrated(self) -> Calibrated:
+        values = self._train_step.lambdas.values
+        return Calibrated(
+            step=self._step,
+            stabilization_lambda=values["stabilization"],
+            alignment_lambda=values["alignment"],
+        )
 
     def _loop(self, should_stop: ShouldStop) -> Iterator[Event]:
         config = self._config
         yield StageChanged(stage="training", message="Learning the photos.")
         broken = 0
         while self._step < self._last_step and not should_stop():
+            unknown = self._train_step.lambdas.open
             event = self._one_step(self._step + 1)
             self._step += 1
             yield event
-            broken = 0 if _is_finite(event) else broken + 1
+            broken = broken + 1 if event.was_skipped else 0
             yield from self._notice_broken(broken)
+            if unknown and not self._train_step.lambdas.open:
+                yield self._calibrated()
             if self._step % config.save_every_steps == 0 and self._step < self._last_step:
                 yield self._save()
             if (
@@ -170,31 +193,50 @@ class Trainer:
         )
 
     def _one_step(self, step: int) -> StepFinished:
-        """Forward, backward, and an optimizer step unless a number is not finite."""
+        """Both passes, backward, and an optimizer step unless a number is not finite."""
         started = time.monotonic()
         config = self._config
         learning_rate = config.learning_rate * min(1.0, step / max(1, config.warmup_steps))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        loss, prior_loss = self._train_step.losses(step)
-        total = loss if prior_loss is None else loss + config.prior_weight * prior_loss
-        self._accelerator.backward(total)
+        result = self._train_step(step, self._accelerator.backward)
         norm = self._accelerator.clip_grad_norm_(self._parameters.values(), config.max_grad_norm)
-        numbers = [loss.detach(), norm] + ([prior_loss.detach()] if prior_loss is not None else [])
-        loss_value, norm_value, *prior_value = torch.stack([number.float() for number in numbers]).tolist()
-        event = StepFinished(
-            step=step,
-            loss=loss_value,
-            prior_loss=prior_value[0] if prior_value else None,
-            gradient_norm=norm_value,
-            learning_rate=learning_rate,
-            seconds=0.0,
-        )
+        event = self._describe(step, result, norm, learning_rate)
         # With a loss scaler the optimizer itself skips gradients that overflowed, and lowers the scale.
-        if _is_finite(event) or self._accelerator.scaler is not None:
+        if not event.was_skipped or self._accelerator.scaler is not None:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return StepFinished(**{**event.__dict__, "seconds": time.monotonic() - started})
+        return dataclasses.replace(event, seconds=time.monotonic() - started)
+
+    def _describe(self, step: int, result: StepResult, norm: Tensor, learning_rate: float) -> StepFinished:
+        """The event of a step; all its numbers come off the device at once."""
+        names = ("loss", "reference_loss", "stabilization", "alignment", "prior_loss")
+        measured = {name: value for name in names if (value := getattr(result, name)) is not None}
+        scalars = torch.stack([value.float() for value in (norm, *measured.values(), *result.weights)]).tolist()
+        gradient_norm, values, weights = scalars[0], scalars[1 : 1 + len(measured)], scalars[1 + len(measured) :]
+        numbers = dict(zip(measured, values, strict=True))
+        indicator = self._train_step.indicator
+        is_finite = all(math.isfinite(number) for number in (gradient_norm, *values))
+        return StepFinished(
+            step=step,
+            loss=numbers["loss"],
+            reference_loss=numbers.get("reference_loss"),
+            gap=numbers["reference_loss"] - numbers["loss"] if "reference_loss" in numbers else None,
+            prior_loss=numbers.get("prior_loss"),
+            stabilization=numbers.get("stabilization"),
+            alignment=numbers.get("alignment"),
+            gradient_norm=gradient_norm,
+            learning_rate=learning_rate,
+            seconds=0.0,
+            timesteps=tuple(result.batch.timesteps.tolist()),
+            chances=result.batch.chances,
+            warped=result.batch.warped,
+            weights=tuple(weights),
+            gamma=tuple(indicator.gamma().tolist()) if self._config.needs_reference else (),
+            raw_gamma=tuple(indicator.raw_gamma().tolist()) if self._config.needs_reference else (),
+            visits=tuple(indicator.visits.int().tolist()) if self._config.needs_reference else (),
+            was_skipped=not is_finite,
+        )
 
     def _prior(self, should_stop: ShouldStop) -> Iterator[Event]:
         """Pictures of the class by the base model itself, made once a run; returns their latents."""
@@ -266,13 +308,17 @@ class Trainer:
             for key, value in state[parameter].items()
         }
         scaler = self._accelerator.scaler
+        tensors |= {f"{STEP_STATE}/{name}": value for name, value in self._train_step.state_dict().items()}
         save_file(tensors, path, {"scaler": json.dumps(scaler.state_dict())} if scaler else None)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """LoRA and optimizer exactly as they were."""
         lora.load_weights(self._base.denoiser, checkpoint.lora_path)
         state = self._optimizer.state
-        for key, value in load_file(checkpoint.optimizer_path).items():
+        tensors = load_file(checkpoint.optimizer_path)
+        own = [key for key in tensors if key.startswith(f"{STEP_STATE}/")]
+        self._train_step.load_state_dict({key.removeprefix(f"{STEP_STATE}/"): tensors.pop(key) for key in own})
+        for key, value in tensors.items():
             name, entry = key.rsplit("/", 1)
             parameter = self._parameters[name]
             # torch keeps the step counter on the CPU and wants it there.
@@ -286,7 +332,3 @@ class Trainer:
 def newest_resumable(run: Run) -> Checkpoint | None:
     """The newest checkpoint that is whole and holds an optimizer state, or None to begin at the beginning."""
     return next((item for item in reversed(run.checkpoints()) if item.can_resume and item.is_intact()), None)
-
-
-def _is_finite(event: StepFinished) -> bool:
-    return math.isfinite(event.loss) and math.isfinite(event.gradient_norm)

@@ -1,43 +1,44 @@
-"""The plain step's formulas, worked by hand, and the keys of its randomness."""
+"""The step's draws and weights, worked by hand, and the keys of its randomness."""
 
 import pytest
 import torch
 
 from apt_engine import random
 from apt_engine.config import TrainingConfig
-from apt_engine.latents import LatentSource
-from apt_engine.step import Batch, DreamBoothStep, draw_batch, min_snr_weights, prediction_errors
+from apt_engine.latents import LatentSource, View
+from apt_engine.step import AdaptiveStep, Batch, min_snr_weights
 from tests.test_bases import stable_diffusion
 
-
-def source(photos: int = 3) -> LatentSource:
-    generator = torch.Generator().manual_seed(0)
-    mean = torch.randn(photos, 4, 8, 8, generator=generator)
-    return LatentSource(mean, torch.full_like(mean, 0.1))
+OFF = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
 
 
-def batch_of(step: int, size: int = 3, seed: int = 0, purpose: str = "photos") -> Batch:
-    base = stable_diffusion()
-    config = TrainingConfig(subject="car", batch_size=size, seed=seed)
-    return draw_batch(config, base, source(), base.encode_prompts(["a car"]), step=step, purpose=purpose)
+def view(mean: torch.Tensor, std: float) -> View:
+    return View(mean, torch.full_like(mean, std), torch.ones(mean.shape[1:]))
+
+
+def source() -> LatentSource:
+    return LatentSource([view(torch.full((4, 8, 8), float(photo)), 0.0) for photo in range(3)])
+
+
+def step_of(prediction_type: str = "epsilon", size: int = 3, **settings: object) -> AdaptiveStep:
+    config = TrainingConfig.from_dict({"subject": "car", "batch_size": size, **OFF, **settings})
+    return AdaptiveStep(config, stable_diffusion(prediction_type), source())
+
+
+def batch_of(number: int, size: int = 3, seed: int = 0, purpose: str = "photos") -> Batch:
+    return step_of(size=size, seed=seed)._draw(number, source(), purpose)
 
 
 def test_a_generator_depends_on_every_part_of_its_key_and_on_nothing_else() -> None:
     def draw(*key: object) -> float:
         return float(torch.rand((), generator=random.generator(*key)))  # pyright: ignore[reportArgumentType]
 
-    keys = [
-        (0, 1, 2, "photos"),
-        (1, 1, 2, "photos"),
-        (0, 2, 2, "photos"),
-        (0, 1, 3, "photos"),
-        (0, 1, 2, "prior"),
-        (0, 12, 0, "photos"),
-    ]
-    assert len({draw(*key) for key in keys}) == len(keys)
-    first = draw(*keys[0])
+    first = (0, 1, 2, "photos")
+    others = [(1, 1, 2, "photos"), (0, 2, 2, "photos"), (0, 1, 3, "photos"), (0, 1, 2, "prior"), (0, 12, 0, "photos")]
+    assert len({draw(*key) for key in (first, *others)}) == 6
+    before = draw(*first)
     torch.rand(7)
-    assert draw(*keys[0]) == first
+    assert draw(*first) == before
 
 
 def test_min_snr_weights_by_hand() -> None:
@@ -61,46 +62,39 @@ def test_steps_seeds_and_purposes_draw_anew() -> None:
 
 
 def test_every_photo_and_the_whole_range_of_timesteps_are_visited() -> None:
-    base, config = stable_diffusion(), TrainingConfig(subject="car", batch_size=64)
-    photos = LatentSource(torch.arange(3.0)[:, None, None, None].expand(3, 4, 8, 8), torch.zeros(3, 4, 8, 8))
-    batch = draw_batch(config, base, photos, base.encode_prompts(["a car"]), step=1, purpose="photos")
+    batch = batch_of(1, size=64)
     assert set(batch.latents[:, 0, 0, 0].tolist()) == {0.0, 1.0, 2.0}
-    assert batch.timesteps.min() < 100
-    assert batch.timesteps.max() >= 900
-    assert (batch.timesteps >= 0).all()
-    assert (batch.timesteps < 1000).all()
+    assert 0 <= batch.timesteps.min() < 100
+    assert 900 <= batch.timesteps.max() < 1000
 
 
 def test_latents_are_drawn_from_the_vaes_distribution() -> None:
-    photos = LatentSource(torch.full((1, 4, 64, 64), 2.0), torch.full((1, 4, 64, 64), 0.5))
-    drawn = photos.draw(0, random.generator(0, 0, 0, "photos"))
+    drawn = view(torch.full((4, 64, 64), 2.0), 0.5).draw(random.generator(0, 0, 0, "photos"))
     assert float(drawn.mean()) == pytest.approx(2.0, abs=0.02)
     assert float(drawn.std()) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_errors_are_the_mean_square_of_each_sample(prediction_type: str) -> None:
-    base = stable_diffusion(prediction_type)
-    batch = batch_of(1)
-    errors = prediction_errors(base, batch)
+    step, base = step_of(prediction_type), stable_diffusion(prediction_type)
+    batch, states = batch_of(1), stable_diffusion().encode_prompts(["a car"])
+    errors = step._errors(batch, states)
     noisy = base.add_noise(batch.latents, batch.noise, batch.timesteps)
     for sample in range(3):
         one = slice(sample, sample + 1)
-        output = base.predict(noisy[one], batch.timesteps[one], batch.states[one])
+        output = base.predict(noisy[one], batch.timesteps[one], states)
         target = base.target(batch.latents[one], batch.noise[one], batch.timesteps[one])
-        assert float(errors[sample]) == pytest.approx(float((output - target).square().mean()), rel=1e-4)
+        assert errors[sample].item() == pytest.approx((output - target).square().mean().item(), rel=1e-4)
 
 
 def test_min_snr_weighs_the_loss() -> None:
-    base, photos = stable_diffusion(), source()
-    plain = DreamBoothStep(TrainingConfig(subject="car"), base, photos)
-    weighted = DreamBoothStep(TrainingConfig(subject="car", min_snr_gamma=5), base, photos)
+    plain, weighted = step_of(size=1), step_of(size=1, min_snr_gamma=5)
     ratios = set()
-    for step in range(1, 40):
-        timestep = batch_of(step, size=1).timesteps
-        expected = float(min_snr_weights(base.snr(timestep), 5, "epsilon"))
-        with torch.no_grad():
-            ratio = float(weighted.losses(step)[0] / plain.losses(step)[0])
-        assert ratio == pytest.approx(expected, rel=1e-4)
-        ratios.add(round(ratio, 4))
+    for number in range(1, 40):
+        losses: list[float] = []
+        for step in (plain, weighted):
+            batch = step(number, lambda loss: losses.append(loss.item())).batch
+        expected = min_snr_weights(stable_diffusion().snr(batch.timesteps), 5, "epsilon").item()
+        assert losses[1] / losses[0] == pytest.approx(expected, rel=1e-4)
+        ratios.add(round(expected, 4))
     assert len(ratios) > 2

@@ -26,7 +26,7 @@ from apt_engine.events import (
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs import Run, RunStore
 from apt_engine.session import alone, train
-from apt_engine.step import DreamBoothStep
+from apt_engine.step import AdaptiveStep, StepResult
 from apt_engine.trainer import Trainer
 
 NewRun = Callable[..., Run]
@@ -217,13 +217,13 @@ def test_a_weight_of_zero_on_the_prior_changes_nothing(new_run: NewRun) -> None:
 def test_steps_with_broken_numbers_are_skipped_and_three_in_a_row_end_the_run(
     new_run: NewRun, monkeypatch: pytest.MonkeyPatch, broken: set[int], ends: bool
 ) -> None:
-    real = DreamBoothStep.losses
+    real = AdaptiveStep.__call__
 
-    def losses(self: DreamBoothStep, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        loss, prior = real(self, step)
-        return (loss * float("nan") if step in broken else loss), prior
+    def step(self: AdaptiveStep, step: int, backward: Callable[[torch.Tensor], None]) -> StepResult:
+        factor = float("nan") if step in broken else 1.0
+        return real(self, step, lambda loss: backward(loss * factor))
 
-    monkeypatch.setattr(DreamBoothStep, "losses", losses)
+    monkeypatch.setattr(AdaptiveStep, "__call__", step)
     run = new_run()
     if ends:
         with pytest.raises(EngineError, match="Training broke at step 4: 3 steps in a row"):

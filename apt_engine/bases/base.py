@@ -39,6 +39,10 @@ class BaseModel(Protocol):
         """Token states (B, L, D) of prompts."""
         ...
 
+    def token_ids(self, prompt: str) -> list[int]:
+        """The tokens of one prompt without padding, in the order of the states; start and end included."""
+        ...
+
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, C, h, w) of the scaled latents of pixels (B, 3, H, W) in [-1, 1]."""
         ...

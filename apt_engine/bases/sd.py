@@ -72,6 +72,9 @@ class StableDiffusion:
             states, _ = self._pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
         return states
 
+    def token_ids(self, prompt: str) -> list[int]:
+        return self._pipeline.tokenizer(prompt, truncation=True).input_ids
+
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae = self._pipeline.vae

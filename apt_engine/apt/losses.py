@@ -1,0 +1,54 @@
+"""The losses of APT: weighted denoising, stabilized features, aligned attention.
+
+B samples, C channels, P spatial positions, h heads, Q queries (positions), K tokens.
+"""
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-6
+
+
+def loss_weight(gamma: Tensor) -> Tensor:
+    """Weight (B,) of each sample's denoising loss, 1 - gamma of its bin: L_aptDM = (1 - gamma_b) L. arXiv 2507.02687."""
+    return 1 - gamma
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean (B,) of values (B, C, h, w) over channels and the latent cells where mask (B, h, w) is 1; 0 if there are none."""
+    weights = mask[:, None].to(values.dtype)
+    return (values * weights).sum(dim=(1, 2, 3)) / (weights.sum(dim=(1, 2, 3)) * values.shape[1]).clamp(min=1)
+
+
+def channel_statistics(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (B, C) of features (B, P, C) over the positions where mask (B, P) is 1, in fp32.
+
+    The deviation is sqrt(var + 1e-6), var without Bessel's correction: its gradient stays finite where var is 0.
+    """
+    features, weights = features.float(), mask[:, :, None].float()
+    total = weights.sum(dim=1).clamp(min=1)
+    mean = (features * weights).sum(dim=1) / total
+    variance = ((features - mean[:, None]).square() * weights).sum(dim=1) / total
+    return mean, (variance + EPSILON).sqrt()
+
+
+def stabilization(tuned: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> Tensor:
+    """RS of one layer (B,): mean over channels of (mu_t - mu_r)^2 + (sd_t - sd_r)^2. arXiv 2507.02687.
+
+    Args:
+        tuned, reference: channel statistics (B, C) of the self-attention output before its output projection.
+    """
+    return sum(
+        ((ours - theirs).square().mean(dim=1) for ours, theirs in zip(tuned, reference, strict=True)), torch.zeros(())
+    )
+
+
+def alignment(tuned: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
+    """AA of one layer (B,): mean of (A_t - A_r)^2 over heads, valid queries and tokens. arXiv 2507.02687.
+
+    Args:
+        tuned, reference: cross-attention maps (B, h, Q, J) after the softmax, of the tokens that are no padding.
+        valid: (B, Q), 1 for positions inside the photo.
+    """
+    squares = (tuned.float() - reference.float()).square().mean(dim=(1, 3))
+    return (squares * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)

@@ -1,0 +1,436 @@
+"""The laws of APT on the toy model: what must hold exactly, whatever the numbers are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from apt_engine import lora, random
+from apt_engine.apt.augment import Warp
+from apt_engine.bases.sd import StableDiffusion
+from apt_engine.config import TrainingConfig
+from apt_engine.errors import BaseModelError
+from apt_engine.latents import LatentSource, View, encode_view
+from apt_engine.probes import Probes, TokenPairs, attention_map, position_mask, reference_pass
+from apt_engine.step import AdaptiveStep, StepResult, token_pairs
+from tests.test_bases import stable_diffusion
+
+OFF: dict[str, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
+PREDICTIONS = pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+
+
+def config_of(**settings: Any) -> TrainingConfig:
+    values = {"subject": "car", "batch_size": 3, "rank": 4, "stabilization_lambda": 1.0, "alignment_lambda": 1.0}
+    return TrainingConfig.from_dict({**values, **settings})
+
+
+def tuned_base(prediction_type: str = "epsilon", *, perturbed: bool = True) -> StableDiffusion:
+    base = stable_diffusion(prediction_type)
+    lora.attach(base.denoiser, 4, 4.0, False, 0)
+    if perturbed:
+        perturb(base)
+    return base
+
+
+def perturb(base: StableDiffusion) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in lora.trainable_parameters(base.denoiser).values():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def pictures() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(3, 32, 32, generator=generator) * 2 - 1 for _ in range(2)]
+
+
+def photos(base: StableDiffusion) -> LatentSource:
+    views = [encode_view(base, pixels) for pixels in pictures()]
+    small = [encode_view(base, pixels, Warp(1.3, 5)) for pixels in pictures()]
+    return LatentSource(views, lambda photo, _generator: small[photo])
+
+
+def step_of(base: StableDiffusion, **settings: Any) -> AdaptiveStep:
+    return AdaptiveStep(config_of(**settings), base, photos(base))
+
+
+def run(
+    step: AdaptiveStep, numbers: range = range(1, 2), backward: Callable[[Tensor], None] = Tensor.backward
+) -> StepResult:
+    results = [step(number, backward) for number in numbers]
+    return results[-1]
+
+
+def fitted(step: AdaptiveStep, gap: float = 1.0) -> AdaptiveStep:
+    """An indicator that says everything is overfitted."""
+    full = torch.ones(10, dtype=torch.float64)
+    step.indicator.load_state_dict({"tuned_loss": 0 * full, "reference_loss": gap * full, "visits": 9 * full})
+    return step
+
+
+def gradients(base: StableDiffusion) -> dict[str, Tensor]:
+    found = {name: parameter.grad for name, parameter in lora.trainable_parameters(base.denoiser).items()}
+    assert all(gradient is not None for gradient in found.values())
+    return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
+
+
+def output(base: StableDiffusion) -> Tensor:
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    return base.predict(latents, torch.tensor([10, 700]), base.encode_prompts(["a car", "a cat"]))
+
+
+@PREDICTIONS
+def test_at_the_start_nothing_has_changed(prediction_type: str) -> None:
+    base = tuned_base(prediction_type, perturbed=False)
+    step = step_of(base, augmentation=0)
+    result = run(step, range(1, 30))
+    assert result.reference_loss is not None
+    assert result.loss.item() == result.reference_loss.item()
+    assert result.stabilization is not None
+    assert result.alignment is not None
+    assert (result.stabilization.item(), result.alignment.item()) == (0, 0)
+    assert step.indicator.gamma().tolist() == [0] * 10
+    assert step.indicator.raw_gamma().tolist() == [0] * 10
+
+
+@PREDICTIONS
+def test_after_a_change_the_reference_is_still_the_bare_base(prediction_type: str) -> None:
+    bare, base = stable_diffusion(prediction_type), tuned_base(prediction_type)
+    tuned = output(base)
+    with reference_pass(base.denoiser):
+        reference = output(base)
+    assert (reference == output(bare)).all()
+    assert (tuned - reference).abs().max() > 1e-3
+    assert (output(base) == tuned).all()
+    result = run(step_of(base))
+    assert result.reference_loss is not None
+    assert result.stabilization is not None
+    assert result.alignment is not None
+    assert result.loss.item() != result.reference_loss.item()
+    assert result.stabilization.item() > 0
+    assert result.alignment.item() > 0
+
+
+def is_on(base: StableDiffusion) -> list[bool]:
+    return [not module.disable_adapters for module in base.denoiser.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def test_the_adapter_is_off_inside_and_on_again_also_after_an_exception() -> None:
+    base = tuned_base()
+    assert is_on(base)
+    assert all(is_on(base))
+    with reference_pass(base.denoiser):
+        assert not any(is_on(base))
+        assert not torch.is_grad_enabled()
+    assert all(is_on(base))
+    with pytest.raises(ZeroDivisionError), reference_pass(base.denoiser):
+        raise ZeroDivisionError
+    assert all(is_on(base))
+    assert torch.is_grad_enabled()
+    assert all(parameter.requires_grad for parameter in lora.trainable_parameters(base.denoiser).values())
+
+
+def test_the_flag_does_what_pefts_public_call_does() -> None:
+    base = tuned_base()
+    with reference_pass(base.denoiser):
+        ours = output(base)
+    base.pipeline.unet.disable_adapters()
+    assert (output(base) == ours).all()
+    base.pipeline.unet.enable_adapters()
+
+
+def test_a_step_touches_no_global_random_stream() -> None:
+    base = tuned_base()
+    step = fitted(step_of(base))
+    before = torch.get_rng_state()
+    run(step)
+    assert (torch.get_rng_state() == before).all()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_all_of_the_lora_and_nothing_else_gets_gradients(checkpointing: bool) -> None:
+    base = tuned_base()
+    if checkpointing:
+        base.pipeline.unet.enable_gradient_checkpointing()
+    run(fitted(step_of(base)))
+    own = {id(parameter) for parameter in lora.trainable_parameters(base.denoiser).values()}
+    for module in (base.denoiser, base.pipeline.vae, base.pipeline.text_encoder):
+        for parameter in module.parameters():
+            if id(parameter) in own:
+                assert parameter.grad is not None
+                assert parameter.grad.abs().max() > 0
+            else:
+                assert parameter.grad is None
+
+
+@pytest.mark.parametrize("part", ["stabilization", "alignment"])
+def test_checkpointing_gives_the_same_gradients(part: str) -> None:
+    found = []
+    for checkpointing in (False, True):
+        base = tuned_base()
+        if checkpointing:
+            base.pipeline.unet.enable_gradient_checkpointing()
+        run(step_of(base, **{**OFF, part: 100}))
+        found.append(gradients(base))
+    without = tuned_base()
+    run(step_of(without, **OFF))
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-7)
+    assert any(not torch.allclose(found[0][name], gradient) for name, gradient in gradients(without).items())
+
+
+def plain_training(base: StableDiffusion, steps: int) -> list[Tensor]:
+    """DreamBooth LoRA training written out without any of the engine's step: the baseline."""
+    config, source = config_of(**OFF), photos(base)
+    states = base.encode_prompts([config.fill(config.caption)])
+    optimizer = torch.optim.AdamW(lora.trainable_parameters(base.denoiser).values(), lr=1e-2)
+    for step in range(1, steps + 1):
+        draws: dict[str, list[Any]] = {"t": [], "x": [], "eps": []}
+        for sample in range(config.batch_size):
+            generator = random.generator(config.seed, step, sample, "photos")
+            draws["t"].append(int(torch.randint(1000, (), generator=generator)))
+            view = source.plain[int(torch.randint(2, (), generator=generator))]
+            draws["x"].append(view.mean + view.std * torch.randn(view.mean.shape, generator=generator))
+            draws["eps"].append(torch.randn(view.mean.shape, generator=generator))
+        timesteps, latents, noise = torch.tensor(draws["t"]), torch.stack(draws["x"]), torch.stack(draws["eps"])
+        prediction = base.predict(base.add_noise(latents, noise, timesteps), timesteps, states.expand(3, -1, -1))
+        (prediction - base.target(latents, noise, timesteps)).square().mean(dim=(1, 2, 3)).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [parameter.detach().clone() for parameter in lora.trainable_parameters(base.denoiser).values()]
+
+
+def adaptive_training(base: StableDiffusion, steps: int, **settings: Any) -> list[Tensor]:
+    step = step_of(base, **settings)
+    optimizer = torch.optim.AdamW(lora.trainable_parameters(base.denoiser).values(), lr=1e-2)
+    for number in range(1, steps + 1):
+        step(number, Tensor.backward)
+        optimizer.step()
+        optimizer.zero_grad()
+    return [parameter.detach().clone() for parameter in lora.trainable_parameters(base.denoiser).values()]
+
+
+@PREDICTIONS
+def test_with_all_parts_off_it_is_the_plain_step(prediction_type: str) -> None:
+    plain = plain_training(tuned_base(prediction_type, perturbed=False), 6)
+    adaptive = adaptive_training(tuned_base(prediction_type, perturbed=False), 6, **OFF)
+    assert all((ours == theirs).all() for ours, theirs in zip(adaptive, plain, strict=True))
+
+
+def test_measuring_alone_changes_not_a_bit() -> None:
+    off = adaptive_training(tuned_base(perturbed=False), 6, **OFF)
+    measured = adaptive_training(tuned_base(perturbed=False), 6, **OFF, measure=True)
+    assert all((ours == theirs).all() for ours, theirs in zip(off, measured, strict=True))
+
+
+@pytest.mark.parametrize("part", [{"augmentation": 0.8}, {"weighting": True}, {"stabilization": 1}, {"alignment": 1}])
+def test_each_part_alone_changes_the_result(part: dict[str, Any]) -> None:
+    settings = {**OFF, "sensitivity": 1e5, "stabilization_lambda": 100, "alignment_lambda": 100}
+    off = adaptive_training(tuned_base(perturbed=False), 40, **settings)
+    on = adaptive_training(tuned_base(perturbed=False), 40, **{**settings, **part})
+    assert any((ours != theirs).any() for ours, theirs in zip(off, on, strict=True))
+
+
+def test_no_sample_is_warped_while_gamma_is_zero_and_most_are_when_it_is_high() -> None:
+    base = tuned_base()
+    calm, keen = step_of(base, sensitivity=1e-3), fitted(step_of(base))
+    assert not any(any(run(calm, range(number, number + 1)).batch.warped) for number in range(1, 20))
+    warped, chances = [], []
+    for number in range(1, 60):
+        fitted(keen)
+        batch = run(keen, range(number, number + 1)).batch
+        warped.extend(batch.warped)
+        chances.extend(batch.chances)
+    assert set(chances) == {0.8}
+    assert 0.7 < sum(warped) / len(warped) < 0.9
+
+
+def test_a_warp_moves_no_other_draw() -> None:
+    base = tuned_base()
+    plain, warped = step_of(base, augmentation=0), fitted(step_of(base, augmentation=1))
+    first, second = run(plain).batch, run(warped).batch
+    assert all(second.warped)
+    assert (first.timesteps == second.timesteps).all()
+    assert (first.noise == second.noise).all()
+    assert not (first.latents == second.latents).all()
+
+
+def test_borders_are_masked_or_trained_on_as_in_the_paper() -> None:
+    base = tuned_base()
+    masks = {
+        border: run(fitted(step_of(base, augmentation=1, border=border))).batch.mask for border in ("masked", "paper")
+    }
+    assert masks["paper"].min() == 1
+    assert 0 < masks["masked"].mean() < 1
+
+
+def test_what_lies_outside_the_mask_has_no_part_in_the_loss() -> None:
+    base = tuned_base()
+    step = step_of(base, augmentation=0)
+    batch = run(step).batch
+    batch.mask[:, :, 4:] = 0
+    error = step._errors(batch, step._states)
+    real_target = base.target
+    base.target = lambda latents, noise, timesteps: (
+        real_target(latents, noise, timesteps) + 9 * (1 - batch.mask[:, None])
+    )
+    assert (step._errors(batch, step._states) == error).all()
+
+
+def test_the_weight_is_one_minus_gamma_of_the_bin_after_the_update() -> None:
+    step = fitted(step_of(tuned_base(), sensitivity=0.5), gap=1.0)
+    result = run(step)
+    expected = 1 - step.indicator.gamma()[result.batch.bins]
+    torch.testing.assert_close(result.weights.double(), expected, rtol=1e-6, atol=1e-7)
+    assert (run(step_of(tuned_base(), weighting=False)).weights == 1).all()
+
+
+def test_the_indicator_lives_in_eps_space() -> None:
+    base = tuned_base("v_prediction")
+    step = step_of(base, augmentation=0, batch_size=1)
+    result = run(step)
+    snr = base.snr(result.batch.timesteps)
+    expected = float(result.loss * snr / (snr + 1))
+    assert float(step.indicator.tuned_loss[result.batch.bins]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_numbers_that_are_not_finite_stay_out_of_the_indicator(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tuned_base()
+    step = step_of(base)
+    monkeypatch.setattr(base, "predict", lambda noisy, _timesteps, _states: noisy * float("nan"))
+    run(step, backward=lambda loss: None)
+    assert float(step.indicator.visits.sum()) == 0
+    assert torch.isfinite(step.indicator.raw_gamma()).all()
+
+
+def watched(base: StableDiffusion) -> Probes:
+    return Probes(base.denoiser, features=True, maps=True)
+
+
+def all_tokens() -> TokenPairs:
+    return TokenPairs(torch.arange(77), torch.arange(77))
+
+
+@pytest.mark.parametrize("attention", ["fused", "plain"])
+def test_probes_see_the_real_maps_and_features_and_change_no_output(attention: str) -> None:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    base = tuned_base()
+    expected = output(base)
+    maps: dict[str, Tensor] = {}
+    features: dict[str, Tensor] = {}
+
+    class Recorder(AttnProcessor):
+        """The stock processor, which also tells its map and softmax(QK)V."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(
+            self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+        ) -> Tensor:
+            context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+            query, key, value = (
+                attn.head_to_batch_dim(part)
+                for part in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+            )
+            probabilities = attn.get_attention_scores(query, key)
+            maps[self.name] = probabilities.unflatten(0, (-1, attn.heads))
+            features[self.name] = attn.batch_to_head_dim(torch.bmm(probabilities, value))
+            return attn.to_out[1](attn.to_out[0](features[self.name]))
+
+    if attention == "plain":
+        base.pipeline.unet.set_attn_processor(AttnProcessor())
+    with watched(base).watch(torch.ones(2, 8, 8), all_tokens()) as seen:
+        torch.testing.assert_close(output(base), expected, rtol=1e-4, atol=1e-5)
+    assert len(seen.reference) == 2 * sum(name.endswith("attn1") for name in seen.reference)
+    assert all(name.startswith(("mid_block", "up_blocks")) for name in seen.reference)
+    for name, module in base.denoiser.named_modules():
+        if name.endswith((".attn1", ".attn2")):
+            module.set_processor(Recorder(name))  # pyright: ignore[reportCallIssue]
+    output(base)
+    for name, ours in seen.reference.items():
+        if name.endswith("attn2"):
+            torch.testing.assert_close(ours, maps[name], rtol=1e-4, atol=1e-6)
+        else:
+            torch.testing.assert_close(ours[0], features[name].mean(dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_are_gone_after_the_step_also_after_an_exception() -> None:
+    base = tuned_base()
+    probes = watched(base)
+    with pytest.raises(ZeroDivisionError), probes.watch(torch.ones(2, 8, 8), all_tokens()):
+        raise ZeroDivisionError
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in base.denoiser.modules())
+
+
+def test_a_base_without_cross_attention_is_refused() -> None:
+    with pytest.raises(BaseModelError, match="no cross-attention"):
+        Probes(nn.Sequential(nn.Linear(2, 2)), features=False, maps=True)
+
+
+def test_attention_maps_by_hand() -> None:
+    query, key = torch.tensor([[[1.0, 0.0, 0.0, 2.0]]]), torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]])
+    maps = attention_map(query, key, 2)
+    first = torch.softmax(torch.tensor([1.0, 0.0]) / 2**0.5, dim=0)
+    second = torch.softmax(torch.tensor([0.0, 2.0]) / 2**0.5, dim=0)
+    torch.testing.assert_close(maps, torch.stack([first, second])[None, :, None])
+
+
+def test_masks_follow_the_layers_down() -> None:
+    mask = torch.ones(1, 6, 6)
+    mask[0, 0, 3] = 0
+    assert position_mask(mask, 36).tolist() == mask.flatten(1).tolist()
+    assert position_mask(mask, 9).tolist() == [[1, 0, 1, 1, 1, 1, 1, 1, 1]]
+    assert position_mask(mask, 4).tolist() == [[0, 1, 1, 1]]
+
+
+def test_the_identifier_is_left_out_when_the_reference_hears_the_class_alone() -> None:
+    base = stable_diffusion()
+    same = token_pairs(base, "a photo of a zwx car", "a photo of a zwx car")
+    assert same.tuned.tolist() == same.reference.tolist() == list(range(8))
+    pairs = token_pairs(base, "a photo of a zwx car", "a photo of a car")
+    assert pairs.tuned.tolist() == [0, 1, 2, 3, 4, 6, 7]
+    assert pairs.reference.tolist() == list(range(7))
+    ids = base.token_ids("a photo of a zwx car")
+    assert [ids[place] for place in pairs.tuned] == base.token_ids("a photo of a car")
+
+
+def test_warped_views_carry_their_mask_with_them() -> None:
+    base = stable_diffusion()
+    view = encode_view(base, pictures()[0], Warp(1.3, 5))
+    assert isinstance(view, View)
+    assert view.mask.shape == view.mean.shape[1:]
+    assert 0 < view.mask.mean() < 1
+    assert encode_view(base, pictures()[0]).mask.min() == 1
+
+
+def test_lambdas_are_found_at_the_calibration_step_and_then_frozen() -> None:
+    base = tuned_base()
+    step = step_of(base, stabilization_lambda=0, alignment_lambda=0, calibration_step=6, augmentation=0)
+    run(step, range(1, 6))
+    assert step.lambdas.open == ["stabilization", "alignment"]
+    run(step, range(6, 7))
+    assert step.lambdas.open == []
+    found = dict(step.lambdas.values)
+    assert all(value > 0 for value in found.values())
+    run(step, range(7, 10))
+    assert step.lambdas.values == found
+
+
+def test_calibrated_terms_pull_with_a_fifth_of_the_force() -> None:
+    base = tuned_base()
+    step = step_of(base, stabilization_lambda=0, alignment_lambda=0, calibration_step=1, augmentation=0)
+    run(step)
+    norms = []
+    for settings in ({**OFF, "weighting": True}, {"alignment": 0}, {"stabilization": 0}):
+        values = {"augmentation": 0, "weighting": True, "sensitivity": 1000, **settings}
+        values |= {f"{name}_lambda": value for name, value in step.lambdas.values.items()}
+        other = tuned_base()
+        run(step_of(other, **values))
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients(other).values()]))
+    for combined in norms[1:]:
+        assert float((combined - norms[0]).norm() / norms[0].norm()) == pytest.approx(0.2, rel=1e-3)
