@@ -97,8 +97,7 @@ def set_strength(denoiser: nn.Module, strength: float) -> None:
 
 def detach(denoiser: nn.Module) -> None:
     """Take the LoRA off, if there is one; the denoiser's own modules and weights are back in place."""
-    assert isinstance(denoiser, PeftAdapterMixin)
-    if hasattr(denoiser, "peft_config"):
+    if isinstance(denoiser, PeftAdapterMixin) and hasattr(denoiser, "peft_config"):
         denoiser.unload_lora()
 
 
@@ -162,10 +161,9 @@ def export_kohya(denoiser: nn.Module, path: Path, info: ExportInfo) -> None:
     layer = _lora_layers(denoiser)[0]
     rank, alpha = layer.r[ADAPTER], layer.lora_alpha[ADAPTER]
     tensors: dict[str, Tensor] = {}
-    for name in _names_of_layers(weights):
-        keys = _kohya_keys(name)
-        values = (weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], torch.tensor(float(alpha)))
-        tensors |= zip(keys, values, strict=True)
+    for name in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in weights):
+        values = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], torch.tensor(float(alpha))
+        tensors |= zip(_kohya_keys(name), values, strict=True)
     write_atomically(path, _serialize(tensors, _kohya_header(info, rank, alpha)))
 
 
@@ -180,23 +178,13 @@ def load_exported(denoiser: nn.Module, path: Path) -> int:
     """
     detach(denoiser)
     stored = _read(denoiser, path)
-    tensors, header = _open(path)
-    assert isinstance(denoiser, PeftAdapterMixin)
-    with torch.random.fork_rng(devices=[]):
-        if _is_kohya(tensors):
-            converted, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(
-                tensors.copy()
-            )  # it empties what it gets
-            denoiser.load_lora_adapter(converted, prefix="unet", network_alphas=alphas, adapter_name=ADAPTER)
-        else:
-            settings = json.loads(header[LORA_ADAPTER_METADATA_KEY])
-            denoiser.load_lora_adapter(tensors, prefix="unet", metadata=settings, adapter_name=ADAPTER)
+    keys = _load_with_diffusers(denoiser, path)
     if not _holds(denoiser, stored):
         detach(denoiser)
         raise LoraError(f"diffusers reads the LoRA file {path} otherwise than it was written; please report this.")
     _to_fp32(denoiser)
     _copy(stored.weights, denoiser)
-    return len(tensors)
+    return keys
 
 
 @dataclass(frozen=True)
@@ -252,6 +240,21 @@ def _copy(weights: dict[str, Tensor], denoiser: nn.Module) -> None:
         parameter.data.copy_(weights[name])
 
 
+def _load_with_diffusers(denoiser: nn.Module, path: Path) -> int:
+    """Leave it all to diffusers; returns how many keys the file has."""
+    assert isinstance(denoiser, PeftAdapterMixin)
+    tensors, header = _open(path)
+    with torch.random.fork_rng(devices=[]):
+        if _is_kohya(tensors):
+            copied = tensors.copy()  # the converter empties what it gets
+            converted, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(copied)[:2]
+            denoiser.load_lora_adapter(converted, prefix="unet", network_alphas=alphas, adapter_name=ADAPTER)
+        else:
+            settings = json.loads(header[LORA_ADAPTER_METADATA_KEY])
+            denoiser.load_lora_adapter(tensors, prefix="unet", metadata=settings, adapter_name=ADAPTER)
+    return len(tensors)
+
+
 def _lora_layers(denoiser: nn.Module) -> list[LoraLayer]:
     return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
 
@@ -274,18 +277,13 @@ def _weights(denoiser: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return weights
 
 
-def _names_of_layers(weights: Iterable[str]) -> list[str]:
-    return [name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")]
-
-
 def _write_diffusers(denoiser: nn.Module, path: Path, dtype: torch.dtype) -> None:
     weights = _weights(denoiser, dtype)
     layer = _lora_layers(denoiser)[0]
-    names = _names_of_layers(weights)
-    kinds = [kind for kind in ATTENTION_LAYERS + FEED_FORWARD_LAYERS if any(name.endswith(kind) for name in names)]
+    kinds = [kind for kind in ATTENTION_LAYERS + FEED_FORWARD_LAYERS if any(f".{kind}." in name for name in weights)]
     settings = {"r": layer.r[ADAPTER], "lora_alpha": layer.lora_alpha[ADAPTER], "target_modules": kinds}
-    prefixed = {DIFFUSERS_PREFIX + key: value for key, value in settings.items()}
-    header = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(prefixed)}
+    settings = {DIFFUSERS_PREFIX + key: value for key, value in settings.items()}
+    header = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(settings)}
     tensors = {DIFFUSERS_PREFIX + name: value for name, value in weights.items()}
     write_atomically(path, _serialize(tensors, header))
 
