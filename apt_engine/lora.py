@@ -71,7 +71,6 @@ def attach(denoiser: nn.Module, rank: int, alpha: float, feed_forward: bool, see
     """
     kinds = ATTENTION_LAYERS + (FEED_FORWARD_LAYERS if feed_forward else ())
     _check_rank(_layers(denoiser, kinds), rank)
-    denoiser.requires_grad_(False)
     _inject(denoiser, rank, alpha, kinds)
     for name, parameter in trainable_parameters(denoiser).items():
         if name.endswith(".lora_A.weight"):
@@ -220,7 +219,7 @@ def _check_rank(layers: dict[str, nn.Linear], rank: int) -> None:
 
 
 def _inject(denoiser: nn.Module, rank: int, alpha: float, kinds: tuple[str, ...]) -> None:
-    """A LoRA whose weights are still to be set; those PEFT draws must not move the global stream."""
+    """A LoRA whose weights are still to be set; PEFT freezes the rest, and its draws must not move the global stream."""
     assert isinstance(denoiser, PeftAdapterMixin)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(kinds))  # pyright: ignore[reportArgumentType]
     with torch.random.fork_rng(devices=[]):
@@ -321,10 +320,10 @@ def _kohya_header(info: ExportInfo, rank: int, alpha: float) -> dict[str, str]:
 
 
 def _serialize(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
-    """A safetensors file whose header is in order: the library shuffles it anew at every call."""
+    """A safetensors file whose header keeps its order: the library shuffles it anew at every call."""
     content = safetensors.torch.save(tensors)
     end = 8 + int.from_bytes(content[:8], "little")
-    entries = {"__metadata__": dict(sorted(header.items())), **json.loads(content[8:end])}
+    entries = {"__metadata__": header, **json.loads(content[8:end])}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[end:]
