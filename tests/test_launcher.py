@@ -126,7 +126,7 @@ def test_every_python_is_tried_before_giving_up(folder: Path, tmp_path: Path) ->
     code, output = run(folder, PATH=str(programs))
     assert code == 1
     assert "needs Python 3.11, 3.12 or 3.13" in output
-    (programs / "python").write_text("#!/bin/sh\n[ "$1" = -c ] || echo "chosen for $*"\n", encoding="ascii")
+    (programs / "python").write_text('#!/bin/sh\n[ "$1" = -c ] || echo "chosen for $*"\n', encoding="ascii")
     (programs / "python").chmod(0o755)
     assert run(folder, "a b", PATH=str(programs)) == (0, f"chosen for {folder}/tools/launch.py a b\n")
 

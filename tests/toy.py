@@ -31,7 +31,7 @@ def toy_pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
         tokenizer=tokenizer,
         scheduler=_scheduler(prediction_type),
         safety_checker=None,
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]  # optional in fact
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -51,7 +51,7 @@ def toy_tokenizer() -> CLIPTokenizer:
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *("".join(merge) for merge in merges), START, END]
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
-        merges=merges,
+        merges=merges,  # pyright: ignore[reportArgumentType]  # pairs are what it takes
         bos_token=START,
         eos_token=END,
         unk_token=END,
@@ -98,9 +98,9 @@ def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         num_hidden_layers=1,
         num_attention_heads=4,
         max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=len(tokenizer) - 2,
+        eos_token_id=len(tokenizer) - 1,
+        pad_token_id=len(tokenizer) - 1,
     )
     return CLIPTextModel(config)
 

@@ -1,0 +1,395 @@
+"""The LoRA on a denoiser: attach it, keep it, write it for other programs, and read such files back.
+
+    save               PEFT names under `unet.`, fp32, rank and alpha in the header where diffusers looks for them
+    export_diffusers   the same in fp16
+    export_kohya       `lora_unet_*` names, fp16, an `.alpha` a layer, `ss_*` and `modelspec.*` in the header
+
+The same weights always give the same bytes. A LoRA adds alpha / r * B A to a layer's weight (out, in): A (r, in) is
+`lora_A` or `lora_down`, B (out, r) is `lora_B` or `lora_up`. Layers and parameters are named as the bare denoiser names them.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.loaders.peft import PeftAdapterMixin
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from apt_engine import random
+from apt_engine.errors import LoraError
+from apt_engine.runs import write_atomically
+
+ADAPTER = "default"
+ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+FEED_FORWARD_LAYERS = ("ff.net.0.proj", "ff.net.2")
+DIFFUSERS_PREFIX = "unet."
+KOHYA_PREFIX = "lora_unet_"
+# The names of the model specification, https://github.com/Stability-AI/ModelSpec, by family and kind of prediction.
+ARCHITECTURES = {
+    ("sd_v1", "epsilon"): "stable-diffusion-v1",
+    ("sd_v1", "v_prediction"): "stable-diffusion-v1",
+    ("sd_v2", "epsilon"): "stable-diffusion-v2-512",
+    ("sd_v2", "v_prediction"): "stable-diffusion-v2-768-v",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportInfo:
+    """What a file for other programs says about itself.
+
+    Attributes:
+        name: title of the LoRA; shown to strangers, so no path.
+        base_model_version: family of the base model, sd_v1 or sd_v2.
+        prediction_type: epsilon or v_prediction.
+        resolution: side of the training pictures in pixels.
+        trigger_phrase: the words in a prompt that mean the subject.
+    """
+
+    name: str
+    base_model_version: str
+    prediction_type: str
+    resolution: int
+    trigger_phrase: str
+
+
+def attach(denoiser: nn.Module, rank: int, alpha: float, feed_forward: bool, seed: int) -> None:
+    """Freeze a bare denoiser and give it a LoRA in fp32 that changes nothing yet: A random, B zero.
+
+    A layer's A depends on the seed and the layer's name alone, not on the global random stream.
+
+    Raises:
+        LoraError: no layer can take a LoRA, or the rank is larger than a layer's smaller side.
+    """
+    kinds = ATTENTION_LAYERS + (FEED_FORWARD_LAYERS if feed_forward else ())
+    _check_rank(_layers(denoiser, kinds), rank)
+    _inject(denoiser, rank, alpha, kinds)
+    for name, parameter in trainable_parameters(denoiser).items():
+        if name.endswith(".lora_A.weight"):
+            drawn = torch.empty(parameter.shape)
+            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=random.generator(seed, 0, 0, name))
+            parameter.data.copy_(drawn)
+
+
+def trainable_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
+    """A and B of every layer by name, `<layer>.lora_A.weight`, in the denoiser's own order; empty without a LoRA."""
+    return {
+        name.replace(f".{ADAPTER}.", "."): parameter
+        for name, parameter in denoiser.named_parameters()
+        if name.endswith((f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"))
+    }
+
+
+def set_strength(denoiser: nn.Module, strength: float) -> None:
+    """Scale the LoRA's effect from now on: 0 is the base model, 1 as trained, 2 twice that. Files stay as trained."""
+    for layer in _lora_layers(denoiser):
+        layer.set_scale(ADAPTER, strength)
+
+
+def detach(denoiser: nn.Module) -> None:
+    """Take the LoRA off, if there is one; the denoiser's own modules and weights are back in place."""
+    if isinstance(denoiser, PeftAdapterMixin) and hasattr(denoiser, "peft_config"):
+        denoiser.unload_lora()
+
+
+def save(denoiser: nn.Module, path: Path) -> None:
+    """Write the LoRA exactly as it is; a diffusers pipeline reads the file with `load_lora_weights`.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    _write_diffusers(denoiser, path, torch.float32)
+
+
+def load(denoiser: nn.Module, path: Path) -> None:
+    """Give a denoiser the LoRA of a file, at full strength, in place of the one it has.
+
+    Raises:
+        LoraError: the file cannot be read or does not fit; the denoiser is then without a LoRA.
+    """
+    detach(denoiser)
+    stored = _read(denoiser, path)
+    _inject(denoiser, stored.rank, stored.alpha, stored.kinds)
+    _copy(stored.weights, denoiser)
+
+
+def load_weights(denoiser: nn.Module, path: Path) -> None:
+    """Set the attached LoRA, in place, to what `save` wrote; an optimizer that holds the parameters goes on with them.
+
+    Raises:
+        LoraError: the file cannot be read or holds another LoRA than the attached one; nothing has changed.
+    """
+    tensors, header = _open(path)
+    own = trainable_parameters(denoiser)
+    _match(path, tensors, {DIFFUSERS_PREFIX + name: tuple(parameter.shape) for name, parameter in own.items()})
+    _, alpha = _rank_and_alpha(path, header)
+    wanted = _lora_layers(denoiser)[0].lora_alpha[ADAPTER]
+    if alpha != wanted:
+        raise LoraError(
+            f"The LoRA file {path} was trained with alpha {alpha:g}, not {wanted:g}; set alpha to {alpha:g}."
+        )
+    _copy({name: tensors[DIFFUSERS_PREFIX + name] for name in own}, denoiser)
+
+
+def export_diffusers(denoiser: nn.Module, path: Path) -> None:
+    """Write a file of half the size for diffusers' `load_lora_weights`.
+
+    Raises:
+        LoraError: a weight is not finite in fp16.
+        DiskError: it cannot be written.
+    """
+    _write_diffusers(denoiser, path, torch.float16)
+
+
+def export_kohya(denoiser: nn.Module, path: Path, info: ExportInfo) -> None:
+    """Write a file for ComfyUI, Forge, AUTOMATIC1111 and whatever else reads kohya's layout.
+
+    Raises:
+        LoraError: a weight is not finite in fp16.
+        DiskError: it cannot be written.
+    """
+    weights = _weights(denoiser, torch.float16)
+    layer = _lora_layers(denoiser)[0]
+    rank, alpha = layer.r[ADAPTER], layer.lora_alpha[ADAPTER]
+    tensors: dict[str, Tensor] = {}
+    for name in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in weights):
+        values = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], torch.tensor(float(alpha))
+        tensors |= zip(_kohya_keys(name), values, strict=True)
+    write_atomically(path, _serialize(tensors, _kohya_header(info, rank, alpha)))
+
+
+def load_exported(denoiser: nn.Module, path: Path) -> int:
+    """Load an exported file with diffusers' own reader, as another program would, and prove that all of it arrived.
+
+    Returns:
+        How many keys of the file were matched, which is all of them.
+
+    Raises:
+        LoraError: a key is missing or left over, or the reader made other numbers of it; the denoiser is without a LoRA.
+    """
+    detach(denoiser)
+    stored = _read(denoiser, path)
+    keys = _load_with_diffusers(denoiser, path)
+    if not _holds(denoiser, stored):
+        detach(denoiser)
+        raise LoraError(f"diffusers reads the LoRA file {path} otherwise than it was written; please report this.")
+    _to_fp32(denoiser)
+    _copy(stored.weights, denoiser)
+    return keys
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A LoRA as read from a file, known to fit. Weights by the names of `trainable_parameters`."""
+
+    weights: dict[str, Tensor]
+    rank: int
+    alpha: float
+    kinds: tuple[str, ...]
+
+
+def _layers(denoiser: nn.Module, kinds: Iterable[str]) -> dict[str, nn.Linear]:
+    """The layers of a bare denoiser that take a LoRA."""
+    endings = tuple(f".{kind}" for kind in kinds)
+    found = {
+        name: module
+        for name, module in denoiser.named_modules()
+        if name.endswith(endings) and isinstance(module, nn.Linear)
+    }
+    if not found:
+        raise LoraError("This base model has no attention layers to train; choose a Stable Diffusion model.")
+    return found
+
+
+def _check_rank(layers: dict[str, nn.Linear], rank: int) -> None:
+    sides = {name: min(layer.in_features, layer.out_features) for name, layer in layers.items()}
+    name = min(sides, key=sides.__getitem__)
+    if rank > sides[name]:
+        raise LoraError(
+            f"rank cannot be {rank}: layer {name} of this base model allows at most {sides[name]}; set rank to that or less."
+        )
+
+
+def _inject(denoiser: nn.Module, rank: int, alpha: float, kinds: tuple[str, ...]) -> None:
+    """A LoRA whose weights are still to be set; PEFT freezes the rest, and its draws must not move the global stream."""
+    assert isinstance(denoiser, PeftAdapterMixin)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(kinds))  # pyright: ignore[reportArgumentType]
+    with torch.random.fork_rng(devices=[]):
+        denoiser.add_adapter(config, ADAPTER)
+    _to_fp32(denoiser)
+
+
+def _to_fp32(denoiser: nn.Module) -> None:
+    """PEFT gives the LoRA the base's format; in half precision most of AdamW's steps would round to nothing."""
+    for layer in _lora_layers(denoiser):
+        layer.lora_A.float()
+        layer.lora_B.float()
+
+
+def _copy(weights: dict[str, Tensor], denoiser: nn.Module) -> None:
+    for name, parameter in trainable_parameters(denoiser).items():
+        parameter.data.copy_(weights[name])
+
+
+def _load_with_diffusers(denoiser: nn.Module, path: Path) -> int:
+    """Leave it all to diffusers; returns how many keys the file has."""
+    assert isinstance(denoiser, PeftAdapterMixin)
+    tensors, header = _open(path)
+    with torch.random.fork_rng(devices=[]):
+        if _is_kohya(tensors):
+            copied = tensors.copy()  # the converter empties what it gets
+            converted, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(copied)[:2]
+            denoiser.load_lora_adapter(converted, prefix="unet", network_alphas=alphas, adapter_name=ADAPTER)
+        else:
+            settings = json.loads(header[LORA_ADAPTER_METADATA_KEY])
+            denoiser.load_lora_adapter(tensors, prefix="unet", metadata=settings, adapter_name=ADAPTER)
+    return len(tensors)
+
+
+def _lora_layers(denoiser: nn.Module) -> list[LoraLayer]:
+    return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+
+
+def _holds(denoiser: nn.Module, stored: _Stored) -> bool:
+    """Whether the attached LoRA is this one, to the last bit of the format the base is in."""
+    own = trainable_parameters(denoiser)
+    return (
+        own.keys() == stored.weights.keys()
+        and all(torch.equal(own[name].cpu(), weight.to(own[name].dtype)) for name, weight in stored.weights.items())
+        and all(layer.scaling[ADAPTER] == stored.alpha / stored.rank for layer in _lora_layers(denoiser))
+    )
+
+
+def _weights(denoiser: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    weights = {name: value.detach().to("cpu", dtype) for name, value in trainable_parameters(denoiser).items()}
+    broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
+    if broken and dtype != torch.float32:
+        raise LoraError(f"The LoRA cannot be exported, {broken} is not finite; lower learning_rate and train again.")
+    return weights
+
+
+def _write_diffusers(denoiser: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    weights = _weights(denoiser, dtype)
+    layer = _lora_layers(denoiser)[0]
+    kinds = [kind for kind in ATTENTION_LAYERS + FEED_FORWARD_LAYERS if any(f".{kind}." in name for name in weights)]
+    settings = {"r": layer.r[ADAPTER], "lora_alpha": layer.lora_alpha[ADAPTER], "target_modules": kinds}
+    settings = {DIFFUSERS_PREFIX + key: value for key, value in settings.items()}
+    header = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(settings)}
+    tensors = {DIFFUSERS_PREFIX + name: value for name, value in weights.items()}
+    write_atomically(path, _serialize(tensors, header))
+
+
+def _kohya_keys(layer: str) -> tuple[str, str, str]:
+    stem = KOHYA_PREFIX + layer.replace(".", "_")
+    return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
+
+
+def _diffusers_keys(layer: str) -> tuple[str, str]:
+    return f"{DIFFUSERS_PREFIX}{layer}.lora_A.weight", f"{DIFFUSERS_PREFIX}{layer}.lora_B.weight"
+
+
+def _kohya_header(info: ExportInfo, rank: int, alpha: float) -> dict[str, str]:
+    """The six keys sd-scripts itself keeps when told to keep little, and what the model specification demands.
+
+    No date: it would make equal trainings give unequal files.
+    """
+    return {
+        "format": "pt",
+        "ss_base_model_version": info.base_model_version,
+        "ss_v2": str(info.base_model_version == "sd_v2"),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": f"{alpha:g}",
+        "ss_network_args": "{}",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{ARCHITECTURES[info.base_model_version, info.prediction_type]}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": info.name,
+        "modelspec.resolution": f"{info.resolution}x{info.resolution}",
+        "modelspec.prediction_type": "v" if info.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.trigger_phrase": info.trigger_phrase,
+    }
+
+
+def _serialize(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
+    """A safetensors file whose header keeps its order: the library shuffles it anew at every call."""
+    content = safetensors.torch.save(tensors)
+    end = 8 + int.from_bytes(content[:8], "little")
+    entries = {"__metadata__": header, **json.loads(content[8:end])}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the header of a file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # no iterator
+    except (OSError, SafetensorError) as error:
+        raise LoraError(f"The LoRA file {path} cannot be read ({error}); choose another checkpoint.") from error
+
+
+def _read(denoiser: nn.Module, path: Path) -> _Stored:
+    """The LoRA of a file of either layout, held against a bare denoiser key by key."""
+    tensors, header = _open(path)
+    has_feed_forward = any("ff_net_" in key.replace(".", "_") for key in tensors)
+    kinds = ATTENTION_LAYERS + (FEED_FORWARD_LAYERS if has_feed_forward else ())
+    is_kohya = _is_kohya(tensors)
+    rank, alpha = _kohya_rank_and_alpha(path, tensors) if is_kohya else _rank_and_alpha(path, header)
+    shapes: dict[str, tuple[int, ...]] = {}
+    keys: dict[str, str] = {}
+    for name, layer in _layers(denoiser, kinds).items():
+        down, up, *alpha_key = _kohya_keys(name) if is_kohya else _diffusers_keys(name)
+        shapes |= {down: (rank, layer.in_features), up: (layer.out_features, rank), **dict.fromkeys(alpha_key, ())}
+        keys |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    _match(path, tensors, shapes)
+    return _Stored({name: tensors[key] for name, key in keys.items()}, rank, alpha, kinds)
+
+
+def _is_kohya(tensors: dict[str, Tensor]) -> bool:
+    return any(key.startswith(KOHYA_PREFIX) for key in tensors)
+
+
+def _match(path: Path, tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Every key on either side has its partner of the same shape."""
+    for key in sorted(tensors.keys() | shapes.keys()):
+        if key not in tensors:
+            reason = f"it has no {key}"
+        elif key not in shapes:
+            reason = f"the model has no place for {key}"
+        elif tuple(tensors[key].shape) != shapes[key]:
+            reason = f"{key} is {tuple(tensors[key].shape)}, not {shapes[key]}"
+        else:
+            continue
+        raise LoraError(
+            f"The LoRA file {path} was made for another base model or is damaged ({reason}); choose the base it was trained on."
+        )
+
+
+def _rank_and_alpha(path: Path, header: dict[str, str]) -> tuple[int, float]:
+    """What diffusers would take from the header; without it alpha is lost and the LoRA too strong or too weak."""
+    try:
+        settings = json.loads(header[LORA_ADAPTER_METADATA_KEY])
+        return int(settings[f"{DIFFUSERS_PREFIX}r"]), float(settings[f"{DIFFUSERS_PREFIX}lora_alpha"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise LoraError(
+            f"The LoRA file {path} does not say its rank and alpha; choose a file this app wrote."
+        ) from error
+
+
+def _kohya_rank_and_alpha(path: Path, tensors: dict[str, Tensor]) -> tuple[int, float]:
+    """From the tensors: the header only repeats them. What is missing here is named when the keys are matched."""
+    rank = next((len(value) for key, value in tensors.items() if key.endswith(".lora_down.weight")), 0)
+    alphas = {float(value) for key, value in tensors.items() if key.endswith(".alpha") and value.ndim == 0}
+    if len(alphas) > 1:
+        raise LoraError(f"The layers of the LoRA file {path} have different alphas; choose a file this app wrote.")
+    return rank, alphas.pop() if alphas else 0.0
