@@ -12,7 +12,7 @@ from apt_engine.config import TrainingConfig
 
 SHARE = 0.2
 STEPS = 5
-NAMES = ("stabilization", "alignment")
+NAMES: tuple[str, ...] = ("stabilization", "alignment")
 
 
 class Lambdas:
@@ -33,7 +33,7 @@ class Lambdas:
         self, step: int, denoising: Tensor, stabilization: Tensor, alignment: Tensor, denoiser: nn.Module
     ) -> Tensor:
         """L_aptDM + lambda_rs L_RS + lambda_aa L_AA, scalars; around the calibration step it also measures."""
-        losses = dict(zip(NAMES, (stabilization, alignment), strict=True))
+        losses: dict[str, Tensor] = dict(zip(NAMES, (stabilization, alignment), strict=True))
         if self.open and self._last_step - STEPS < step <= self._last_step:
             self._measure(denoising, losses, [item for item in denoiser.parameters() if item.requires_grad])
             if step == self._last_step:
@@ -72,5 +72,5 @@ class Lambdas:
 
 def _gradient_norm(loss: Tensor, parameters: list[nn.Parameter]) -> float:
     """Norm over all parameters of a scalar's gradient; the graph is kept."""
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return float(torch.stack([item.norm() for item in gradients if item is not None]).norm())
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+    return float(torch.stack([item.norm() for item in gradients]).norm())

@@ -86,7 +86,7 @@ class Probes:
     """Hooks on a denoiser. Enter `watch` for a whole step, backward included: checkpointing runs the layers again then."""
 
     def __init__(self, denoiser: nn.Module, *, features: bool, maps: bool) -> None:
-        attentions = [
+        attentions: list[tuple[str, Any]] = [
             (name, module)
             for name, module in denoiser.named_modules()
             if name.startswith(WATCHED_BLOCKS) and name.endswith((".attn1", ".attn2"))

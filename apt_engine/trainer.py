@@ -201,6 +201,7 @@ class Trainer:
             group["lr"] = learning_rate
         result = self._train_step(step, self._accelerator.backward)
         norm = self._accelerator.clip_grad_norm_(self._parameters.values(), config.max_grad_norm)
+        assert norm is not None
         event = self._describe(step, result, norm, learning_rate)
         # With a loss scaler the optimizer itself skips gradients that overflowed, and lowers the scale.
         if not event.was_skipped or self._accelerator.scaler is not None:
