@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from apt_engine.config import TrainingConfig
+from apt_engine.processes import Processes
 
 SHARE = 0.2
 STEPS = 5
@@ -18,7 +19,8 @@ NAMES: tuple[str, ...] = ("stabilization", "alignment")
 class Lambdas:
     """Lambda of RS and AA at strength 1. Those set in the config hold from the first step, others from their calibration."""
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, processes: Processes) -> None:
+        self._processes = processes
         self._strengths = {name: getattr(config, name) for name in NAMES}
         self._last_step = config.calibration_step
         self.values = {name: getattr(config, f"{name}_lambda") for name in NAMES}
@@ -57,10 +59,10 @@ class Lambdas:
         self._norms = state["norms"].clone()
 
     def _measure(self, denoising: Tensor, losses: dict[str, Tensor], parameters: list[nn.Parameter]) -> None:
-        ours = _gradient_norm(denoising, parameters)
+        ours = self._gradient_norm(denoising, parameters)
         for index, name in enumerate(NAMES):
             if name in self.open:
-                pair = torch.tensor([ours, _gradient_norm(losses[name], parameters)])
+                pair = torch.tensor([ours, self._gradient_norm(losses[name], parameters)])
                 self._norms[index] += pair if torch.isfinite(pair).all() else 0
 
     def _freeze(self) -> None:
@@ -69,8 +71,7 @@ class Lambdas:
             if name in self.open and theirs > 0:
                 self.values[name] = SHARE * ours / theirs
 
-
-def _gradient_norm(loss: Tensor, parameters: list[nn.Parameter]) -> float:
-    """Norm over all parameters of a scalar's gradient; the graph is kept."""
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    return float(torch.stack([item.norm() for item in gradients]).norm())
+    def _gradient_norm(self, loss: Tensor, parameters: list[nn.Parameter]) -> float:
+        """Norm over all parameters of the joint batch's gradient; the graph is kept."""
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+        return float(self._processes.mean(torch.cat([gradient.flatten() for gradient in gradients])).norm())

@@ -28,6 +28,7 @@ from apt_engine.events import (
 )
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.presets import build_config, load_presets
+from apt_engine.rank import rank
 from apt_engine.runs import Run, RunStore, default_data_dir, summarize
 from apt_engine.worker import CHILD_ENVIRONMENT
 
@@ -59,12 +60,10 @@ def _train(options: argparse.Namespace, store: RunStore) -> int:
         raise ConfigError(" ".join(photos.problems))
     photos.check()
     for warning in photos.warnings:
-        print(f"note: {warning}")
-    from apt_engine.session import alone
+        _say(f"note: {warning}")
+    from apt_engine.session import create
 
-    with alone(store):  # before the run exists, so that a refused one leaves nothing behind
-        run = store.create(config, lambda folder: photos.save(folder, config.resolution))
-    return _run_to_the_end(store, run)
+    return _run_to_the_end(store, create(store, config, lambda folder: photos.save(folder, config.resolution)))
 
 
 def _resume(options: argparse.Namespace, store: RunStore) -> int:
@@ -78,18 +77,19 @@ def _run_to_the_end(store: RunStore, run: Run) -> int:
     """Train in this process; the first Ctrl-C stops after the step and saves, a second one ends at once."""
     from apt_engine.session import train
 
-    print(f"run {run.id}", flush=True)
+    _say(f"run {run.id}")
     stop = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda *_: stop.set() or signal.signal(signal.SIGINT, previous))
     try:
         for event in train(store, run, stop.is_set):
             _show(event)
     except EngineError as error:
-        run.append(RunFailed(message=str(error)))
+        if not rank():
+            run.append(RunFailed(message=str(error)))
         raise
     finally:
         signal.signal(signal.SIGINT, previous)
-    print(f"kept in {run.path}")
+    _say(f"kept in {run.path}")
     return INTERRUPTED if stop.is_set() else 0
 
 
@@ -115,7 +115,13 @@ def _show(event: Event) -> None:
             line = f"{event.reason} {event.seconds:.0f} s, peak memory {event.peak_memory_bytes / 2**30:.2f} GiB"
         case _:
             return
-    print(line, flush=True)
+    _say(line)
+
+
+def _say(line: str) -> None:
+    """Print, once for all processes of a run."""
+    if not rank():
+        print(line, flush=True)
 
 
 def _generate(options: argparse.Namespace, store: RunStore) -> int:

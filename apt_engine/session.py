@@ -2,12 +2,18 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout  # comes with torch and the hub client
 
+from apt_engine.bases.registry import choose_device
+from apt_engine.config import TrainingConfig
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.events import Event
+from apt_engine.rank import process_count, rank
 from apt_engine.runs import Run, RunStore, writing
 from apt_engine.trainer import Trainer
 
@@ -23,6 +29,9 @@ def alone(store: RunStore) -> Iterator[None]:
     Raises:
         BusyError: another process trains with the same data directory.
     """
+    if rank():  # process 0 holds it for all
+        yield
+        return
     with writing(store.data_dir):
         store.data_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(store.data_dir / "training.lock")
@@ -38,6 +47,23 @@ def alone(store: RunStore) -> Iterator[None]:
         lock.release()
 
 
+def create(store: RunStore, config: TrainingConfig, save_photos: Callable[[Path], None]) -> Run:
+    """A new run, made by process 0 and known to all.
+
+    Raises:
+        BusyError: somebody trains with the same data directory; nothing is left behind.
+        DiskError: the run cannot be written.
+    """
+    made = [""]
+    with alone(store):
+        if not rank():
+            made = [store.create(config, save_photos).id]
+    if process_count() > 1:
+        PartialState(cpu=choose_device(config.device).type == "cpu")
+        broadcast_object_list(made)
+    return store.open(made[0])
+
+
 def train(store: RunStore, run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
     """Train a run and append each event to it before passing it on.
 
@@ -47,7 +73,8 @@ def train(store: RunStore, run: Run, should_stop: Callable[[], bool]) -> Iterato
     with alone(store):
         try:
             for event in Trainer(run).run(should_stop):
-                run.append(event)
+                if not rank():
+                    run.append(event)
                 yield event
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise EngineError(OUT_OF_MEMORY) from error

@@ -18,8 +18,7 @@ from apt_engine.calibration import Lambdas
 from apt_engine.config import SUBJECT_SLOT, TrainingConfig
 from apt_engine.latents import LatentSource, View
 from apt_engine.probes import Probes, TokenPairs, reference_pass
-
-Reduce = Callable[[Tensor], Tensor]
+from apt_engine.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,18 @@ class StepResult:
     alignment: Tensor | None
     prior_loss: Tensor | None
 
+    def per_sample(self) -> Tensor:
+        """(B, 4) on the device: timestep, chance of a warp, whether it came, weight."""
+        batch = self.batch
+        rows = [torch.tensor(values, device=batch.timesteps.device) for values in (batch.chances, batch.warped)]
+        return torch.stack([row.double() for row in (batch.timesteps, *rows, self.weights)], dim=1)
+
 
 class AdaptiveStep:
     """The step of APT. Each part has its own switch in the config; with all off it is the plain DreamBooth LoRA step.
 
     Args:
-        samples: numbers of the samples this process draws of the joint batch; all of them unless given.
-        reduce: adds a small tensor up over all processes.
+        processes: those that share the batch; the loss handed to `backward` is of this one's samples alone.
     """
 
     def __init__(
@@ -66,15 +70,14 @@ class AdaptiveStep:
         photos: LatentSource,
         prior: LatentSource | None = None,
         *,
-        samples: range | None = None,
-        reduce: Reduce = lambda tensor: tensor,
+        processes: Processes = ALONE,
     ) -> None:
         self._config = config
         self._base = base
         self._photos = photos
         self._prior = prior
-        self._samples = range(config.batch_size) if samples is None else samples
-        self._reduce = reduce
+        self._processes = processes
+        self._samples = processes.samples(config.batch_size)
         caption, class_caption = config.fill(config.caption), prior_caption(config)
         reference_caption = class_caption if config.reference_caption == "class" else caption
         self._states = base.encode_prompts([caption])
@@ -83,7 +86,7 @@ class AdaptiveStep:
         self._tokens = token_pairs(base, caption, reference_caption)
         self._probes = Probes(base.denoiser, features=config.stabilization > 0, maps=config.alignment > 0)
         self.indicator = OverfittingIndicator(config.indicator, config.sensitivity, base.train_timesteps)
-        self.lambdas = Lambdas(config)
+        self.lambdas = Lambdas(config, processes)
 
     def __call__(self, step: int, backward: Callable[[Tensor], None]) -> StepResult:
         """Draw, compare, and hand each loss to `backward`; the optimizer's step is the caller's.
@@ -179,7 +182,7 @@ class AdaptiveStep:
         losses = losses.double().cpu()
         finite = torch.isfinite(losses).all(dim=0)
         sums, counts = step_sums(losses[0, finite], losses[1, finite], batch.bins[finite])
-        joint = self._reduce(torch.cat([sums, counts[None]]))
+        joint = self._processes.add_up(torch.cat([sums, counts[None]]))
         self.indicator.update(joint[:2], joint[2])
 
     def _weights(self, batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ The trainer writes checkpoints and pictures; whoever consumes the events appends
 """
 
 import dataclasses
-import json
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +24,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from PIL import Image
 from torch import Tensor
 
-from apt_engine import exports, lora
-from apt_engine.bases.registry import load_base
+from apt_engine import exports, lora, training_state
+from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import ConfigError, EngineError, RunError
 from apt_engine.events import (
@@ -45,13 +44,14 @@ from apt_engine.events import (
 )
 from apt_engine.latents import encode_photos, encode_with_warps
 from apt_engine.memory import peak_memory_bytes
-from apt_engine.runs import Checkpoint, Run, writing
+from apt_engine.processes import ALONE, Processes
+from apt_engine.rank import process_count
+from apt_engine.runs import Checkpoint, Run, write_atomically
 from apt_engine.sampler import Picture, Sampler
 from apt_engine.step import AdaptiveStep, StepResult, prior_caption
 
 ShouldStop = Callable[[], bool]
 NON_FINITE_STEPS_ALLOWED = 3
-STEP_STATE = "adaptive_step"  # prefix of the indicator's and the lambdas' tensors beside AdamW's
 
 
 class Trainer:
@@ -80,7 +80,8 @@ class Trainer:
             yield from self._loop(should_stop)
             yield from self._finish()
         finally:
-            AcceleratorState._reset_state(reset_partial_state=True)  # the next run may need another device or format
+            if process_count() == 1:  # the next run may need another device or format
+                AcceleratorState._reset_state(reset_partial_state=True)
 
     def _start_event(self) -> RunStarted:
         config = self._config
@@ -95,6 +96,10 @@ class Trainer:
 
     def _prepare(self, should_stop: ShouldStop) -> Iterator[Event]:
         config = self._config
+        device = choose_device(config.device)
+        is_fp16 = choose_dtype(config.dtype, device) == torch.float16
+        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if is_fp16 else "no")
+        self._processes = _processes_of(self._accelerator)
         yield StageChanged(stage="loading", message=f"Loading the base model {config.base}.")
         base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
         if config.resolution % base.size_multiple:
@@ -108,14 +113,11 @@ class Trainer:
         if config.gradient_checkpointing:
             base.pipeline.unet.enable_gradient_checkpointing()
         self._parameters = lora.trainable_parameters(base.denoiser)
-        self._accelerator = Accelerator(
-            cpu=base.device.type == "cpu", mixed_precision="fp16" if base.dtype == torch.float16 else "no"
-        )
         optimizer = torch.optim.AdamW(
             self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self._optimizer = self._accelerator.prepare(optimizer)
-        self._train_step = AdaptiveStep(config, base, photos, prior)
+        self._train_step = AdaptiveStep(config, base, photos, prior, processes=self._processes)
         if self._checkpoint:
             self._restore(self._checkpoint)
         else:
@@ -141,7 +143,7 @@ class Trainer:
         config = self._config
         yield StageChanged(stage="training", message="Learning the photos.")
         broken = 0
-        while self._step < self._last_step and not should_stop():
+        while self._step < self._last_step and not self._processes.any(should_stop()):
             unknown = self._train_step.lambdas.open
             event = self._one_step(self._step + 1)
             self._step += 1
@@ -175,10 +177,10 @@ class Trainer:
         yield self._save()
         if is_complete:
             yield from self._sample(self._step)
-        yield StageChanged(
-            stage="exporting", message="Writing the LoRA files and checking that they draw the same picture."
-        )
-        yield from exports.export_and_verify(self._run, self._base, self._step)
+        if self._processes.is_first:
+            message = "Writing the LoRA files and checking that they draw the same picture."
+            yield StageChanged(stage="exporting", message=message)
+            yield from exports.export_and_verify(self._run, self._base, self._step)
         reason = (
             f"All {self._step} steps are done."
             if is_complete
@@ -200,6 +202,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         result = self._train_step(step, self._accelerator.backward)
+        self._processes.average_gradients(list(self._parameters.values()))
         norm = self._accelerator.clip_grad_norm_(self._parameters.values(), config.max_grad_norm)
         assert norm is not None
         event = self._describe(step, result, norm, learning_rate)
@@ -213,9 +216,10 @@ class Trainer:
         """The event of a step; all its numbers come off the device at once."""
         names = ("loss", "reference_loss", "stabilization", "alignment", "prior_loss")
         measured = {name: value for name in names if (value := getattr(result, name)) is not None}
-        scalars = torch.stack([value.float() for value in (norm, *measured.values(), *result.weights)]).tolist()
-        gradient_norm, values, weights = scalars[0], scalars[1 : 1 + len(measured)], scalars[1 + len(measured) :]
+        means = self._processes.mean(torch.stack([value.float() for value in (norm, *measured.values())]))
+        gradient_norm, *values = means.tolist()
         numbers = dict(zip(measured, values, strict=True))
+        samples = self._processes.join(result.per_sample()).T.tolist()
         indicator = self._train_step.indicator
         is_finite = all(math.isfinite(number) for number in (gradient_norm, *values))
         return StepFinished(
@@ -229,10 +233,10 @@ class Trainer:
             gradient_norm=gradient_norm,
             learning_rate=learning_rate,
             seconds=0.0,
-            timesteps=tuple(result.batch.timesteps.tolist()),
-            chances=result.batch.chances,
-            warped=result.batch.warped,
-            weights=tuple(weights),
+            timesteps=tuple(int(timestep) for timestep in samples[0]),
+            chances=tuple(samples[1]),
+            warped=tuple(bool(was) for was in samples[2]),
+            weights=tuple(samples[3]),
             gamma=tuple(indicator.gamma().tolist()) if self._config.needs_reference else (),
             raw_gamma=tuple(indicator.raw_gamma().tolist()) if self._config.needs_reference else (),
             visits=tuple(indicator.visits.int().tolist()) if self._config.needs_reference else (),
@@ -240,29 +244,25 @@ class Trainer:
         )
 
     def _prior(self, should_stop: ShouldStop) -> Iterator[Event]:
-        """Pictures of the class by the base model itself, made once a run; returns their latents."""
+        """Pictures of the class by the base model itself, made once a run by the first process; returns their latents."""
         config = self._config
         folder = self._run.path / "prior"
-        missing = [seed for seed in range(config.prior_images) if not (folder / f"{seed:04d}.png").exists()]
-        caption = prior_caption(config)
-        sampler = Sampler(self._base)
-        with writing(folder):
-            folder.mkdir(exist_ok=True)
-            for done, seed in enumerate(missing):
-                if should_stop():
-                    raise RunError(f"Run {self._run.id} was stopped before its first step; resume it to go on.")
-                yield StageChanged(
-                    stage="prior",
-                    message=f"Drawing {config.subject} {done + 1} of {len(missing)}, to remember what that looks like.",
-                    fraction=done / len(missing),
-                )
-                for image in sampler.generate([self._picture(caption, config.seed + seed)]):
-                    image.save(folder / f".{seed:04d}.part", format="PNG")
-                (folder / f".{seed:04d}.part").replace(folder / f"{seed:04d}.png")
-        return encode_photos(self._base, sorted(folder.glob("*.png"))[: config.prior_images])
+        paths = [folder / f"{number:04d}.png" for number in range(config.prior_images)]
+        missing = [path for path in paths if not path.exists()] if self._processes.is_first else []
+        for done, path in enumerate(missing):
+            if should_stop():
+                raise RunError(f"Run {self._run.id} was stopped before its first step; resume it to go on.")
+            message = f"Drawing {config.subject} {done + 1} of {len(missing)}, to remember what that looks like."
+            yield StageChanged(stage="prior", message=message, fraction=done / len(missing))
+            picture = self._picture(prior_caption(config), config.seed + int(path.stem))
+            _save_picture(next(Sampler(self._base).generate([picture])), path)
+        self._accelerator.wait_for_everyone()
+        return encode_photos(self._base, paths)
 
     def _sample(self, step: int) -> Iterator[Event]:
         """The sample grid: each prompt with its own fixed seed, the same at every step."""
+        if not self._processes.is_first:
+            return
         config = self._config
         yield StageChanged(stage="sampling", message=f"Drawing the samples of step {step}.")
         pictures = [
@@ -273,9 +273,7 @@ class Trainer:
         images = Sampler(self._base).generate(pictures)
         for index, (picture, image) in enumerate(zip(pictures, images, strict=True)):
             path = folder / f"{step:06d}-{index}.png"
-            with writing(path):
-                folder.mkdir(exist_ok=True)
-                image.save(path)
+            _save_picture(image, path)
             yield SampleReady(
                 step=step, index=index, prompt=picture.prompt, seed=picture.seed, path=f"samples/{path.name}"
             )
@@ -295,39 +293,39 @@ class Trainer:
     def _save(self) -> CheckpointSaved:
         def write(folder: Path) -> None:
             lora.save(self._base.denoiser, folder / "lora.safetensors")
-            self._write_optimizer(folder / "optimizer.safetensors")
+            training_state.write(
+                folder / "optimizer.safetensors",
+                self._parameters,
+                self._optimizer,
+                self._train_step.state_dict(),
+                self._accelerator.scaler,
+            )
 
-        checkpoint = self._run.save_checkpoint(self._step, write)
-        return CheckpointSaved(step=self._step, path=checkpoint.path.relative_to(self._run.path).as_posix())
-
-    def _write_optimizer(self, path: Path) -> None:
-        """AdamW's moments by parameter name; the learning rate follows from the step and is not stored."""
-        state = self._optimizer.state
-        tensors = {
-            f"{name}/{key}": value
-            for name, parameter in self._parameters.items()
-            for key, value in state[parameter].items()
-        }
-        scaler = self._accelerator.scaler
-        tensors |= {f"{STEP_STATE}/{name}": value for name, value in self._train_step.state_dict().items()}
-        save_file(tensors, path, {"scaler": json.dumps(scaler.state_dict())} if scaler else None)
+        if self._processes.is_first:
+            self._run.save_checkpoint(self._step, write)
+        return CheckpointSaved(step=self._step, path=f"checkpoints/{self._step:06d}")
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        """LoRA and optimizer exactly as they were."""
+        """LoRA, optimizer and the step's own state exactly as they were."""
         lora.load_weights(self._base.denoiser, checkpoint.lora_path)
-        state = self._optimizer.state
-        tensors = load_file(checkpoint.optimizer_path)
-        own = [key for key in tensors if key.startswith(f"{STEP_STATE}/")]
-        self._train_step.load_state_dict({key.removeprefix(f"{STEP_STATE}/"): tensors.pop(key) for key in own})
-        for key, value in tensors.items():
-            name, entry = key.rsplit("/", 1)
-            parameter = self._parameters[name]
-            # torch keeps the step counter on the CPU and wants it there.
-            state[parameter][entry] = value if entry == "step" else value.to(parameter)
-        with safe_open(checkpoint.optimizer_path, "pt") as file:
-            scaler = (file.metadata() or {}).get("scaler")
-        if scaler and self._accelerator.scaler:
-            self._accelerator.scaler.load_state_dict(json.loads(scaler))
+        scaler = self._accelerator.scaler
+        state = training_state.read(checkpoint.optimizer_path, self._parameters, self._optimizer, scaler)
+        self._train_step.load_state_dict(state)
+
+
+def _processes_of(accelerator: Accelerator) -> Processes:
+    def add_up(tensor: Tensor) -> Tensor:
+        return accelerator.reduce(tensor.to(accelerator.device), "sum").to(tensor.device)
+
+    if accelerator.num_processes == 1:
+        return ALONE
+    return Processes(accelerator.process_index, accelerator.num_processes, add_up, accelerator.gather)
+
+
+def _save_picture(image: Image.Image, path: Path) -> None:
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    write_atomically(path, content.getvalue())
 
 
 def newest_resumable(run: Run) -> Checkpoint | None:

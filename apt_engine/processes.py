@@ -1,0 +1,67 @@
+"""The processes that share the samples of each step. One alone unless started by `accelerate launch`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apt_engine.errors import ConfigError
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all. Samples are numbered over the joint batch, so that any number of processes draws the same.
+
+    Attributes:
+        index: of this process, 0 .. count - 1; process 0 writes and draws pictures.
+        add_up: sum over all processes of a small tensor, the same on each afterwards.
+        join: the tensors (B, ...) of all processes one after the other.
+    """
+
+    index: int = 0
+    count: int = 1
+    add_up: Callable[[Tensor], Tensor] = _same
+    join: Callable[[Tensor], Tensor] = _same
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and events."""
+        return self.index == 0
+
+    def samples(self, batch_size: int) -> range:
+        """The samples of the joint batch that fall to this process.
+
+        Raises:
+            ConfigError: the batch cannot be cut into equal parts.
+        """
+        share, rest = divmod(batch_size, self.count)
+        if rest or not share:
+            raise ConfigError(
+                f"batch_size {batch_size} cannot be shared by {self.count} processes; choose a multiple of it."
+            )
+        return range(self.index * share, (self.index + 1) * share)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean over all processes."""
+        return self.add_up(tensor) / self.count if self.count > 1 else tensor
+
+    def any(self, fact: bool) -> bool:
+        """Whether it holds in any process."""
+        return bool(self.add_up(torch.tensor(float(fact)))) if self.count > 1 else fact
+
+    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Give each parameter the mean of its gradients over all processes, in one exchange."""
+        if self.count == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        joint = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, joint.split([item.numel() for item in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+ALONE = Processes()
