@@ -88,9 +88,11 @@ def start(command: list[str], environment: dict[str, str]) -> int:
     if sys.platform != "win32":
         os.execve(command[0], command, environment)
     process = subprocess.Popen(command, env=environment)
-    while True:
-        with contextlib.suppress(KeyboardInterrupt):  # it got the same Ctrl-C and ends by itself
-            return process.wait()
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # it got the same Ctrl-C and ends by itself
+        process.wait()
+        return INTERRUPTED
 
 
 def prepare(root: Path, *, with_tests: bool) -> Path:
