@@ -207,11 +207,15 @@ def make(venv: Path) -> None:
             f"Python {version} lacks its venv part; on Debian or Ubuntu run: sudo apt install python{version}-venv, "
             "elsewhere install Python 3.11 to 3.13 from python.org."
         )
+    from venv import EnvBuilder  # the same part of Debian's packages brings both
+
     print(f"Making {venv} with Python {platform.python_version()} ...", flush=True)
-    if subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=False).returncode:
+    try:
+        EnvBuilder(clear=True, with_pip=True, symlinks=sys.platform != "win32").create(venv)
+    except (OSError, subprocess.CalledProcessError) as error:
         raise LaunchError(
-            f"{venv} could not be made; close other windows of APT Studio, delete that folder, start again."
-        )
+            f"{venv} could not be made ({error}); close other windows of APT Studio, delete that folder and start again."
+        ) from error
 
 
 @contextlib.contextmanager
