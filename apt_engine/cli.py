@@ -58,7 +58,7 @@ def _train(options: argparse.Namespace, store: RunStore) -> int:
     if photos.problems:
         raise ConfigError(" ".join(photos.problems))
     photos.check()
-    for warning in photos.warnings:
+    for warning in (*photos.warnings, *photos.smaller_than(config.resolution)):
         print(f"note: {warning}")
     from apt_engine.session import alone
 

@@ -266,4 +266,4 @@ def test_a_wrong_setting_ends_before_the_first_step(
     assert not steps_of(run.events()[0])
 
 
-PINNED_LOSSES = [0.0, 0.0, 0.0]
+PINNED_LOSSES = [1.173992, 1.125431, 1.076504]
