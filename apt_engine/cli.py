@@ -59,7 +59,7 @@ def _train(options: argparse.Namespace, store: RunStore) -> int:
     if photos.problems:
         raise ConfigError(" ".join(photos.problems))
     photos.check()
-    for warning in photos.warnings:
+    for warning in (*photos.warnings, *photos.smaller_than(config.resolution)):
         _say(f"note: {warning}")
     from apt_engine.session import create
 

@@ -269,9 +269,6 @@ def test_a_wrong_setting_ends_before_the_first_step(
     assert not steps_of(run.events()[0])
 
 
-PINNED_LOSSES = [0.0, 0.0, 0.0]
-
-
 def test_two_processes_learn_what_one_learns_with_the_joint_batch(
     tmp_path: Path, toy_base: Path, photo_dir: Path
 ) -> None:
@@ -314,3 +311,6 @@ def test_two_processes_learn_what_one_learns_with_the_joint_batch(
     }
     assert len(calibrated["one"]) == len(calibrated["two"]) == 1
     assert calibrated["two"][0].alignment_lambda == pytest.approx(calibrated["one"][0].alignment_lambda, rel=1e-4)
+
+
+PINNED_LOSSES = [1.173992, 1.125431, 1.076504]

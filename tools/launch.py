@@ -88,9 +88,11 @@ def start(command: list[str], environment: dict[str, str]) -> int:
     if sys.platform != "win32":
         os.execve(command[0], command, environment)
     process = subprocess.Popen(command, env=environment)
-    while True:
-        with contextlib.suppress(KeyboardInterrupt):  # it got the same Ctrl-C and ends by itself
-            return process.wait()
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # it got the same Ctrl-C and ends by itself
+        process.wait()
+        return INTERRUPTED
 
 
 def prepare(root: Path, *, with_tests: bool) -> Path:
@@ -205,11 +207,15 @@ def make(venv: Path) -> None:
             f"Python {version} lacks its venv part; on Debian or Ubuntu run: sudo apt install python{version}-venv, "
             "elsewhere install Python 3.11 to 3.13 from python.org."
         )
+    from venv import EnvBuilder  # the same part of Debian's packages brings both
+
     print(f"Making {venv} with Python {platform.python_version()} ...", flush=True)
-    if subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=False).returncode:
+    try:
+        EnvBuilder(clear=True, with_pip=True, symlinks=sys.platform != "win32").create(venv)
+    except (OSError, subprocess.CalledProcessError) as error:
         raise LaunchError(
-            f"{venv} could not be made; close other windows of APT Studio, delete that folder, start again."
-        )
+            f"{venv} could not be made ({error}); close other windows of APT Studio, delete that folder and start again."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -17,8 +17,8 @@ from tools.pocket.tokenizer import train_tokenizer
 from tools.pocket.unet import train_unet
 from tools.pocket.world import draw_world, open_world, write_manifest
 
-MINUTES = {"autoencoder": 25.0, "unet": 75.0, "decoder": 6.0}
-STAGES = ("world", "autoencoder", "tokenizer", "unet", "decoder", "export", "grid")
+MINUTES = {"autoencoder": 25.0, "unet": 75.0}
+STAGES = ("world", "autoencoder", "tokenizer", "unet", "export", "grid")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,8 +45,8 @@ def run_stage(stage: str, workplace: Workplace, options: argparse.Namespace) -> 
         case "world":
             draw_world(workplace, options.count)
             write_manifest(workplace, options.count)
-        case "autoencoder" | "decoder":
-            train_autoencoder(workplace, deadline, decoder_only=stage == "decoder")
+        case "autoencoder":
+            train_autoencoder(workplace, deadline)
         case "tokenizer":
             train_tokenizer(workplace)
         case "unet":

@@ -17,7 +17,6 @@ from tools.pocket.world import World, batches, open_world
 
 BATCH = 16  # over all processes
 PEAK_RATE = 2e-3
-POLISH_RATE = 1e-3
 KL_WEIGHT = 5e-5
 SAVE_EVERY_SECONDS = 90
 
@@ -46,53 +45,36 @@ def load_autoencoder(workplace: Workplace) -> AutoencoderKL:
     return vae
 
 
-def train_autoencoder(workplace: Workplace, deadline: float, *, decoder_only: bool = False) -> None:
-    """Trains until the deadline, going on from the checkpoint.
-
-    Args:
-        workplace: Where the pictures and the checkpoint are.
-        deadline: When to end, in seconds since the epoch.
-        decoder_only: Leave the encoder as it is, so that a U-Net trained on its latents stays right; the decoder
-            learns to draw crisply from latents a little off, as a U-Net's are.
-    """
-    vae = build_autoencoder()
-    _freeze_encoder(vae, frozen=decoder_only)
-    run_crew(_train, count_trainable(vae), workplace, deadline, decoder_only)
+def train_autoencoder(workplace: Workplace, deadline: float) -> None:
+    """Trains until the deadline (seconds since the epoch), going on from the checkpoint."""
+    run_crew(_train, count_trainable(build_autoencoder()), workplace, deadline)
 
 
-def _train(rank: int, crew: Crew, workplace: Workplace, deadline: float, decoder_only: bool) -> None:
-    stage = "decoder" if decoder_only else "autoencoder"
+def _train(rank: int, crew: Crew, workplace: Workplace, deadline: float) -> None:
     torch.manual_seed(SEED)
     world, vae = open_world(workplace), build_autoencoder()
-    if decoder_only:
-        load_checkpoint(workplace.checkpoint("autoencoder"), {"vae": vae})
-    _freeze_encoder(vae, frozen=decoder_only)
-    parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    parameters = list(vae.parameters())
     optimizer = torch.optim.AdamW(parameters, PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    state = load_checkpoint(workplace.checkpoint(stage), {"vae": vae}, optimizer) or {"step": 0, "seconds": 0.0}
+    path = workplace.checkpoint("autoencoder")
+    state = load_checkpoint(path, {"vae": vae}, optimizer) or {"step": 0, "seconds": 0.0}
     clock = Clock(deadline, state["seconds"])
     step, saved = int(state["step"]), time.time()
     torch.manual_seed(SEED + step * crew.workers + rank)
-    peak = POLISH_RATE if decoder_only else PEAK_RATE
     for indices in batches(world.training_count, BATCH, np.random.default_rng((SEED, step))):
-        pictures = pictures_to_tensor(world.images[indices[rank :: crew.workers]])
-        _reconstruction_loss(vae, pictures, decoder_only=decoder_only).backward()
+        _reconstruction_loss(vae, pictures_to_tensor(world.images[indices[rank :: crew.workers]])).backward()
         progress = crew.average_gradients(rank, parameters, clock.progress)
-        optimizer.param_groups[0]["lr"] = peak * cosine_rate(progress)
+        optimizer.param_groups[0]["lr"] = PEAK_RATE * cosine_rate(progress)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
         if rank == 0 and (progress >= 1 or time.time() - saved > SAVE_EVERY_SECONDS):
-            _save(workplace, stage, vae, optimizer, world, {"step": step, "seconds": clock.seconds})
+            state = {"step": step, "seconds": clock.seconds} | _measure(vae, world)
+            save_checkpoint(path, {"vae": vae}, optimizer, state)
+            print(f"autoencoder: {state}", flush=True)
             saved = time.time()
         if progress >= 1:
             return
-
-
-def _freeze_encoder(vae: AutoencoderKL, *, frozen: bool) -> None:
-    vae.encoder.requires_grad_(not frozen)
-    vae.quant_conv.requires_grad_(not frozen)
 
 
 def pictures_to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
@@ -128,32 +110,21 @@ def encode_world(workplace: Workplace) -> Tensor:
     return torch.from_numpy(np.load(path))
 
 
-def _reconstruction_loss(vae: AutoencoderKL, pictures: Tensor, *, decoder_only: bool) -> Tensor:
+def _reconstruction_loss(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        with torch.set_grad_enabled(not decoder_only):
-            posterior = vae.encode(pictures).latent_dist
-        mean = posterior.mean.float()
-        latents = mean + 0.06 * mean.std() * torch.randn_like(mean) if decoder_only else posterior.sample()
-        output = vae.decode(latents).sample
+        posterior = vae.encode(pictures).latent_dist
+        output = vae.decode(posterior.sample()).sample
     difference = output.float() - pictures
     edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
     loss = difference.abs().mean() + 2 * F.mse_loss(output.float(), pictures) + 0.5 * edges
-    return loss if decoder_only else loss + KL_WEIGHT * posterior.kl().mean() / mean[0].numel()
+    return loss + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
 
 
-def _save(
-    workplace: Workplace,
-    stage: str,
-    vae: AutoencoderKL,
-    optimizer: torch.optim.Optimizer,
-    world: World,
-    state: dict[str, float],
-) -> None:
+@torch.no_grad()
+def _measure(vae: AutoencoderKL, world: World) -> dict[str, float]:
     held_out = world.images[world.training_count :][:300]
     vae.eval()
-    with torch.no_grad():
-        means = vae.encode(pictures_to_tensor(held_out)).latent_dist.mode()
-    state |= {"psnr": measure_psnr(vae, held_out), "scaling_factor": 1 / float(means.std())}
+    means = vae.encode(pictures_to_tensor(held_out)).latent_dist.mode()
+    facts = {"psnr": measure_psnr(vae, held_out), "scaling_factor": 1 / float(means.std())}
     vae.train()
-    save_checkpoint(workplace.checkpoint(stage), {"vae": vae}, optimizer, state)
-    print(f"{stage}: {state}", flush=True)
+    return facts

@@ -1,0 +1,218 @@
+"""Photos of every kind people bring: real files, made here, and the real photos where they are at hand."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image, ImageCms, ImageFilter
+
+from apt_engine.errors import PhotoError
+from apt_engine.photos import BLUR_LIMIT, PhotoSet, photos_in, read_photo, read_photos, sharpness, square_box
+
+REAL_PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "photos"
+with_real_photos = pytest.mark.skipif(not REAL_PHOTOS.is_dir(), reason="the real photos are not beside this checkout")
+
+
+def picture(width: int = 120, height: int = 100, seed: int = 0) -> Image.Image:
+    """Coarse colored noise: sharp, and different for each seed."""
+    values = numpy.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), dtype=numpy.uint8)
+    return Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST)
+
+
+def saved(folder: Path, name: str, image: Image.Image, **options: object) -> Path:
+    image.save(folder / name, **options)  # pyright: ignore[reportArgumentType]
+    return folder / name
+
+
+def pixels(path: Path) -> numpy.ndarray:
+    return numpy.asarray(read_photo(path).image, dtype=float)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.bmp", "a.tiff", "a.avif", "a.jpg"])
+def test_formats_decode_to_the_same_picture(tmp_path: Path, name: str) -> None:
+    photo = read_photo(saved(tmp_path, name, picture(), quality=95))
+    assert photo.image.mode == "RGB"
+    assert numpy.abs(numpy.asarray(photo.image, dtype=float) - numpy.asarray(picture(), dtype=float)).mean() < 12
+
+
+def test_the_cameras_turn_is_undone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = picture().transpose(Image.Transpose.ROTATE_90)
+    assert (pixels(saved(tmp_path, "a.png", turned, exif=exif)) == numpy.asarray(picture())).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_becomes_gray(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGBA", (80, 80), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 40, 80))
+    options = {"transparency": 0} if mode == "P" else {}
+    if mode == "P":
+        image = Image.new("P", (80, 80), 0)
+        image.putpalette([255, 0, 0, 0, 0, 255])
+        image.paste(1, (0, 0, 40, 80))
+    values = pixels(saved(tmp_path, "a.png", image.convert(mode) if mode != "P" else image, **options))
+    assert values[40, 60].tolist() == [128, 128, 128]
+    assert values[40, 20].tolist() != [128, 128, 128]
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
+    ramp = numpy.tile(numpy.linspace(0, 65535, 256).astype(numpy.uint16), (100, 1))
+    for name in ("a.png", "a.tiff"):
+        values = pixels(saved(tmp_path, name, Image.fromarray(ramp)))
+        assert numpy.abs(values[0, :, 0] - numpy.arange(256)).max() <= 1
+
+
+def test_cmyk_and_gray_become_rgb(tmp_path: Path) -> None:
+    red = Image.new("CMYK", (80, 80), (0, 255, 255, 0))
+    assert numpy.abs(pixels(saved(tmp_path, "a.jpg", red, quality=95))[40, 40] - [255, 0, 0]).max() < 12
+    assert pixels(saved(tmp_path, "b.png", Image.new("L", (80, 80), 77)))[0, 0].tolist() == [77, 77, 77]
+
+
+def test_a_color_profile_is_applied_and_a_broken_one_passed_over(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    plain = pixels(saved(tmp_path, "a.png", picture()))
+    assert numpy.abs(pixels(saved(tmp_path, "b.png", picture(), icc_profile=profile)) - plain).max() <= 2
+    assert (pixels(saved(tmp_path, "c.png", picture(), icc_profile=b"nonsense")) == plain).all()
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.webp", picture(seed=1), save_all=True, append_images=[picture(seed=2)], lossless=True)
+    assert numpy.abs(pixels(path) - numpy.asarray(picture(seed=1), dtype=float)).mean() < 2
+
+
+def test_large_photos_are_reduced(tmp_path: Path) -> None:
+    photo = read_photo(saved(tmp_path, "a.jpg", Image.new("RGB", (5000, 2500), "red")))
+    assert photo.image.size == (2048, 1024)
+
+
+def bomb(folder: Path) -> Path:
+    """A PNG of a few kilobytes that claims 81 megapixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
+    content = zlib.compress(b"\0" * 9_000_000, 9)
+    path = folder / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b""))
+    return path
+
+
+def broken(folder: Path, kind: str) -> Path:
+    path = folder / f"{kind}.jpg"
+    whole = saved(folder, "whole.jpg", picture(600, 600)).read_bytes()
+    path.write_bytes({"text": b"no picture at all", "empty": b"", "truncated": whole[: len(whole) // 2]}[kind])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated"])
+def test_what_is_no_picture_is_named(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(PhotoError, match=rf"Photo {kind}\.jpg cannot be opened.*convert it to JPEG or PNG"):
+        read_photo(broken(tmp_path, kind))
+
+
+def test_a_small_file_that_claims_81_megapixels_is_not_decoded(tmp_path: Path) -> None:
+    assert bomb(tmp_path).stat().st_size < 20_000
+    with pytest.raises(PhotoError, match=r"Photo bomb\.png has 81 megapixels; make it smaller"):
+        read_photo(bomb(tmp_path))
+
+
+def test_tiny_pictures_and_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match=r"a\.png is too small \(32 x 32 pixels\)"):
+        read_photo(saved(tmp_path, "a.png", Image.new("RGB", (32, 32))))
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(PhotoError, match=r"folder\.jpg cannot be opened"):
+        read_photo(tmp_path / "folder.jpg")
+
+
+def test_good_photos_stay_when_others_are_bad(tmp_path: Path) -> None:
+    good = [saved(tmp_path, f"{seed}.png", picture(seed=seed)) for seed in range(3)]
+    found = read_photos([good[0], broken(tmp_path, "text"), *good[1:], tmp_path / "gone.jpg"])
+    assert [photo.name for photo in found.photos] == ["0.png", "1.png", "2.png"]
+    assert len(found.problems) == 2
+    found.check()
+
+
+def set_of(folder: Path, count: int) -> PhotoSet:
+    return read_photos([saved(folder, f"{seed}.png", picture(seed=seed)) for seed in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "There are no photos; add 3 to 10"),
+        (1, "One photo is too few"),
+        (60, "60 photos are too many; choose the 3"),
+    ],
+)
+def test_a_set_that_cannot_be_trained_on_is_refused(tmp_path: Path, count: int, words: str) -> None:
+    with pytest.raises(PhotoError, match=words):
+        set_of(tmp_path, count).check()
+
+
+def test_a_set_that_could_be_better_is_warned_of(tmp_path: Path) -> None:
+    assert set_of(tmp_path, 5).warnings == ()
+    assert set_of(tmp_path, 2).warnings == ("2 photos are few; 3 to 10 work better.",)
+    assert "12 photos are many" in set_of(tmp_path, 12).warnings[0]
+    brighter = picture(seed=1).point(lambda value: min(255, value + 3))
+    saved(tmp_path, "twin.jpg", brighter, quality=80)
+    found = read_photos([tmp_path / name for name in ("0.png", "1.png", "2.png", "twin.jpg")])
+    assert found.warnings == ("Photo twin.jpg is nearly the same as 1.png; leave one out.",)
+    saved(tmp_path, "soft.png", picture(seed=3).filter(ImageFilter.GaussianBlur(8)))
+    assert read_photo(tmp_path / "soft.png").warnings == ("Photo soft.png is a little blurred.",)
+
+
+@pytest.mark.parametrize("place", [0, 100, 200])
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_the_crop_follows_the_subject(place: int, is_tall: bool) -> None:
+    image = Image.new("RGB", (400, 200), "khaki")
+    image.paste((200, 0, 0), (place + 20, 30, place + 180, 170))
+    if is_tall:
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+    box = square_box(image)
+    assert (box[2] - box[0], box[3] - box[1]) == (200, 200)
+    assert abs((box[1] if is_tall else box[0]) - place) <= 60
+
+
+def test_photos_smaller_than_the_training_size_are_named(tmp_path: Path) -> None:
+    photos = set_of(tmp_path, 3)
+    assert photos.smaller_than(100) == ()
+    assert photos.smaller_than(512)[0] == "Photo 0.png is small (100 px); 512 px or more are better."
+
+
+def test_squares_and_plain_surfaces_are_cropped_to_the_middle() -> None:
+    assert square_box(picture(100, 100)) == (0, 0, 100, 100)
+    assert square_box(Image.new("RGB", (300, 100), "white")) == (100, 0, 200, 100)
+
+
+def test_saved_photos_are_squares_of_the_wanted_size(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    set_of(tmp_path, 3).save(tmp_path / "out", 64)
+    paths = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in paths] == ["01.png", "02.png", "03.png"]
+    for path in paths:
+        with Image.open(path) as image:
+            assert (image.size, image.mode) == ((64, 64), "RGB")
+
+
+def test_a_folder_is_listed_by_name_without_hidden_and_other_files(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", ".hidden.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in photos_in(tmp_path)] == ["a.png", "b.JPG"]
+    with pytest.raises(PhotoError, match="There is no folder"):
+        photos_in(tmp_path / "gone")
+
+
+@with_real_photos
+def test_the_real_photos_raise_no_warning() -> None:
+    for folder in (path for path in REAL_PHOTOS.iterdir() if path.is_dir()):
+        found = read_photos(photos_in(folder))
+        assert found.problems == ()
+        assert found.warnings == ()
+        softest = min(sharpness(photo.image) for photo in found.photos)
+        blurred = max(sharpness(photo.image.filter(ImageFilter.GaussianBlur(20))) for photo in found.photos)
+        assert blurred < BLUR_LIMIT
+        assert softest > 3 * BLUR_LIMIT
