@@ -191,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--subject", required=True, metavar="WORD", help="what it is: backpack, teddy bear")
     train.add_argument("--base", default="pocket", help="pocket, a model folder, or a hub id (%(default)s)")
     train.add_argument("--steps", type=int, help="steps to train; about 100 a photo unless given")
-    train.add_argument("--preset", default="", help="a training preset, see presets/")
+    train.add_argument("--preset", action="append", default=[], metavar="NAME", help="see presets/; may be repeated")
     train.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any other setting; may be repeated"
     )

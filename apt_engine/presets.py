@@ -1,9 +1,11 @@
 """Presets: named partial overrides of the training config, one JSON file each in `presets/`.
 
-A preset of kind `base` fits one family of base models and lists the ids it is known for; kind `training` is a person's choice.
+A preset of kind `base` fits one family of base models and lists the ids it is known for. The other kinds are a person's
+choices, made apart: `training`, `augmentation`, `regularization`.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,18 +46,19 @@ def profile_of(base: str, presets: dict[str, Preset]) -> Preset:
     return presets[_family_key(Path(base))]
 
 
-def build_config(presets: dict[str, Preset], chosen: str, values: dict[str, Any]) -> TrainingConfig:
-    """A config from, in rising precedence: defaults, the base's profile, the chosen preset ("" for none), `values`.
+def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict[str, Any]) -> TrainingConfig:
+    """A config from, in rising precedence: defaults, the base's profile, the chosen presets in their order, `values`.
 
     Raises:
-        ConfigError: the preset does not exist, or a value is not allowed.
+        ConfigError: a preset does not exist, or a value is not allowed.
     """
-    if chosen and (chosen not in presets or presets[chosen].kind != "training"):
-        known = ", ".join(key for key, preset in presets.items() if preset.kind == "training")
-        raise ConfigError(f"There is no preset {chosen!r}; choose one of {known}.")
-    profile = profile_of(str(values.get("base", "pocket")), presets).overrides
-    picked = presets[chosen].overrides if chosen else {}
-    return TrainingConfig.from_dict({**profile, **picked, **values})
+    merged = dict(profile_of(str(values.get("base", "pocket")), presets).overrides)
+    for key in chosen:
+        if key not in presets or presets[key].kind == "base":
+            known = ", ".join(key for key, preset in presets.items() if preset.kind != "base")
+            raise ConfigError(f"There is no preset {key!r}; choose one of {known}.")
+        merged |= presets[key].overrides
+    return TrainingConfig.from_dict({**merged, **values})
 
 
 def _family_key(folder: Path) -> str:

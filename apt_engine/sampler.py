@@ -153,7 +153,7 @@ class Studio:
     def _config_of(self, request: SampleRequest) -> TrainingConfig:
         if request.run:
             return self._store.open(request.run).config
-        return build_config(load_presets(), "", {"subject": "thing", "base": request.base})
+        return build_config(load_presets(), (), {"subject": "thing", "base": request.base})
 
     def _ready(
         self, request: SampleRequest, config: TrainingConfig, on_progress: Callable[[str, float | None], None]

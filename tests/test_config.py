@@ -93,3 +93,20 @@ def test_a_bare_base_has_no_subject() -> None:
     with pytest.raises(ConfigError, match="needs a trained run"):
         SampleRequest(prompt="a {subject}", run="")
     assert SampleRequest(prompt="a cat", run="").run == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sensitivity": 0}, "sensitivity cannot be 0"),
+        ({"augmentation": 1.5}, "augmentation cannot be 1.5"),
+        ({"augmentation": 0, "border": "paper"}, "border is paper but augmentation is 0"),
+        (
+            {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0, "reference_caption": "class"},
+            "reference_caption is class but all of APT is off",
+        ),
+    ],
+)
+def test_switches_that_contradict_each_other_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TrainingConfig.from_dict({"subject": "car", **settings})

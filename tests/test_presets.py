@@ -12,7 +12,7 @@ from apt_engine.presets import build_config, load_presets, profile_of
 
 def test_every_shipped_preset_loads() -> None:
     presets = load_presets()
-    assert {preset.kind for preset in presets.values()} == {"base", "training"}
+    assert {preset.kind for preset in presets.values()} == {"base", "training", "augmentation", "regularization"}
     for preset in presets.values():
         assert preset.name
         assert preset.description
@@ -20,11 +20,31 @@ def test_every_shipped_preset_loads() -> None:
 
 def test_precedence_is_defaults_profile_preset_values() -> None:
     presets = load_presets()
-    assert build_config(presets, "", {"subject": "car"}).resolution == 64
-    assert build_config(presets, "quick", {"subject": "car"}).steps == 200
-    config = build_config(presets, "quick", {"subject": "car", "steps": "5", "learning_rate": "1e-5"})
+    assert build_config(presets, (), {"subject": "car"}).resolution == 64
+    assert build_config(presets, ["quick"], {"subject": "car"}).steps == 200
+    config = build_config(presets, ["quick"], {"subject": "car", "steps": "5", "learning_rate": "1e-5"})
     assert (config.steps, config.learning_rate) == (5, 1e-5)
     assert config.rank == TrainingConfig(subject="car").rank
+
+
+def test_augmentation_and_regularization_are_chosen_apart() -> None:
+    presets = load_presets()
+    config = build_config(presets, ["augmentation-gentle", "regularization-off"], {"subject": "car"})
+    assert (config.augmentation, config.weighting, config.stabilization, config.alignment) == (0.4, False, 0, 0)
+    plain = build_config(presets, ["augmentation-off", "regularization-off"], {"subject": "car"})
+    assert not plain.needs_reference
+    for kind in ("augmentation", "regularization"):
+        assert [key for key, preset in presets.items() if preset.kind == kind] == sorted(
+            f"{kind}-{strength}"
+            for strength in ("gentle" if kind == "augmentation" else "light", "off", "standard", "strong")
+        )
+
+
+def test_the_standard_presets_are_the_papers_constants() -> None:
+    config = build_config(load_presets(), ["augmentation-standard", "regularization-standard"], {"subject": "car"})
+    assert (config.augmentation, config.max_zoom, config.max_rotation_degrees) == (0.8, 3, 15)
+    assert (config.weighting, config.stabilization, config.alignment) == (True, 1, 1)
+    assert TrainingConfig(subject="car").sensitivity == 1000
 
 
 def test_a_profile_is_found_by_id_or_by_the_files_of_a_folder(tmp_path: Path) -> None:
@@ -39,9 +59,9 @@ def test_a_profile_is_found_by_id_or_by_the_files_of_a_folder(tmp_path: Path) ->
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"no preset 'fast'; choose one of .*quick"):
-        build_config(load_presets(), "fast", {"subject": "car"})
+        build_config(load_presets(), ["fast"], {"subject": "car"})
     with pytest.raises(ConfigError, match="no preset 'base-pocket'"):
-        build_config(load_presets(), "base-pocket", {"subject": "car"})
+        build_config(load_presets(), ["base-pocket"], {"subject": "car"})
 
 
 @pytest.mark.parametrize(
