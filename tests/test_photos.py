@@ -1,12 +1,13 @@
 """Photos of every kind people bring: real files, made here, and the real photos where they are at hand."""
 
+import json
 import struct
 import zlib
 from pathlib import Path
 
 import numpy
 import pytest
-from PIL import Image, ImageCms, ImageFilter
+from PIL import Image, ImageCms, ImageEnhance, ImageFilter
 
 from apt_engine.errors import PhotoError
 from apt_engine.photos import BLUR_LIMIT, PhotoSet, photos_in, read_photo, read_photos, sharpness, square_box
@@ -157,7 +158,7 @@ def test_a_set_that_could_be_better_is_warned_of(tmp_path: Path) -> None:
     assert set_of(tmp_path, 5).warnings == ()
     assert set_of(tmp_path, 2).warnings == ("2 photos are few; 3 to 10 work better.",)
     assert "12 photos are many" in set_of(tmp_path, 12).warnings[0]
-    brighter = picture(seed=1).point(lambda value: min(255, value + 3))
+    brighter = ImageEnhance.Brightness(picture(seed=1)).enhance(1.02)
     saved(tmp_path, "twin.jpg", brighter, quality=80)
     found = read_photos([tmp_path / name for name in ("0.png", "1.png", "2.png", "twin.jpg")])
     assert found.warnings == ("Photo twin.jpg is nearly the same as 1.png; leave one out.",)
@@ -216,3 +217,17 @@ def test_the_real_photos_raise_no_warning() -> None:
         blurred = max(sharpness(photo.image.filter(ImageFilter.GaussianBlur(20))) for photo in found.photos)
         assert blurred < BLUR_LIMIT
         assert softest > 3 * BLUR_LIMIT
+
+
+def test_the_example_subjects_are_good_photos_with_a_credit() -> None:
+    folder = Path(__file__).resolve().parent.parent / "assets" / "examples"
+    entries = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    assert entries[0]["key"] == "purple_robot"
+    for entry in entries:
+        found = read_photos(photos_in(folder / entry["folder"]))
+        assert (len(found.photos), found.problems, found.warnings) == (5, (), ())
+        assert found.smaller_than(512) == ()
+        assert entry["credit"]
+        assert entry["licence"] in ("Apache-2.0", "CC-BY-4.0")
+        assert entry["folder"] in (folder / "README.md").read_text(encoding="utf-8")
+        assert sum(path.stat().st_size for path in (folder / entry["folder"]).iterdir()) < 500_000
