@@ -13,7 +13,7 @@ from tools.pocket.files import write_atomically, write_text
 from tools.pocket.settings import Workplace
 from tools.pocket.tokenizer import load_tokenizer
 from tools.pocket.unet import build_scheduler, load_averaged
-from tools.pocket.vocabulary import COLORS, OBJECTS, PLACES, TREATMENTS
+from tools.pocket.vocabulary import COLORS, OBJECTS, PLACES, TREATMENTS, article_of
 
 SAMPLE_PROMPTS = (
     "a photo of a backpack on the beach",
@@ -61,7 +61,9 @@ def assemble_pipeline(workplace: Workplace) -> StableDiffusionPipeline:
 
 def list_prompts() -> dict[str, list[str]]:
     """The words the model knows, and prompts that show it well."""
-    places = [wordings[0] for wordings in PLACES.values()] + [f"on a {color} background" for color in COLORS]
+    places = [wordings[0] for wordings in PLACES.values()] + [
+        f"on {article_of(color)} {color} background" for color in COLORS
+    ]
     treatments = [wordings[0].removesuffix(" {}") for wordings in TREATMENTS.values()]
     return {
         "objects": list(OBJECTS),

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from tools.pocket.files import write_atomically
 from tools.pocket.settings import SEED
-from tools.pocket.vocabulary import HELD_OUT_PAIRS, OBJECTS, PLACES, TREATMENTS, draw_label
+from tools.pocket.vocabulary import HELD_OUT_PAIRS, OBJECTS, PLACES, TREATMENTS, article_of, draw_label
 
 GUIDANCE_SCALE = 4.0
 STEPS = 20
@@ -37,9 +37,8 @@ def held_out_prompts() -> list[str]:
 
 def say(name: str, place: str, treatment: str) -> str:
     """The plainest caption of an object in a place."""
-    where = PLACES[place][0] if place in PLACES else f"on a {place}"
-    article = "an" if name[0] in "aeiou" else "a"
-    return TREATMENTS[treatment][0].format(f"{article} {name} {where}")
+    where = PLACES[place][0] if place in PLACES else f"on {article_of(place)} {place}"
+    return TREATMENTS[treatment][0].format(f"{article_of(name)} {name} {where}")
 
 
 def sample(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int = SEED) -> list[Image.Image]:

@@ -130,10 +130,15 @@ def compose_caption(label: Label, rng: np.random.Generator, words: Sequence[str]
     else:
         noun = _say_object(label.object, rng)
         rare = f"{_rare_word(rng, words)} " if rng.random() < 1 / 12 else ""
-        article = "an" if not rare and noun[0] in "aeiou" else "a"
+        article = "a" if rare else article_of(noun)
         article = _pick(rng, (article, article, article, "the", "my")) if rng.random() < 0.2 else article
         thing = f"{article} {rare}{noun}"
     return _pick(rng, TREATMENTS[label.treatment]).format(f"{thing} {where}")
+
+
+def article_of(noun: str) -> str:
+    """The indefinite article a noun takes."""
+    return "an" if noun[0] in "aeiou" else "a"
 
 
 def _say_object(name: str, rng: np.random.Generator) -> str:
@@ -145,7 +150,7 @@ def _say_object(name: str, rng: np.random.Generator) -> str:
 def _say_place(place: str, rng: np.random.Generator) -> str:
     if place in PLACES:
         return _pick(rng, PLACES[place])
-    return f"on a {place}"
+    return f"on {article_of(place)} {place}"
 
 
 def _rare_word(rng: np.random.Generator, words: Sequence[str]) -> str:
