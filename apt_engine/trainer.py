@@ -315,11 +315,18 @@ class Trainer:
 
 def _processes_of(accelerator: Accelerator) -> Processes:
     def add_up(tensor: Tensor) -> Tensor:
-        return accelerator.reduce(tensor.to(accelerator.device), "sum").to(tensor.device)
+        total = accelerator.reduce(tensor.to(accelerator.device), "sum")
+        assert isinstance(total, Tensor)
+        return total.to(tensor.device)
+
+    def join(tensor: Tensor) -> Tensor:
+        joint = accelerator.gather(tensor)
+        assert isinstance(joint, Tensor)
+        return joint
 
     if accelerator.num_processes == 1:
         return ALONE
-    return Processes(accelerator.process_index, accelerator.num_processes, add_up, accelerator.gather)
+    return Processes(accelerator.process_index, accelerator.num_processes, add_up, join)
 
 
 def _save_picture(image: Image.Image, path: Path) -> None:

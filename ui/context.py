@@ -1,0 +1,83 @@
+"""What every tab needs, built once by the app and passed explicitly; and the one bridge from engine errors to the page."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from apt_engine.errors import EngineError
+from apt_engine.presets import Preset, load_presets
+from apt_engine.runs import RunStore
+from apt_engine.worker import Worker
+
+ASSETS_DIR = Path(__file__).resolve().parent.parent / "assets"
+SECONDS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Example:
+    """A folder of photos that ships with the app, with its credit line."""
+
+    folder: Path
+    subject: str
+    title: str
+    credit: str
+
+    @property
+    def photo_paths(self) -> list[Path]:
+        return sorted(
+            path for path in self.folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+        )
+
+
+@dataclass(frozen=True)
+class AppContext:
+    """The engine's parent side, and what the forms offer."""
+
+    store: RunStore
+    worker: Worker
+    presets: dict[str, Preset]
+    examples: dict[str, Example]
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where Gradio keeps what is dropped on the page and what it shows; emptied when the app starts."""
+        return self.store.data_dir / "uploads"
+
+
+def open_context(data_dir: Path) -> AppContext:
+    """The context over one data directory. Starts no process and touches no disk but to read.
+
+    Raises:
+        ConfigError: a preset file cannot be used.
+    """
+    store = RunStore(data_dir.resolve())
+    return AppContext(store, Worker(store), load_presets(), load_examples(ASSETS_DIR / "examples"))
+
+
+def load_examples(folder: Path) -> dict[str, Example]:
+    """Example subjects by key; none when the app came without them."""
+    try:
+        entries = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {
+        entry["key"]: Example(folder / entry["folder"], entry["subject"], entry["title"], entry["credit"])
+        for entry in entries
+    }
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Show an engine's error as its sentence; the form stays as it is.
+
+    Raises:
+        gr.Error: with the sentence of the EngineError raised inside.
+    """
+    try:
+        yield
+    except EngineError as error:
+        raise gr.Error(str(error), duration=SECONDS_SHOWN, title="Not yet", print_exception=False) from error

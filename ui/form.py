@@ -1,0 +1,104 @@
+"""Settings <-> components, both made from the metadata that each setting carries."""
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from apt_engine.config import SampleRequest, Setting, TrainingConfig, setting_of
+
+GROUP_TITLES = {
+    "subject": "Words",
+    "model": "Base model",
+    "lora": "LoRA",
+    "training": "Training",
+    "augmentation": "Augmentation",
+    "regularization": "Regularization",
+    "prior": "Prior preservation",
+    "output": "Samples and checkpoints",
+}
+SPECIAL_WORDS = {"lora": "LoRA", "snr": "SNR", "dtype": "Number format"}
+Settings = type[TrainingConfig] | type[SampleRequest]
+
+
+def build_settings(kind: type[TrainingConfig], values: dict[str, Any], left_out: Iterable[str]) -> dict[str, Component]:
+    """Inputs for all settings but those `left_out`, under the headings of their groups; `values` are shown at first."""
+    skipped = set(left_out)
+    made: dict[str, Component] = {}
+    for group, title in GROUP_TITLES.items():
+        fields = [
+            field
+            for field in dataclasses.fields(kind)
+            if setting_of(field).group == group and field.name not in skipped
+        ]
+        if not fields:
+            continue
+        with gr.Group(elem_classes="settings-group"):
+            gr.HTML(f"<h3>{title}</h3>", padding=False)
+            with gr.Row():
+                for field in fields:
+                    made[field.name] = build_input(kind, field.name, value=values[field.name])
+    return made
+
+
+def build_input(kind: Settings, name: str, *, value: Any = None, label: str = "", is_slider: bool = False) -> Component:
+    """The input that suits one setting: a tick, a list, a slider, a number or text, with its help and range.
+
+    Args:
+        kind: the record the setting belongs to.
+        name: its field.
+        value: what to show at first; the setting's default unless given.
+        label: what to call it; made from the name unless given.
+        is_slider: whether a number is set by dragging; for those whose whole range is usual.
+    """
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    about, wanted = setting_of(field), typing.get_type_hints(kind)[name]
+    shown = to_component(field.default if value is None else value)
+    shown = None if shown is dataclasses.MISSING else shown
+    words: dict[str, Any] = {"label": label or _label(name, about), "info": about.help, "interactive": True}
+    if wanted is bool:
+        return gr.Checkbox(bool(shown), **words)
+    if about.choices:
+        return gr.Dropdown(list(about.choices), value=shown, filterable=False, **words)
+    if wanted in (int, float):
+        if is_slider:
+            step = 1 if wanted is int else 0.05
+            return gr.Slider(about.minimum or 0, about.maximum or 1, value=shown, step=step, buttons=[], **words)
+        # Gradio would refuse a number out of range with its own words; ours name the setting, so it is not told the range.
+        return gr.Number(shown, min_width=220, **{**words, "info": f"{about.help}{_range(about)}"})
+    is_list = wanted is not str
+    words["info"] = f"{about.help} One a line." if is_list else about.help
+    return gr.Textbox(shown, lines=4 if is_list else 1, min_width=460 if is_list else 220, **words)
+
+
+def to_component(value: Any) -> Any:
+    """A setting's value as an input shows it: a list is one item a line."""
+    return "\n".join(value) if isinstance(value, list | tuple) else value
+
+
+def changed_by(before: TrainingConfig, after: TrainingConfig, shown: dict[str, Any]) -> dict[str, Any]:
+    """What to show when another base model or preset is chosen, for the inputs whose value moves.
+
+    What a person changed by hand, so that it is not what `before` says, stays.
+    """
+    moved = {}
+    for name, value in shown.items():
+        old, new = to_component(getattr(before, name)), to_component(getattr(after, name))
+        if value == old and new != old:
+            moved[name] = new
+    return moved
+
+
+def _label(name: str, about: Setting) -> str:
+    words = [SPECIAL_WORDS.get(word, word) for word in name.split("_")]
+    text = " ".join(words)
+    return f"{text[0].upper()}{text[1:]}" + (f" ({about.unit})" if about.unit and about.unit not in words else "")
+
+
+def _range(about: Setting) -> str:
+    if about.minimum is None or about.maximum is None:
+        return ""
+    return f" From {about.minimum:,.10g} to {about.maximum:,.10g}."

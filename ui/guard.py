@@ -1,0 +1,69 @@
+"""Closes what Gradio leaves open: other names for this machine, requests from other sites, and files that are no pictures.
+
+A page on the net can make a browser talk to 127.0.0.1, by a name that it points there (DNS rebinding) or by a plain form post.
+"""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+SERVED = re.compile(r"generated/.+|uploads/.+|runs/[^/]+/(samples|exports|photos)/.+")
+FILE_ROUTE = re.compile(r".*?/file[=/](.+)", re.DOTALL)
+
+
+class Guard:
+    """ASGI middleware that refuses a request before Gradio sees it."""
+
+    def __init__(self, app: ASGIApp, data_dir: Path, is_public: bool) -> None:
+        """Set what may pass.
+
+        Args:
+            app: what comes behind.
+            data_dir: its pictures and LoRA files are served, nothing else of it.
+            is_public: whether other machines may reach the page, by names we cannot know.
+        """
+        self._app = app
+        self._data_dir = data_dir.resolve()
+        self._is_public = is_public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        refusal = self.refusal(scope["path"], Headers(scope=scope), is_reading=scope.get("method") in ("GET", "HEAD"))
+        if refusal:
+            await PlainTextResponse(refusal, status_code=403)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def refusal(self, path: str, headers: Headers, *, is_reading: bool) -> str:
+        """Why a request may not pass, as a sentence; empty when it may."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._is_public and _name_of(host) not in LOOPBACK_NAMES:
+            return f"APT Studio answers only as localhost, not as {host or 'nothing'}; open http://localhost instead."
+        if not is_reading and origin is not None and urlsplit(origin).netloc != host:
+            return f"APT Studio takes no orders from the page {origin}; use its own page."
+        asked = FILE_ROUTE.fullmatch(path)
+        if asked and not self._may_serve(Path(asked[1])):
+            return "APT Studio serves pictures and LoRA files only."
+        return ""
+
+    def _may_serve(self, path: Path) -> bool:
+        """Gradio itself guards what lies outside the data directory."""
+        path = path.resolve()
+        return not path.is_relative_to(self._data_dir) or bool(
+            SERVED.fullmatch(path.relative_to(self._data_dir).as_posix())
+        )
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

@@ -1,0 +1,98 @@
+"""The page: four tabs, how one leads to another, and what a reload finds again."""
+
+from functools import partial
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from ui.context import ASSETS_DIR, AppContext
+from ui.guard import Guard
+from ui.tabs import generate, runs, train, watch
+from ui.theme import STYLE_SHEET, build_theme
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def build_app(context: AppContext) -> gr.Blocks:
+    """All components and their wiring; `launch` is the caller's."""
+    with gr.Blocks(title="APT Studio", analytics_enabled=False) as page:
+        header = gr.HTML(status_line(context))
+        with gr.Tabs() as tabs:
+            with gr.Tab("Train", id="train"):
+                train_view = train.build(context)
+            with gr.Tab("Watch", id="watch"):
+                watch_view = watch.build()
+            with gr.Tab("Generate", id="generate") as generate_tab:
+                generate_view = generate.build(context)
+            with gr.Tab("Runs", id="runs") as runs_tab:
+                runs_view = runs.build()
+        timer = gr.Timer(SECONDS_BETWEEN_LOOKS)
+        typed = gr.BrowserState(
+            {"subject": "", "prompt": generate.FIRST_PROMPT}, storage_key="apt-studio-typed", secret="local"
+        )
+
+        shown_run = [tabs, *watch_view.outputs]
+        opened = partial(open_run, context)
+        train.connect(train_view, context, opened, shown_run)
+        watch.connect(watch_view, context, timer)
+        generate.connect(generate_view, context)
+        runs.connect(runs_view, opened, shown_run)
+
+        fields = [train_view.settings["subject"], generate_view.settings["prompt"]]
+        page.load(partial(watch.attach, context), None, watch_view.outputs, show_progress="hidden")
+        page.load(restore, typed, fields, show_progress="hidden")
+        gr.on([field.change for field in fields], remember, fields, typed, show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
+        timer.tick(partial(status_line, context), None, header, queue=False, show_progress="hidden")
+        generate_tab.select(
+            partial(offer_runs, context),
+            [generate_view.settings["run"], watch_view.watched],
+            generate_view.settings["run"],
+            show_progress="hidden",
+        )
+        runs_tab.select(partial(runs.rows, context), None, runs_view.table, show_progress="hidden")
+    return page
+
+
+def open_run(context: AppContext, run_id: str) -> list[Any]:
+    """Show a run on the Watch tab and go there."""
+    return [gr.Tabs(selected="watch"), *watch.open_run(context, run_id)]
+
+
+def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) -> Any:
+    """The runs to generate with; the one that was watched is taken unless another was chosen."""
+    return generate.offer_runs(context, chosen, watched.run_id)
+
+
+def status_line(context: AppContext) -> str:
+    """Name of the app, and what the engine does."""
+    words = {"idle": "ready", "training": "training", "sampling": "drawing"}[context.worker.status.job]
+    return f'<div class="brand">APT Studio <small>{words}</small></div>'
+
+
+def remember(subject: str, prompt: str) -> dict[str, str]:
+    """What was typed, for the browser to keep over a reload."""
+    return {"subject": subject, "prompt": prompt}
+
+
+def restore(typed: dict[str, str] | None) -> list[str]:
+    """What was typed before the reload."""
+    typed = typed or {}
+    return [typed.get("subject", ""), typed.get("prompt", "") or generate.FIRST_PROMPT]
+
+
+def launch_options(context: AppContext, auth: tuple[str, str] | None) -> dict[str, Any]:
+    """How the page is served: nothing from the net, and only pictures and LoRA files of the data directory."""
+    guard = Middleware(Guard, data_dir=context.store.data_dir, is_public=auth is not None)
+    return {
+        "theme": build_theme(),
+        "css_paths": STYLE_SHEET,
+        "footer_links": [],
+        "app_kwargs": {"middleware": [guard]},
+        "allowed_paths": [str(context.store.data_dir), str(ASSETS_DIR / "examples")],
+        "ssr_mode": False,
+        "run_history": False,
+        "share": False,
+        "quiet": True,
+        "prevent_thread_lock": True,
+    }

@@ -1,0 +1,123 @@
+"""What a run's events amount to: enough to draw the Watch tab, updated event by event. Pure; reads no disk."""
+
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+
+from apt_engine.config import TrainingConfig
+from apt_engine.events import (
+    CheckpointSaved,
+    Event,
+    ExportReady,
+    Noticed,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    SampleReady,
+    StageChanged,
+    StepFinished,
+)
+from apt_engine.worker import WorkerStatus
+
+STEPS_TIMED = 20
+NOTICES_KEPT = 3
+
+
+@dataclass
+class Story:
+    """One run so far. `state` is new, training, finished, stopped or failed, as the events alone tell it."""
+
+    run_id: str
+    subject: str
+    prompts: tuple[str, ...]
+    last_step: int
+    state: str = "new"
+    stage: str = ""
+    message: str = ""
+    fraction: float | None = None
+    step: int = 0
+    saved_step: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    samples: dict[tuple[int, int], str] = field(default_factory=dict)
+    exports: dict[str, ExportReady] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_TIMED))
+
+    @classmethod
+    def of(cls, run_id: str, config: TrainingConfig, photo_count: int) -> "Story":
+        """The story of a run before its first event."""
+        prompts = tuple(config.fill(prompt) for prompt in config.sample_prompts) if config.sample_every_steps else ()
+        return cls(run_id, config.subject, prompts, config.steps_for(photo_count))
+
+    def tell(self, events: list[Event]) -> None:
+        """Take in what happened since."""
+        for event in events:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._start(event)
+            case StageChanged():
+                self.stage, self.message, self.fraction = event.stage, event.message, event.fraction
+            case StepFinished():
+                self.step = event.step
+                self.losses.append((event.step, event.loss))
+                self.recent_seconds.append(event.seconds)
+            case SampleReady():
+                self.samples[event.step, event.index] = event.path
+            case CheckpointSaved():
+                self.saved_step = event.step
+            case ExportReady():
+                self.exports[event.layout] = event
+            case Noticed():
+                self.notices = [*self.notices, event.message][-NOTICES_KEPT:]
+            case RunFinished():
+                self.state, self.message = ("finished" if event.is_complete else "stopped"), event.reason
+            case RunFailed():
+                self.state, self.message = "failed", event.message
+            case _:
+                pass
+
+    def _start(self, event: RunStarted) -> None:
+        """A session goes on from a checkpoint: steps after it are about to be done again."""
+        self.state, self.stage, self.message, self.notices = "training", "", "", []
+        self.step, self.last_step = event.first_step, event.last_step
+        self.losses = [(step, loss) for step, loss in self.losses if step <= event.first_step]
+        self.recent_seconds.clear()
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """The median of the last steps' durations; None before the first."""
+        return statistics.median(self.recent_seconds) if self.recent_seconds else None
+
+    def state_under(self, status: WorkerStatus) -> str:
+        """The state given what the engine does: also waking, before a session's first event, and interrupted.
+
+        Only the engine knows whether a run without an end is still worked on.
+        """
+        if status.job == "training" and status.run_id == self.run_id:
+            return "training" if self.state == "training" else "waking"
+        return "interrupted" if self.state == "training" else self.state
+
+    def sentence(self, state: str) -> str:
+        """What is going on, for somebody who sees this for the first time."""
+        where = f"step {self.step:,} of {self.last_step:,}"
+        match state:
+            case "new":
+                return f"Ready to learn your {self.subject}; nothing is trained yet."
+            case "waking":
+                return f"Waking the engine for your {self.subject}."
+            case "training" if self.stage not in ("", "training"):
+                return self.message
+            case "training":
+                return f"Learning your {self.subject} ({where})."
+            case "finished":
+                return f"It knows your {self.subject}. {self.message}"
+            case "stopped":
+                return f"{self.message} Resume goes on from there."
+            case "interrupted":
+                kept = f"from step {self.saved_step:,}, the last one saved" if self.saved_step else "from the beginning"
+                return f"Training was interrupted at {where}; Resume goes on {kept}."
+            case _:
+                return self.message

@@ -1,0 +1,1 @@
+"""One module a tab: `build()` makes the components, `connect()` wires them, handlers are plain functions."""
