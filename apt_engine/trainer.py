@@ -17,6 +17,7 @@ The trainer writes checkpoints and pictures; whoever consumes the events appends
 import dataclasses
 import io
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ from torch import Tensor
 from apt_engine import exports, lora, training_state
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.config import TrainingConfig
-from apt_engine.errors import ConfigError, EngineError, RunError
+from apt_engine.errors import ConfigError, DiskError, EngineError, RunError
 from apt_engine.events import (
     Calibrated,
     CheckpointSaved,
@@ -46,7 +47,7 @@ from apt_engine.latents import encode_photos, encode_with_warps
 from apt_engine.memory import peak_memory_bytes
 from apt_engine.processes import ALONE, Processes
 from apt_engine.rank import process_count
-from apt_engine.runs import Checkpoint, Run, write_atomically
+from apt_engine.runs import KEPT_OPTIMIZER_STATES, Checkpoint, Run, write_atomically
 from apt_engine.sampler import Picture, Sampler
 from apt_engine.step import AdaptiveStep, StepResult, prior_caption
 
@@ -113,6 +114,7 @@ class Trainer:
         if config.gradient_checkpointing:
             base.pipeline.unet.enable_gradient_checkpointing()
         self._parameters = lora.trainable_parameters(base.denoiser)
+        self._check_disk()
         optimizer = torch.optim.AdamW(
             self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -122,6 +124,19 @@ class Trainer:
             self._restore(self._checkpoint)
         else:
             yield from self._sample(0)
+
+    def _check_disk(self) -> None:
+        """Refuse before the first step what could not be saved: all LoRAs, and AdamW's two moments of two checkpoints."""
+        size = sum(parameter.numel() * parameter.element_size() for parameter in self._parameters.values())
+        needed = size * (
+            2 + (self._last_step - self._step) // self._config.save_every_steps + 2 * KEPT_OPTIMIZER_STATES
+        )
+        free = shutil.disk_usage(self._run.path).free
+        if free < needed:
+            raise DiskError(
+                f"This run needs about {needed / 1e6:,.0f} MB on the disk of {self._run.path}, which has {free / 1e6:,.0f} MB "
+                "free; free some, choose another --data-dir, or raise save_every_steps."
+            )
 
     def _encode(self) -> Iterator[Event]:
         """Plain views of the photos, and warped ones where augmentation may ask for them; returns the source."""

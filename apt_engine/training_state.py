@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
+
+from apt_engine.runs import write_atomically
 
 STEP = "adaptive_step"  # prefix of the step's own tensors; parameters have their names
 
@@ -19,14 +21,18 @@ def write(
     step_state: dict[str, Tensor],
     scaler: Any,
 ) -> None:
-    """Write the state as safetensors; the learning rate follows from the step and is not stored."""
+    """Write the state as safetensors; the learning rate follows from the step and is not stored.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
     tensors = {
         f"{name}/{entry}": value
         for name, parameter in parameters.items()
         for entry, value in optimizer.state[parameter].items()
     }
     tensors |= {f"{STEP}/{name}": value for name, value in step_state.items()}
-    save_file(tensors, path, {"scaler": json.dumps(scaler.state_dict())} if scaler else None)
+    write_atomically(path, save(tensors, {"scaler": json.dumps(scaler.state_dict())} if scaler else None))
 
 
 def read(

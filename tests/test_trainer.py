@@ -1,6 +1,7 @@
 """Training on the toy model: events, exactness, resume, and what breaks."""
 
 import itertools
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from apt_engine import training_state
 from apt_engine.config import TrainingConfig
-from apt_engine.errors import BaseModelError, BusyError, ConfigError, EngineError, LoraError, RunError
+from apt_engine.errors import BaseModelError, BusyError, ConfigError, DiskError, EngineError, LoraError, RunError
 from apt_engine.events import (
     Calibrated,
     CheckpointSaved,
@@ -267,6 +269,34 @@ def test_a_wrong_setting_ends_before_the_first_step(
     with pytest.raises(kind, match=words):
         finish(run)
     assert not steps_of(run.events()[0])
+
+
+def test_a_disk_too_small_for_the_run_is_told_before_the_first_step(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(DiskError, match=r"needs about .* MB .*raise save_every_steps"):
+        finish(run)
+    assert not steps_of(run.events()[0])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_up_keeps_the_older_checkpoints(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_run()
+    finish(run, stop_at(3))
+    real = training_state.write
+
+    def write(path: Path, *rest: Any) -> None:
+        path.with_name(f".{path.name}.part").symlink_to("/dev/full")
+        real(path, *rest)
+
+    monkeypatch.setattr(training_state, "write", write)
+    with pytest.raises(DiskError, match="No space left on device.*free some disk space"):
+        finish(run)
+    assert [item.step for item in run.checkpoints()] == [2, 3]
+    monkeypatch.undo()
+    assert isinstance(finish(run)[-1], RunFinished)
 
 
 def test_two_processes_learn_what_one_learns_with_the_joint_batch(
