@@ -13,6 +13,7 @@ from apt_engine.bases.registry import load_base
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import LoraError
 from apt_engine.events import ExportReady
+from apt_engine.kohya import ExportInfo
 from apt_engine.runs import Checkpoint, Run
 from apt_engine.sampler import Picture, Sampler
 
@@ -60,7 +61,7 @@ def export_checkpoint(run: Run, checkpoint: Checkpoint, folder: Path | None = No
 
 def _write(base: BaseModel, config: TrainingConfig, step: int, folder: Path) -> list[tuple[str, Path]]:
     name = f"{re.sub(r'[^a-z0-9]+', '_', config.phrase.lower()).strip('_') or 'subject'}-{step:06d}"
-    about = lora.ExportInfo(
+    about = ExportInfo(
         name=name,
         base_model_version=base.family,
         prediction_type=base.prediction_type,

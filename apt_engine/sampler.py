@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from apt_engine import lora, random
 from apt_engine.bases.base import BaseModel
@@ -85,8 +86,7 @@ class Sampler:
         noise = [torch.randn(shape, generator=random.generator(picture.seed, 0, 0, "sample")) for picture in batch]
         with self.base.autocast():
             latents = pipeline(
-                prompt_embeds=self.base.encode_prompts([picture.prompt for picture in batch]),
-                negative_prompt_embeds=self.base.encode_prompts([picture.negative_prompt for picture in batch]),
+                **self._conditioning(batch),
                 latents=torch.stack(noise).to(self.base.device, torch.float32),
                 width=first.width,
                 height=first.height,
@@ -98,6 +98,15 @@ class Sampler:
         pixels = torch.cat([self.base.decode(one[None]) for one in latents])
         arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
         return [Image.fromarray(array) for array in arrays]
+
+    def _conditioning(self, batch: list[Picture]) -> dict[str, Tensor]:
+        """What the pipeline's own text encoding would have made of the prompts."""
+        wanted = self.base.encode_prompts([picture.prompt for picture in batch])
+        unwanted = self.base.encode_prompts([picture.negative_prompt for picture in batch])
+        said = {"prompt_embeds": wanted.hidden, "negative_prompt_embeds": unwanted.hidden}
+        if wanted.pooled is not None and unwanted.pooled is not None:
+            said |= {"pooled_prompt_embeds": wanted.pooled, "negative_pooled_prompt_embeds": unwanted.pooled}
+        return said
 
     def _check_size(self, picture: Picture) -> None:
         multiple = self.base.size_multiple

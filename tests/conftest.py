@@ -28,6 +28,17 @@ def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def toy_bases(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Toy folders of every kind of base model: epsilon, v_prediction, sdxl; copy one before changing anything."""
+    from tests.toy import save_toy_base, toy_xl_pipeline
+
+    folder = tmp_path_factory.mktemp("bases")
+    toy_xl_pipeline().save_pretrained(folder / "sdxl", safe_serialization=True)
+    velocity = save_toy_base(folder / "v_prediction", "v_prediction")
+    return {"epsilon": toy_base, "v_prediction": velocity, "sdxl": folder / "sdxl"}
+
+
+@pytest.fixture(scope="session")
 def photo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of four photos, PNG and JPEG, of a red disc in different places; copy it before changing anything."""
     folder = tmp_path_factory.mktemp("photos")

@@ -19,7 +19,7 @@ from apt_engine.step import AdaptiveStep, StepResult, token_pairs
 from tests.test_bases import stable_diffusion
 
 OFF: dict[str, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
-PREDICTIONS = pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+KINDS = pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sdxl"])
 
 
 def config_of(**settings: Any) -> TrainingConfig:
@@ -27,8 +27,8 @@ def config_of(**settings: Any) -> TrainingConfig:
     return TrainingConfig.from_dict({**values, **settings})
 
 
-def tuned_base(prediction_type: str = "epsilon", *, perturbed: bool = True) -> StableDiffusion:
-    base = stable_diffusion(prediction_type)
+def tuned_base(kind: str = "epsilon", *, perturbed: bool = True) -> StableDiffusion:
+    base = stable_diffusion(kind)
     lora.attach(base.denoiser, 4, 4.0, False, 0)
     if perturbed:
         perturb(base)
@@ -82,9 +82,9 @@ def output(base: StableDiffusion) -> Tensor:
     return base.predict(latents, torch.tensor([10, 700]), base.encode_prompts(["a car", "a cat"]))
 
 
-@PREDICTIONS
-def test_at_the_start_nothing_has_changed(prediction_type: str) -> None:
-    base = tuned_base(prediction_type, perturbed=False)
+@KINDS
+def test_at_the_start_nothing_has_changed(kind: str) -> None:
+    base = tuned_base(kind, perturbed=False)
     step = step_of(base, augmentation=0)
     result = run(step, range(1, 30))
     assert result.reference_loss is not None
@@ -96,9 +96,9 @@ def test_at_the_start_nothing_has_changed(prediction_type: str) -> None:
     assert step.indicator.raw_gamma().tolist() == [0] * 10
 
 
-@PREDICTIONS
-def test_after_a_change_the_reference_is_still_the_bare_base(prediction_type: str) -> None:
-    bare, base = stable_diffusion(prediction_type), tuned_base(prediction_type)
+@KINDS
+def test_after_a_change_the_reference_is_still_the_bare_base(kind: str) -> None:
+    bare, base = stable_diffusion(kind), tuned_base(kind)
     tuned = output(base)
     with reference_pass(base.denoiser):
         reference = output(base)
@@ -196,7 +196,7 @@ def plain_training(base: StableDiffusion, steps: int) -> list[Tensor]:
             draws["x"].append(view.mean + view.std * torch.randn(view.mean.shape, generator=generator))
             draws["eps"].append(torch.randn(view.mean.shape, generator=generator))
         timesteps, latents, noise = torch.tensor(draws["t"]), torch.stack(draws["x"]), torch.stack(draws["eps"])
-        prediction = base.predict(base.add_noise(latents, noise, timesteps), timesteps, states.expand(3, -1, -1))
+        prediction = base.predict(base.add_noise(latents, noise, timesteps), timesteps, states.expand(3))
         (prediction - base.target(latents, noise, timesteps)).square().mean(dim=(1, 2, 3)).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -213,10 +213,10 @@ def adaptive_training(base: StableDiffusion, steps: int, **settings: Any) -> lis
     return [parameter.detach().clone() for parameter in lora.trainable_parameters(base.denoiser).values()]
 
 
-@PREDICTIONS
-def test_with_all_parts_off_it_is_the_plain_step(prediction_type: str) -> None:
-    plain = plain_training(tuned_base(prediction_type, perturbed=False), 6)
-    adaptive = adaptive_training(tuned_base(prediction_type, perturbed=False), 6, **OFF)
+@KINDS
+def test_with_all_parts_off_it_is_the_plain_step(kind: str) -> None:
+    plain = plain_training(tuned_base(kind, perturbed=False), 6)
+    adaptive = adaptive_training(tuned_base(kind, perturbed=False), 6, **OFF)
     assert all((ours == theirs).all() for ours, theirs in zip(adaptive, plain, strict=True))
 
 

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from apt_engine import lora
 from apt_engine.errors import LoraError
+from apt_engine.kohya import ExportInfo, keys_of
+from apt_engine.kohya import header as kohya_header
 from tests.toy import TOKEN_WIDTH, toy_pipeline
 
-ABOUT = lora.ExportInfo(
+ABOUT = ExportInfo(
     name="zwx_car-000300",
     base_model_version="sd_v1",
     prediction_type="epsilon",
@@ -361,7 +363,7 @@ def test_what_fp16_cannot_hold_is_not_exported(path: Path, value: float) -> None
 
 
 def test_the_kohya_header_says_what_others_ask_for() -> None:
-    assert lora._kohya_header(ABOUT, 16, 8.0) == {
+    assert kohya_header(ABOUT, 16, 8.0) == {
         "format": "pt",
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",
@@ -377,10 +379,10 @@ def test_the_kohya_header_says_what_others_ask_for() -> None:
         "modelspec.prediction_type": "epsilon",
         "modelspec.trigger_phrase": "zwx car",
     }
-    velocity = lora.ExportInfo(
+    velocity = ExportInfo(
         name="n", base_model_version="sd_v2", prediction_type="v_prediction", resolution=768, trigger_phrase="Ünï"
     )
-    said = lora._kohya_header(velocity, 16, 0.5)
+    said = kohya_header(velocity, 16, 0.5)
     assert said["ss_v2"] == "True"
     assert said["ss_network_alpha"] == "0.5"
     assert said["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
@@ -433,6 +435,35 @@ def test_stable_diffusion_15_has_the_128_layers_other_programs_know() -> None:
         for projection in ("to_q", "to_k", "to_v", "to_out_0")
         for part in ("lora_down.weight", "lora_up.weight", "alpha")
     }
-    ours = {key for layer in lora._layers(unet, lora.ATTENTION_LAYERS) for key in lora._kohya_keys(layer)}
+    ours = {key for layer in lora._layers(unet, lora.ATTENTION_LAYERS) for key in keys_of(layer)}
     assert len(known) == 128 * 3
     assert ours == known
+
+
+def test_sdxl_has_the_560_layers_other_programs_know_by_the_original_names() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=128,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+    assert sum(parameter.numel() for parameter in unet.parameters()) == 2_567_463_684
+    layers = lora._layers(unet, lora.ATTENTION_LAYERS)
+    assert len(layers) == 560
+    stems = {keys_of(layer, xl_layers=2)[0].partition("_transformer_blocks_")[0] for layer in layers}
+    places = {"input_blocks": (4, 5, 7, 8), "middle_block": (1,), "output_blocks": (0, 1, 2, 3, 4, 5)}
+    known = {
+        f"lora_unet_{side}_{number}" + ("" if side == "middle_block" else "_1")
+        for side, numbers in places.items()
+        for number in numbers
+    }
+    assert stems == known
+    assert len({keys_of(layer, xl_layers=2) for layer in layers}) == 560

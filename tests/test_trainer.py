@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from apt_engine import training_state
@@ -271,11 +272,29 @@ def test_a_wrong_setting_ends_before_the_first_step(
     assert not steps_of(run.events()[0])
 
 
+@pytest.mark.parametrize("kind", ["v_prediction", "sdxl"])
+def test_every_kind_of_base_trains_resumes_exactly_and_exports(
+    new_run: NewRun, toy_bases: dict[str, Path], kind: str
+) -> None:
+    settings = {"base": str(toy_bases[kind]), "sensitivity": 1e4, "alpha": 2, "calibration_step": 3}
+    whole, stopped = new_run(**settings), new_run(**settings)
+    events = finish(whole)
+    finish(stopped, stop_at(4))
+    finish(stopped)
+    assert lora_bytes(stopped) == lora_bytes(whole)
+    exported = {event.layout: whole.path / event.path for event in events if isinstance(event, ExportReady)}
+    with safe_open(exported["kohya"], "pt") as file:
+        version = file.metadata()["ss_base_model_version"]
+        names = list(file.keys())
+    assert version == ("sdxl_base_v1-0" if kind == "sdxl" else "sd_v1")
+    assert any("middle_block_1" in name for name in names) == (kind == "sdxl")
+
+
 def test_a_disk_too_small_for_the_run_is_told_before_the_first_step(
     new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = new_run()
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(DiskError, match=r"needs about .* MB .*raise save_every_steps"):
         finish(run)
     assert not steps_of(run.events()[0])

@@ -3,9 +3,15 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 SEED = 0
 TOKEN_WIDTH = 32
@@ -33,6 +39,45 @@ def toy_pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def toy_xl_pipeline() -> StableDiffusionXLPipeline:
+    """The same for SDXL: two tokenizers and text encoders side by side, states (1, 77, 64), sizes and pooled states."""
+    tokenizers = [toy_tokenizer(), toy_tokenizer()]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=(2, 2),
+            norm_num_groups=4,
+            cross_attention_dim=2 * TOKEN_WIDTH,
+            transformer_layers_per_block=(1, 2),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + TOKEN_WIDTH,
+        )
+        first = _text_encoder(tokenizers[0])
+        second = CLIPTextModelWithProjection(_text_config(tokenizers[1], projection_dim=TOKEN_WIDTH))
+        vae = _autoencoder()
+    for module in (unet, vae, first, second):
+        module.eval()
+    pipeline = StableDiffusionXLPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        scheduler=_scheduler("epsilon"),
+        add_watermarker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -91,7 +136,11 @@ def _autoencoder() -> AutoencoderKL:
 
 
 def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    config = CLIPTextConfig(
+    return CLIPTextModel(_text_config(tokenizer))
+
+
+def _text_config(tokenizer: CLIPTokenizer, projection_dim: int = 512) -> CLIPTextConfig:
+    return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TOKEN_WIDTH,
         intermediate_size=TOKEN_WIDTH,
@@ -101,8 +150,8 @@ def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         bos_token_id=len(tokenizer) - 2,
         eos_token_id=len(tokenizer) - 1,
         pad_token_id=len(tokenizer) - 1,
+        projection_dim=projection_dim,
     )
-    return CLIPTextModel(config)
 
 
 def _scheduler(prediction_type: str) -> DDIMScheduler:
