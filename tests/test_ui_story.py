@@ -1,0 +1,95 @@
+"""A run's events become what the Watch tab says."""
+
+import pytest
+
+from apt_engine.config import TrainingConfig
+from apt_engine.events import (
+    CheckpointSaved,
+    Event,
+    Noticed,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    SampleReady,
+    StageChanged,
+    StepFinished,
+)
+from apt_engine.worker import WorkerStatus
+from ui.story import Story
+
+IDLE = WorkerStatus()
+AT_WORK = WorkerStatus("training", "r1")
+
+
+def story(*events: Event) -> Story:
+    made = Story.of("r1", TrainingConfig(subject="backpack", steps=10), 3)
+    made.tell(list(events))
+    return made
+
+
+def started(first_step: int = 0) -> RunStarted:
+    return RunStarted(run="r1", base="pocket", subject="backpack", photo_count=3, first_step=first_step, last_step=10)
+
+
+def step(number: int, seconds: float = 1.0) -> StepFinished:
+    return StepFinished(step=number, loss=0.1, prior_loss=None, gradient_norm=1, learning_rate=1e-4, seconds=seconds)
+
+
+FINISHED = RunFinished(step=10, reason="All 10 steps are done.", is_complete=True, seconds=1, peak_memory_bytes=1)
+STOPPED = RunFinished(step=4, reason="Stopped at step 4 of 10.", is_complete=False, seconds=1, peak_memory_bytes=1)
+FAILED = RunFailed(message="The disk is full; free some space.")
+
+
+@pytest.mark.parametrize(
+    ("events", "status", "state", "sentence"),
+    [
+        ([], IDLE, "new", "Ready to learn your backpack; nothing is trained yet."),
+        ([], AT_WORK, "waking", "Waking the engine for your backpack."),
+        ([started(), step(1)], AT_WORK, "training", "Learning your backpack (step 1 of 10)."),
+        ([started(), StageChanged(stage="loading", message="Loading it.")], AT_WORK, "training", "Loading it."),
+        ([started(), step(1), FINISHED], IDLE, "finished", "It knows your backpack. All 10 steps are done."),
+        ([started(), STOPPED], IDLE, "stopped", "Stopped at step 4 of 10. Resume goes on from there."),
+        ([started(), step(1), FAILED], IDLE, "failed", "The disk is full; free some space."),
+        ([started(), step(1), FAILED], AT_WORK, "waking", "Waking the engine for your backpack."),
+    ],
+)
+def test_the_sentence_says_what_goes_on(events: list[Event], status: WorkerStatus, state: str, sentence: str) -> None:
+    told = story(*events)
+    assert told.state_under(status) == state
+    assert told.sentence(state) == sentence
+
+
+@pytest.mark.parametrize(("saved", "from_where"), [(2, "from step 2, the last one saved"), (0, "from the beginning")])
+def test_a_run_without_an_end_that_nobody_works_on_was_interrupted(saved: int, from_where: str) -> None:
+    told = story(started(), step(1), step(2), *([CheckpointSaved(step=2, path="c")] if saved else []), step(3))
+    other_run = WorkerStatus("training", "r2")
+    assert told.state_under(IDLE) == told.state_under(other_run) == "interrupted"
+    assert told.sentence("interrupted") == f"Training was interrupted at step 3 of 10; Resume goes on {from_where}."
+
+
+def test_a_resumed_session_draws_no_step_twice() -> None:
+    told = story(started(), step(1), step(2), step(3), FAILED, started(first_step=2), step(3), step(4))
+    assert [number for number, _ in told.losses] == [1, 2, 3, 4]
+    assert told.step == 4
+
+
+def test_the_speed_is_that_of_usual_steps() -> None:
+    told = story(started(), step(1, seconds=30.0), *(step(number, seconds=2.0) for number in range(2, 8)))
+    assert told.seconds_per_step == 2.0
+    assert story(started()).seconds_per_step is None
+
+
+def test_samples_and_notices_are_kept_in_their_places() -> None:
+    told = story(
+        started(),
+        SampleReady(step=0, index=1, prompt="p", seed=1, path="samples/a.png"),
+        *(Noticed(message=f"note {number}") for number in range(5)),
+    )
+    assert told.samples == {(0, 1): "samples/a.png"}
+    assert told.notices == ["note 2", "note 3", "note 4"]
+    assert told.prompts[0] == "a photo of a zwx backpack"
+
+
+def test_without_samples_there_are_no_rows() -> None:
+    config = TrainingConfig(subject="backpack", sample_every_steps=0)
+    assert Story.of("r1", config, 3).prompts == ()
