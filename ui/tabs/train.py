@@ -1,6 +1,7 @@
 """The Train tab: photos, what it is, Train. Everything else has good defaults."""
 
 import html
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import gradio as gr
 from gradio.components import Component
 
 from apt_engine.config import TrainingConfig
-from apt_engine.errors import ConfigError
+from apt_engine.errors import BusyError, ConfigError
 from apt_engine.photos import PhotoSet, read_photos
 from apt_engine.presets import build_config
 from ui.context import AppContext, Example, plain_errors
@@ -124,10 +125,12 @@ def start(
         config = config_of(view, values)
         photos = read_photos(_paths(values[view.photos]))
         photos.check()
-        if context.worker.status.job == "training":
-            context.worker.start_training(context.worker.status.run_id)  # says who is busy
         run = context.store.create(config, lambda folder: photos.save(folder, config.resolution))
-        context.worker.start_training(run.id)
+        try:
+            context.worker.start_training(run.id)
+        except BusyError:
+            shutil.rmtree(run.path)  # nothing was learnt in it
+            raise
     return started(run.id)
 
 

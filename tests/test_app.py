@@ -1,0 +1,115 @@
+"""Flags of app.py, and what its process is and is not: quick, alone with itself, and free of torch."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apt_engine.worker import ROOT
+
+# Serves the page to itself, with a run in view, and then names which of the libraries its process has loaded.
+SERVE_AND_LIST = """
+import app, sys, urllib.request
+from pathlib import Path
+from apt_engine.config import TrainingConfig
+from ui.context import open_context
+from ui.layout import build_app, launch_options, open_run
+
+context = open_context(Path(sys.argv[1]))
+run = context.store.create(TrainingConfig(subject="car"), lambda folder: None)
+page = build_app(context)
+_, address, _ = page.launch(server_name="127.0.0.1", **launch_options(context, None))
+print(urllib.request.urlopen(address).status)
+open_run(context, run.id)
+for name in ("gradio", "PIL", "torch", "diffusers", "transformers", "peft", "accelerate"):
+    if name in sys.modules:
+        print(name)
+page.close(verbose=False)
+"""
+
+
+def app(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "app.py", "--no-browser", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+
+
+def refusal(*arguments: str) -> str:
+    """What app.py says when it does not start; at once, and with an exit code."""
+    process = app(*arguments)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(said.splitlines()) == 1
+    return said
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a started app answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = app("--port", str(port), "--data-dir", str(tmp_path_factory.mktemp("Ünï data")))
+    assert process.stdout
+    try:
+        assert f"http://localhost:{port}" in process.stdout.readline()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+def fetch(url: str, **headers: str) -> str:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as reply:
+        return reply.read().decode()
+
+
+def test_a_taken_port_is_one_sentence(taken_port: int, data_dir: Path) -> None:
+    said = refusal("--port", str(taken_port), "--data-dir", str(data_dir))
+    assert f"Port {taken_port} is taken" in said
+    assert "--port" in said
+
+
+def test_letting_others_in_needs_a_password() -> None:
+    assert "--password" in refusal("--listen")
+
+
+def test_the_served_page_names_no_other_host(address: str) -> None:
+    page = fetch(address)
+    loaded = re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="([^"]+)"', page)
+    assert loaded
+    assert [link for link in loaded if re.match(r"(https?:)?//", link)] == []
+    assert "fonts.googleapis" not in page
+    assert "fonts.googleapis" not in fetch(f"{address}/theme.css?v=1")
+
+
+def test_another_name_for_this_machine_is_refused(address: str) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        fetch(address, Host="evil.example")
+
+
+def test_the_process_that_served_the_page_holds_no_model_library(data_dir: Path) -> None:
+    said = subprocess.check_output([sys.executable, "-c", SERVE_AND_LIST, str(data_dir)], cwd=ROOT, encoding="utf-8")
+    assert said.split() == ["200", "gradio", "PIL"]

@@ -1,0 +1,233 @@
+"""What the page's buttons do, without a browser: real run folders, and an engine that has not been woken."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from apt_engine.config import TrainingConfig
+from apt_engine.events import CheckpointSaved, ExportReady, RunFailed, RunStarted, SampleReady, StepFinished
+from apt_engine.runs import Run
+from apt_engine.worker import WorkerStatus
+from ui.context import AppContext, load_examples, open_context, plain_errors
+from ui.layout import build_app, restore
+from ui.tabs import generate, runs, train, watch
+
+
+@pytest.fixture
+def context(data_dir: Path) -> Iterator[AppContext]:
+    made = open_context(data_dir)
+    yield made
+    made.worker.close()
+
+
+@pytest.fixture
+def view(context: AppContext) -> train.TrainView:
+    with gr.Blocks(analytics_enabled=False):
+        return train.build(context)
+
+
+def new_run(context: AppContext, subject: str = "backpack", **settings: Any) -> Run:
+    config = TrainingConfig(subject=subject, **{"steps": 10, **settings})
+    return context.store.create(config, lambda folder: (folder / "01.png").touch())
+
+
+def begun(run: Run, steps: int) -> Run:
+    run.append(RunStarted(run=run.id, base="pocket", subject="backpack", photo_count=1, first_step=0, last_step=10))
+    for number in range(1, steps + 1):
+        run.append(step(number))
+    return run
+
+
+def step(number: int) -> StepFinished:
+    return StepFinished(step=number, loss=0.2, prior_loss=None, gradient_norm=1, learning_rate=1e-4, seconds=0.5)
+
+
+def form(view: train.TrainView, photos: list[Path], **settings: Any) -> dict[Any, Any]:
+    """What the page hands over when the form shows its first values, but for `settings`."""
+    values: dict[Any, Any] = {component: getattr(component, "value", None) for component in view.settings.values()}
+    values |= {view.settings[name]: value for name, value in settings.items()}
+    return {**values, view.photos: [str(path) for path in photos]}
+
+
+@pytest.fixture
+def photos(photo_dir: Path) -> list[Path]:
+    return sorted(photo_dir.iterdir())
+
+
+def test_an_engines_error_is_shown_as_its_sentence(context: AppContext) -> None:
+    with pytest.raises(gr.Error, match="There is no run r1") as caught, plain_errors():
+        context.store.open("r1")
+    assert caught.value.print_exception is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "count", "sentence"),
+    [
+        ({"subject": "   "}, 4, "The subject is empty"),
+        ({"subject": "car", "rank": 0}, 4, "rank cannot be 0; it must lie between 1 and 256"),
+        ({"subject": "car", "steps": None}, 4, "The setting steps is empty"),
+        ({"subject": "car"}, 0, "There are no photos"),
+        ({"subject": "car"}, 1, "One photo is too few"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_run(
+    context: AppContext,
+    view: train.TrainView,
+    photos: list[Path],
+    settings: dict[str, Any],
+    count: int,
+    sentence: str,
+) -> None:
+    with pytest.raises(gr.Error, match=sentence):
+        train.start(view, context, lambda run_id: [], form(view, photos[:count], **settings))
+    assert context.store.list() == []
+    assert context.worker.process_id is None
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [(WorkerStatus("training", "r1"), "The engine is training r1"), (WorkerStatus("sampling"), "is drawing pictures")],
+)
+def test_an_engine_at_work_takes_no_second_run(
+    context: AppContext, view: train.TrainView, photos: list[Path], status: WorkerStatus, sentence: str
+) -> None:
+    context.worker._status = status
+    with pytest.raises(gr.Error, match=sentence):
+        train.start(view, context, lambda run_id: [], form(view, photos, subject="car"))
+    assert context.store.list() == []
+    assert context.worker.process_id is None
+
+
+def test_sixty_photos_are_refused(context: AppContext, view: train.TrainView, photos: list[Path]) -> None:
+    with pytest.raises(gr.Error, match="60 photos are too many"):
+        train.start(view, context, lambda run_id: [], form(view, photos * 15, subject="car"))
+
+
+def test_a_bad_file_is_named_and_the_good_ones_stay(
+    view: train.TrainView, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "notes.jpg"
+    bad.write_text("no picture")
+    warned: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: warned.append(message))
+    kept, thumbnails, notes, summary = train.show_photos(view, form(view, [*photos, bad], subject=""))
+    assert kept == [str(path) for path in photos]
+    assert [name for _, name in thumbnails] == [path.name for path in photos]
+    assert "notes.jpg cannot be opened" in notes
+    assert [sentence for sentence in warned if "notes.jpg" in sentence]
+    assert "<b>4</b> photos" in summary
+    assert "at most <b>400</b> steps" in summary
+
+
+def test_another_base_moves_the_settings_but_not_what_was_typed(context: AppContext, view: train.TrainView) -> None:
+    classic = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    chosen: dict[Any, Any] = {view.chosen: view.chosen.value}
+    radios: dict[Any, Any] = {radio: radio.value for radio in view.presets.values()}
+    changed = train.choose(view, context, form(view, [], base=classic, rank=7, subject="car") | chosen | radios)
+    assert changed[view.settings["resolution"]] == 512
+    assert changed[view.chosen][0] == classic
+    assert view.settings["rank"] not in changed
+    assert view.settings["subject"] not in changed
+
+
+def test_an_example_brings_photos_and_word(photo_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(photo_dir, tmp_path / "discs")
+    (tmp_path / "examples.json").write_text(
+        '[{"key": "disc", "folder": "discs", "subject": "disc", "title": "Disc", "credit": "drawn"}]'
+    )
+    example = load_examples(tmp_path)["disc"]
+    paths, subject = train.take_example(example)
+    assert (len(paths), subject) == (4, "disc")
+    assert load_examples(tmp_path / "nowhere") == {}
+
+
+def test_watching_reads_on_where_it_was(context: AppContext) -> None:
+    run = begun(new_run(context), steps=2)
+    first = watch.open_run(context, run.id)
+    assert "interrupted at step 2 of 10" in first[1]
+    nothing_new = watch.refresh(context, first[0])
+    assert all(value == gr.skip() for value in nothing_new)
+    run.append(step(3))
+    run.append(SampleReady(step=0, index=0, prompt="p", seed=0, path="samples/000000-0.png"))
+    later = watch.refresh(context, first[0])
+    assert later[0].story.step == 3
+    assert later[0].cursor > first[0].cursor
+    assert "samples/000000-0.png" in later[4]
+
+
+def test_a_failed_run_says_why_and_offers_to_resume(context: AppContext) -> None:
+    run = begun(new_run(context), steps=2)
+    run.append(RunFailed(message="The engine was killed."))
+    _, sentence, _, _, _, stop, resume, *_ = watch.open_run(context, run.id)
+    assert "The engine was killed." in sentence
+    assert (stop.visible, resume.visible) == (False, True)
+
+
+def test_lora_files_can_be_downloaded_once_they_are_there(context: AppContext) -> None:
+    run = begun(new_run(context), steps=10)
+    assert watch.open_run(context, run.id)[-2].visible is False
+    export = run.path / "exports" / "zwx.safetensors"
+    export.parent.mkdir()
+    export.touch()
+    run.append(ExportReady(step=10, layout="kohya", path="exports/zwx.safetensors", keys=8, difference=0.0))
+    kohya, diffusers = watch.open_run(context, run.id)[-2:]
+    assert kohya.visible is True
+    assert kohya.value["path"].endswith("zwx.safetensors")
+    assert diffusers.visible is False
+
+
+def test_a_page_opened_anew_looks_at_the_newest_run(context: AppContext) -> None:
+    assert watch.attach(context)[0] == watch.Watch()
+    run = new_run(context)
+    assert watch.attach(context)[0].run_id == run.id
+
+
+def test_a_run_that_is_gone_or_damaged_is_a_sentence(context: AppContext) -> None:
+    assert "There is no run r1" in watch.open_run(context, "r1")[1]
+    run = new_run(context)
+    (run.path / "config.json").write_text("{")
+    assert "cannot be read" in watch.open_run(context, run.id)[1]
+    assert "cannot be read" in runs.rows(context)[0][1]
+    assert generate.runs_offered(context)[:-1] == []
+
+
+def test_all_runs_are_listed_with_what_became_of_them(context: AppContext) -> None:
+    run = begun(new_run(context), steps=4)
+    assert runs.rows(context) == [["backpack", "interrupted", "4 of 10", "pocket", run.id]]
+
+
+def test_only_runs_with_a_lora_are_offered(context: AppContext) -> None:
+    run = begun(new_run(context), steps=4)
+    assert [run_id for _, run_id in generate.runs_offered(context)] == [generate.BARE]
+    run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
+    run.append(CheckpointSaved(step=4, path="checkpoints/000004"))
+    assert [run_id for _, run_id in generate.runs_offered(context)] == [run.id, generate.BARE]
+    assert generate.offer_runs(context, None, run.id).value == run.id
+    assert [value for _, value in generate.offer_checkpoints(context, run.id).choices] == ["last", "4"]
+
+
+def test_an_empty_prompt_is_a_sentence(context: AppContext) -> None:
+    with gr.Blocks(analytics_enabled=False):
+        tab = generate.build(context)
+    values = {component: getattr(component, "value", None) for component in tab.settings.values()}
+    with pytest.raises(gr.Error, match="The prompt is empty"):
+        next(generate.generate(tab, context, {**values, tab.settings["prompt"]: "  "}))
+    with pytest.raises(gr.Error, match="needs a trained run"):
+        next(generate.generate(tab, context, {**values, tab.settings["run"]: generate.BARE}))
+    assert context.worker.process_id is None
+
+
+def test_what_was_typed_comes_back() -> None:
+    assert restore({"subject": "car", "prompt": "a {subject}"}) == ["car", "a {subject}"]
+    assert restore(None) == ["", generate.FIRST_PROMPT]
+
+
+def test_the_page_is_built_without_waking_the_engine(context: AppContext) -> None:
+    page = build_app(context)
+    assert page.title == "APT Studio"
+    assert context.worker.process_id is None
+    assert not context.store.data_dir.exists()
