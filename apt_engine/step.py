@@ -1,6 +1,6 @@
 """One step of adaptive training, in the order of the paper: draw, warp, add noise, look twice, compare, weigh, learn.
 
-Shapes: B samples of this step, C latent channels, h and w latent height and width, L tokens, D width of a token state.
+Shapes: B samples of this step, C latent channels, h and w latent height and width.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from apt_engine import random
 from apt_engine.apt.augment import augmentation_probability
 from apt_engine.apt.indicator import OverfittingIndicator, step_sums
 from apt_engine.apt.losses import loss_weight, masked_mean
-from apt_engine.bases.base import BaseModel
+from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.calibration import Lambdas
 from apt_engine.config import SUBJECT_SLOT, TrainingConfig
 from apt_engine.latents import LatentSource, View
@@ -166,10 +166,10 @@ class AdaptiveStep:
         is_warped = float(torch.rand((), generator=generator)) < chance
         return source.warped(photo, generator) if is_warped else source.plain[photo]
 
-    def _errors(self, batch: Batch, states: Tensor) -> Tensor:
+    def _errors(self, batch: Batch, states: PromptStates) -> Tensor:
         """Mean squared error of each sample (B,) over the cells that count, in the space the base predicts in, in fp32."""
         noisy_latents = self._base.add_noise(batch.latents, batch.noise, batch.timesteps)
-        prediction = self._base.predict(noisy_latents, batch.timesteps, states.expand(len(batch.latents), -1, -1))
+        prediction = self._base.predict(noisy_latents, batch.timesteps, states.expand(len(batch.latents)))
         target = self._base.target(batch.latents, batch.noise, batch.timesteps)
         return masked_mean((prediction.float() - target.float()).square(), batch.mask)
 

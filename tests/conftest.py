@@ -28,6 +28,14 @@ def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def toy_xl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for the XL toy."""
+    from tests.toy import save_toy_xl_base
+
+    return save_toy_xl_base(tmp_path_factory.mktemp("base") / "toy-xl")
+
+
+@pytest.fixture(scope="session")
 def photo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of four photos, PNG and JPEG, of a red disc in different places; copy it before changing anything."""
     folder = tmp_path_factory.mktemp("photos")

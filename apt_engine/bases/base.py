@@ -1,8 +1,10 @@
 """What the engine needs of a base model, whatever its family.
 
-Shapes: B batch, C latent channels, h = H/f and w = W/f latent height and width, L tokens, D width of a token state.
+Shapes: B batch, C latent channels, h = H/f and w = W/f latent height and width, L tokens, D width of a token state, P of a
+pooled one.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,16 +12,33 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class PromptStates:
+    """Prompts as the denoiser hears them: token states (B, L, D) and, where it wants one, a pooled state (B, P)."""
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+
+    def expand(self, batch: int) -> "PromptStates":
+        """One prompt for a whole batch; no memory is copied."""
+        pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
+        return PromptStates(self.hidden.expand(batch, -1, -1), pooled)
+
+
 class BaseModel(Protocol):
     """A pretrained diffusion model, frozen, on its device, in eval mode."""
 
-    family: str  # the value of `ss_base_model_version` in exported LoRA files: sd_v1, sd_v2 ...
     name: str  # as the user named it: pocket, a folder, an id of the hub
     device: torch.device
     dtype: torch.dtype  # what the denoiser computes in
     prediction_type: str  # epsilon or v_prediction
     train_timesteps: int
     size_multiple: int  # pictures must be a multiple of this many pixels
+
+    @property
+    def family(self) -> str:
+        """The value of `ss_base_model_version` in exported LoRA files: sd_v1, sd_v2, sdxl_base_v1-0."""
+        ...
 
     @property
     def denoiser(self) -> torch.nn.Module:
@@ -35,8 +54,8 @@ class BaseModel(Protocol):
         """The context in which the denoiser runs."""
         ...
 
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Token states (B, L, D) of prompts."""
+    def encode_prompts(self, prompts: list[str]) -> PromptStates:
+        """The states of B prompts."""
         ...
 
     def token_ids(self, prompt: str) -> list[int]:
@@ -55,7 +74,7 @@ class BaseModel(Protocol):
         """Noisy latents alpha_t x0 + sigma_t eps (B, C, h, w); timesteps (B,) integers."""
         ...
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
         """The denoiser's raw output (B, C, h, w): noise, or velocity for v-prediction."""
         ...
 
