@@ -16,7 +16,6 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig
@@ -24,7 +23,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from apt_engine import random
+from apt_engine import kohya, random
 from apt_engine.errors import LoraError
 from apt_engine.runs import write_atomically
 
@@ -32,33 +31,6 @@ ADAPTER = "default"
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD_LAYERS = ("ff.net.0.proj", "ff.net.2")
 DIFFUSERS_PREFIX = "unet."
-KOHYA_PREFIX = "lora_unet_"
-# The names of the model specification, https://github.com/Stability-AI/ModelSpec, by family and kind of prediction.
-ARCHITECTURES = {
-    ("sd_v1", "epsilon"): "stable-diffusion-v1",
-    ("sd_v1", "v_prediction"): "stable-diffusion-v1",
-    ("sd_v2", "epsilon"): "stable-diffusion-v2-512",
-    ("sd_v2", "v_prediction"): "stable-diffusion-v2-768-v",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportInfo:
-    """What a file for other programs says about itself.
-
-    Attributes:
-        name: title of the LoRA; shown to strangers, so no path.
-        base_model_version: family of the base model, sd_v1 or sd_v2.
-        prediction_type: epsilon or v_prediction.
-        resolution: side of the training pictures in pixels.
-        trigger_phrase: the words in a prompt that mean the subject.
-    """
-
-    name: str
-    base_model_version: str
-    prediction_type: str
-    resolution: int
-    trigger_phrase: str
 
 
 def attach(denoiser: nn.Module, rank: int, alpha: float, feed_forward: bool, seed: int) -> None:
@@ -149,11 +121,11 @@ def export_diffusers(denoiser: nn.Module, path: Path) -> None:
     _write_diffusers(denoiser, path, torch.float16)
 
 
-def export_kohya(denoiser: nn.Module, path: Path, info: ExportInfo) -> None:
+def export_kohya(denoiser: nn.Module, path: Path, info: kohya.ExportInfo) -> None:
     """Write a file for ComfyUI, Forge, AUTOMATIC1111 and whatever else reads kohya's layout.
 
     Raises:
-        LoraError: a weight is not finite in fp16.
+        LoraError: a weight is not finite in fp16, or other programs have no name for such a base model.
         DiskError: it cannot be written.
     """
     weights = _weights(denoiser, torch.float16)
@@ -162,8 +134,8 @@ def export_kohya(denoiser: nn.Module, path: Path, info: ExportInfo) -> None:
     tensors: dict[str, Tensor] = {}
     for name in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in weights):
         values = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], torch.tensor(float(alpha))
-        tensors |= zip(_kohya_keys(name), values, strict=True)
-    write_atomically(path, _serialize(tensors, _kohya_header(info, rank, alpha)))
+        tensors |= zip(kohya.keys(denoiser, name), values, strict=True)
+    write_atomically(path, _serialize(tensors, kohya.header(info, rank, alpha)))
 
 
 def load_exported(denoiser: nn.Module, path: Path) -> int:
@@ -244,9 +216,8 @@ def _load_with_diffusers(denoiser: nn.Module, path: Path) -> int:
     assert isinstance(denoiser, PeftAdapterMixin)
     tensors, header = _open(path)
     with torch.random.fork_rng(devices=[]):
-        if _is_kohya(tensors):
-            copied = tensors.copy()  # the converter empties what it gets
-            converted, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(copied)[:2]
+        if kohya.is_kohya(tensors):
+            converted, alphas = kohya.read_with_diffusers(denoiser, tensors)
             denoiser.load_lora_adapter(converted, prefix="unet", network_alphas=alphas, adapter_name=ADAPTER)
         else:
             settings = json.loads(header[LORA_ADAPTER_METADATA_KEY])
@@ -287,36 +258,8 @@ def _write_diffusers(denoiser: nn.Module, path: Path, dtype: torch.dtype) -> Non
     write_atomically(path, _serialize(tensors, header))
 
 
-def _kohya_keys(layer: str) -> tuple[str, str, str]:
-    stem = KOHYA_PREFIX + layer.replace(".", "_")
-    return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
-
-
 def _diffusers_keys(layer: str) -> tuple[str, str]:
     return f"{DIFFUSERS_PREFIX}{layer}.lora_A.weight", f"{DIFFUSERS_PREFIX}{layer}.lora_B.weight"
-
-
-def _kohya_header(info: ExportInfo, rank: int, alpha: float) -> dict[str, str]:
-    """The six keys sd-scripts itself keeps when told to keep little, and what the model specification demands.
-
-    No date: it would make equal trainings give unequal files.
-    """
-    return {
-        "format": "pt",
-        "ss_base_model_version": info.base_model_version,
-        "ss_v2": str(info.base_model_version == "sd_v2"),
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": f"{alpha:g}",
-        "ss_network_args": "{}",
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{ARCHITECTURES[info.base_model_version, info.prediction_type]}/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": info.name,
-        "modelspec.resolution": f"{info.resolution}x{info.resolution}",
-        "modelspec.prediction_type": "v" if info.prediction_type == "v_prediction" else "epsilon",
-        "modelspec.trigger_phrase": info.trigger_phrase,
-    }
 
 
 def _serialize(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
@@ -343,20 +286,16 @@ def _read(denoiser: nn.Module, path: Path) -> _Stored:
     tensors, header = _open(path)
     has_feed_forward = any("ff_net_" in key.replace(".", "_") for key in tensors)
     kinds = ATTENTION_LAYERS + (FEED_FORWARD_LAYERS if has_feed_forward else ())
-    is_kohya = _is_kohya(tensors)
-    rank, alpha = _kohya_rank_and_alpha(path, tensors) if is_kohya else _rank_and_alpha(path, header)
+    is_kohya = kohya.is_kohya(tensors)
+    rank, alpha = kohya.rank_and_alpha(path, tensors) if is_kohya else _rank_and_alpha(path, header)
     shapes: dict[str, tuple[int, ...]] = {}
     keys: dict[str, str] = {}
     for name, layer in _layers(denoiser, kinds).items():
-        down, up, *alpha_key = _kohya_keys(name) if is_kohya else _diffusers_keys(name)
+        down, up, *alpha_key = kohya.keys(denoiser, name) if is_kohya else _diffusers_keys(name)
         shapes |= {down: (rank, layer.in_features), up: (layer.out_features, rank), **dict.fromkeys(alpha_key, ())}
         keys |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
     _match(path, tensors, shapes)
     return _Stored({name: tensors[key] for name, key in keys.items()}, rank, alpha, kinds)
-
-
-def _is_kohya(tensors: dict[str, Tensor]) -> bool:
-    return any(key.startswith(KOHYA_PREFIX) for key in tensors)
 
 
 def _match(path: Path, tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -384,12 +323,3 @@ def _rank_and_alpha(path: Path, header: dict[str, str]) -> tuple[int, float]:
         raise LoraError(
             f"The LoRA file {path} does not say its rank and alpha; choose a file this app wrote."
         ) from error
-
-
-def _kohya_rank_and_alpha(path: Path, tensors: dict[str, Tensor]) -> tuple[int, float]:
-    """From the tensors: the header only repeats them. What is missing here is named when the keys are matched."""
-    rank = next((len(value) for key, value in tensors.items() if key.endswith(".lora_down.weight")), 0)
-    alphas = {float(value) for key, value in tensors.items() if key.endswith(".alpha") and value.ndim == 0}
-    if len(alphas) > 1:
-        raise LoraError(f"The layers of the LoRA file {path} have different alphas; choose a file this app wrote.")
-    return rank, alphas.pop() if alphas else 0.0
