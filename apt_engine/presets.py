@@ -62,11 +62,13 @@ def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict
 
 
 def _family_key(folder: Path) -> str:
-    """SD 2.x conditions on 1024 numbers a token, SD 1.x on 768; anything else is treated like SD 1.5."""
+    """SDXL also conditions on sizes; SD 2.x on 1024 numbers a token, SD 1.x on 768. The rest is treated like SD 1.5."""
     try:
         unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "base-sd15"
+    if unet.get("addition_embed_type") == "text_time":
+        return "base-sdxl"
     return "base-sd2" if unet.get("cross_attention_dim") == 1024 else "base-sd15"
 
 
