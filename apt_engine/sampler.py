@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from apt_engine import lora, random
-from apt_engine.bases.base import BaseModel
+from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.config import SampleRequest, TrainingConfig
 from apt_engine.errors import ConfigError, EngineError
@@ -84,9 +84,12 @@ class Sampler:
             first.width // pipeline.vae_scale_factor,
         )
         noise = [torch.randn(shape, generator=random.generator(picture.seed, 0, 0, "sample")) for picture in batch]
+        states = self.base.encode_prompts([picture.prompt for picture in batch])
+        negative_states = self.base.encode_prompts([picture.negative_prompt for picture in batch])
         with self.base.autocast():
             latents = pipeline(
-                **self._conditioning(batch),
+                **_embeddings("", states),
+                **_embeddings("negative_", negative_states),
                 latents=torch.stack(noise).to(self.base.device, torch.float32),
                 width=first.width,
                 height=first.height,
@@ -179,6 +182,12 @@ class Studio:
             lora.load(denoiser, self._store.open(request.run).checkpoint(request.checkpoint).lora_path)
             lora.set_strength(denoiser, request.strength)
         return self._sampler
+
+
+def _embeddings(kind: str, states: PromptStates) -> dict[str, torch.Tensor]:
+    """The states as arguments of a diffusers pipeline; only those with a pooled state know its argument."""
+    pooled = {} if states.pooled is None else {f"{kind}pooled_prompt_embeds": states.pooled}
+    return {f"{kind}prompt_embeds": states.hidden, **pooled}
 
 
 def _settings_inside(request: SampleRequest, picture: Picture) -> PngInfo:

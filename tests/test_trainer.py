@@ -36,6 +36,7 @@ from apt_engine.session import alone, train
 from apt_engine.step import AdaptiveStep, StepResult
 from apt_engine.trainer import Trainer
 from apt_engine.worker import ROOT
+from tests.toy import save_toy_base
 
 NewRun = Callable[..., Run]
 
@@ -149,6 +150,31 @@ def test_stopped_and_resumed_is_the_same_to_the_byte(new_run: NewRun, step: int)
     assert [event.step for event in steps_of(resumed)] == list(range(step + 1, 7))
     assert lora_bytes(stopped) == lora_bytes(whole)
     assert optimizer_bytes(stopped) == optimizer_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sdxl"])
+def test_the_other_bases_train_resume_and_export_as_well(
+    new_run: NewRun, tmp_path: Path, toy_xl_base: Path, kind: str
+) -> None:
+    base = toy_xl_base if kind == "sdxl" else save_toy_base(tmp_path / "toy-v", kind)
+    settings = {"base": str(base), "steps": 4, "sample_every_steps": 4, "gradient_checkpointing": kind == "sdxl"}
+    settings |= {"sensitivity": 1e5, "stabilization_lambda": 1.0, "alignment_lambda": 1.0}
+    whole, stopped = new_run(**settings), new_run(**settings)
+    events = finish(whole)
+    finish(stopped, stop_at(3))
+    finish(stopped)
+    assert lora_bytes(stopped) == lora_bytes(whole)
+    assert optimizer_bytes(stopped) == optimizer_bytes(whole)
+    losses = steps_of(events)
+    assert losses[0].gap == 0
+    assert losses[-1].gap != 0
+    assert losses[-1].alignment
+    assert losses[-1].stabilization
+    exported = {event.layout: event for event in events if isinstance(event, ExportReady)}
+    for layout, keys_a_layer in (("kohya", 3), ("diffusers", 2)):
+        assert exported[layout].keys == keys_a_layer * len(load_file(whole.checkpoint().lora_path)) // 2
+    with safe_open(whole.path / exported["kohya"].path, "pt") as file:
+        assert file.metadata()["ss_base_model_version"] == ("sdxl_base_v1-0" if kind == "sdxl" else "sd_v1")
 
 
 def optimizer_bytes(run: Run) -> bytes:
