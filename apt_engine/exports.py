@@ -13,7 +13,6 @@ from apt_engine.bases.registry import load_base
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import LoraError
 from apt_engine.events import ExportReady
-from apt_engine.kohya import ExportInfo
 from apt_engine.runs import Checkpoint, Run
 from apt_engine.sampler import Picture, Sampler
 

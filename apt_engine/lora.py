@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -132,7 +131,6 @@ def export_kohya(denoiser: nn.Module, path: Path, info: kohya.ExportInfo) -> Non
     weights = _weights(denoiser, torch.float16)
     layer = _lora_layers(denoiser)[0]
     rank, alpha = layer.r[ADAPTER], layer.lora_alpha[ADAPTER]
-    xl_layers = _xl_layers(denoiser)
     tensors: dict[str, Tensor] = {}
     for name in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in weights):
         values = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], torch.tensor(float(alpha))

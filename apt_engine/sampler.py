@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from apt_engine import lora, random
 from apt_engine.bases.base import BaseModel, PromptStates
@@ -101,15 +100,6 @@ class Sampler:
         pixels = torch.cat([self.base.decode(one[None]) for one in latents])
         arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
         return [Image.fromarray(array) for array in arrays]
-
-    def _conditioning(self, batch: list[Picture]) -> dict[str, Tensor]:
-        """What the pipeline's own text encoding would have made of the prompts."""
-        wanted = self.base.encode_prompts([picture.prompt for picture in batch])
-        unwanted = self.base.encode_prompts([picture.negative_prompt for picture in batch])
-        said = {"prompt_embeds": wanted.hidden, "negative_prompt_embeds": unwanted.hidden}
-        if wanted.pooled is not None and unwanted.pooled is not None:
-            said |= {"pooled_prompt_embeds": wanted.pooled, "negative_pooled_prompt_embeds": unwanted.pooled}
-        return said
 
     def _check_size(self, picture: Picture) -> None:
         multiple = self.base.size_multiple

@@ -537,32 +537,3 @@ def test_stable_diffusion_15_has_the_128_layers_other_programs_know() -> None:
     ours = {key for layer in lora._layers(unet, lora.ATTENTION_LAYERS) for key in kohya.keys(unet, layer)}
     assert len(known) == 128 * 3
     assert ours == known
-
-
-def test_sdxl_has_the_560_layers_other_programs_know_by_the_original_names() -> None:
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=128,
-            block_out_channels=(320, 640, 1280),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10),
-            attention_head_dim=(5, 10, 20),
-            cross_attention_dim=2048,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-        )
-    assert sum(parameter.numel() for parameter in unet.parameters()) == 2_567_463_684
-    layers = lora._layers(unet, lora.ATTENTION_LAYERS)
-    assert len(layers) == 560
-    stems = {keys_of(layer, xl_layers=2)[0].partition("_transformer_blocks_")[0] for layer in layers}
-    places = {"input_blocks": (4, 5, 7, 8), "middle_block": (1,), "output_blocks": (0, 1, 2, 3, 4, 5)}
-    known = {
-        f"lora_unet_{side}_{number}" + ("" if side == "middle_block" else "_1")
-        for side, numbers in places.items()
-        for number in numbers
-    }
-    assert stems == known
-    assert len({keys_of(layer, xl_layers=2) for layer in layers}) == 560

@@ -46,45 +46,6 @@ def toy_pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
     return pipeline
 
 
-def toy_xl_pipeline() -> StableDiffusionXLPipeline:
-    """The same for SDXL: two tokenizers and text encoders side by side, states (1, 77, 64), sizes and pooled states."""
-    tokenizers = [toy_tokenizer(), toy_tokenizer()]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 16),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            attention_head_dim=(2, 2),
-            norm_num_groups=4,
-            cross_attention_dim=2 * TOKEN_WIDTH,
-            transformer_layers_per_block=(1, 2),
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=6 * 8 + TOKEN_WIDTH,
-        )
-        first = _text_encoder(tokenizers[0])
-        second = CLIPTextModelWithProjection(_text_config(tokenizers[1], projection_dim=TOKEN_WIDTH))
-        vae = _autoencoder()
-    for module in (unet, vae, first, second):
-        module.eval()
-    pipeline = StableDiffusionXLPipeline(
-        unet=unet,
-        vae=vae,
-        text_encoder=first,
-        text_encoder_2=second,
-        tokenizer=tokenizers[0],
-        tokenizer_2=tokenizers[1],
-        scheduler=_scheduler("epsilon"),
-        add_watermarker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def save_toy_base(folder: Path, prediction_type: str = "epsilon") -> Path:
     """Write the toy in diffusers layout, as safetensors; returns `folder`."""
     toy_pipeline(prediction_type).save_pretrained(folder, safe_serialization=True)
@@ -200,7 +161,6 @@ def _text_config(tokenizer: CLIPTokenizer, layers: int = 1) -> CLIPTextConfig:
         bos_token_id=len(tokenizer) - 2,
         eos_token_id=len(tokenizer) - 1,
         pad_token_id=len(tokenizer) - 1,
-        projection_dim=projection_dim,
     )
 
 

@@ -120,15 +120,3 @@ def _kind_of_folder(name: str, folder: Path) -> str:
     if missing:
         raise BaseModelError(f"{name} has no folder {missing[0]}; check that the folder is complete.")
     return kind
-
-
-def _kind_on_hub(name: str) -> str:
-    index = Path(hf_hub_download(name, "model_index.json"))
-    kind = str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
-    _check_kind(name, kind)
-    return kind
-
-
-def _check_kind(name: str, kind: str) -> None:
-    if kind not in FAMILIES:
-        raise BaseModelError(f"{name} is a {kind}; supported are {', '.join(FAMILIES)}.")

@@ -1,7 +1,6 @@
 """Stable Diffusion 1.x and 2.x in diffusers layout, epsilon or v-prediction; the pocket model is one of them."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -11,20 +10,27 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from apt_engine.bases.base import PromptStates
 from apt_engine.bases.unet import UNetBase
 
-from apt_engine.bases.base import PromptStates
-
 
 class StableDiffusion(UNetBase[StableDiffusionPipeline]):
     """One text encoder, whose token states are all that the U-Net hears of a prompt."""
 
     @classmethod
-    def load(cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str) -> Self:
+    def load(
+        cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+    ) -> "StableDiffusion":
         """Load a folder, or an id of the hub.
 
         Raises:
             OSError, ValueError: as diffusers raises them; `registry.load_base` turns them into sentences.
         """
-        pipeline = cls.PIPELINE.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **cls.LEFT_OUT)
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
         return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
 
     @property
