@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy
 from PIL import Image
 
-from apt_engine import lora
+from apt_engine import kohya, lora
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.registry import load_base
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import LoraError
 from apt_engine.events import ExportReady
-from apt_engine.kohya import ExportInfo
 from apt_engine.runs import Checkpoint, Run
 from apt_engine.sampler import Picture, Sampler
 
@@ -61,17 +60,17 @@ def export_checkpoint(run: Run, checkpoint: Checkpoint, folder: Path | None = No
 
 def _write(base: BaseModel, config: TrainingConfig, step: int, folder: Path) -> list[tuple[str, Path]]:
     name = f"{re.sub(r'[^a-z0-9]+', '_', config.phrase.lower()).strip('_') or 'subject'}-{step:06d}"
-    about = ExportInfo(
+    about = kohya.ExportInfo(
         name=name,
         base_model_version=base.family,
         prediction_type=base.prediction_type,
         resolution=config.resolution,
         trigger_phrase=config.phrase,
     )
-    kohya, diffusers = folder / f"{name}.safetensors", folder / f"{name}-diffusers.safetensors"
-    lora.export_kohya(base.denoiser, kohya, about)
+    other_programs, diffusers = folder / f"{name}.safetensors", folder / f"{name}-diffusers.safetensors"
+    lora.export_kohya(base.denoiser, other_programs, about)
     lora.export_diffusers(base.denoiser, diffusers)
-    return [("kohya", kohya), ("diffusers", diffusers)]
+    return [("kohya", other_programs), ("diffusers", diffusers)]
 
 
 def _check_picture(base: BaseModel, config: TrainingConfig) -> numpy.ndarray:

@@ -1,12 +1,19 @@
-"""The layout of LoRA files that sd-scripts, ComfyUI, Forge and AUTOMATIC1111 share: names of keys, and the header.
+"""kohya's layout of LoRA files, which most other programs read: its names, its header, and where rank and alpha stand.
 
-For SD 1.x and 2.x the names are diffusers' own with underscores; for SDXL they are those of the original model (input_blocks,
-middle_block, output_blocks), which is what sd-scripts writes and what all of them read.
+A layer's three tensors are named after its module. For SD 1.x and 2.x that is diffusers' name: ComfyUI, Forge,
+AUTOMATIC1111 and sd-scripts all know it. For SDXL it is the name in the original checkpoint (`input_blocks_4_1_...`):
+sd-scripts knows no other there, the rest know both.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from torch import Tensor, nn
+
+from apt_engine.errors import LoraError
 
 PREFIX = "lora_unet_"
 # The names of the model specification, https://github.com/Stability-AI/ModelSpec, by family and kind of prediction.
@@ -39,35 +46,28 @@ class ExportInfo:
     trigger_phrase: str
 
 
-def keys_of(layer: str, *, xl_layers: int = 0) -> tuple[str, str, str]:
-    """Keys of A, B and alpha of a layer, by its name in diffusers.
-
-    Args:
-        layer: its name.
-        xl_layers: layers in each block of an SDXL U-Net, 2 in the real one; 0 for other models.
-    """
-    stem = PREFIX + (original_name(layer, xl_layers) if xl_layers else layer).replace(".", "_")
+def keys(denoiser: nn.Module, layer: str) -> tuple[str, str, str]:
+    """The names of A, B and alpha of one of the denoiser's layers."""
+    config: Any = denoiser.config
+    name = _original_name(layer, config.layers_per_block) if is_xl(denoiser) else layer
+    stem = PREFIX + name.replace(".", "_")
     return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
-
-
-def original_name(layer: str, layers: int) -> str:
-    """An attention layer of SDXL as the original model counts it: one row of all blocks' layers and changes of size."""
-    if found := re.match(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.+)", layer):
-        side, first = ("input", 1) if found[1] == "down" else ("output", 0)
-        return f"{side}_blocks.{first + (layers + 1) * int(found[2]) + int(found[3])}.1.{found[4]}"
-    return re.sub(r"^mid_block\.attentions\.0\.", "middle_block.1.", layer)
-
-
-def is_kohya(keys: Iterable[str]) -> bool:
-    """Whether a file has this layout, by its keys."""
-    return any(key.startswith(PREFIX) for key in keys)
 
 
 def header(info: ExportInfo, rank: int, alpha: float) -> dict[str, str]:
     """The six keys sd-scripts itself keeps when told to keep little, and what the model specification demands.
 
     No date: it would make equal trainings give unequal files.
+
+    Raises:
+        LoraError: other programs have no name for such a base model.
     """
+    architecture = ARCHITECTURES.get((info.base_model_version, info.prediction_type))
+    if architecture is None:
+        raise LoraError(
+            f"A LoRA for a base model of kind {info.base_model_version} ({info.prediction_type}) cannot be exported; "
+            "use the checkpoint itself."
+        )
     return {
         "format": "pt",
         "ss_base_model_version": info.base_model_version,
@@ -77,10 +77,59 @@ def header(info: ExportInfo, rank: int, alpha: float) -> dict[str, str]:
         "ss_network_alpha": f"{alpha:g}",
         "ss_network_args": "{}",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{ARCHITECTURES[info.base_model_version, info.prediction_type]}/lora",
+        "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": info.name,
         "modelspec.resolution": f"{info.resolution}x{info.resolution}",
         "modelspec.prediction_type": "v" if info.prediction_type == "v_prediction" else "epsilon",
         "modelspec.trigger_phrase": info.trigger_phrase,
     }
+
+
+def is_kohya(tensors: dict[str, Tensor]) -> bool:
+    """Whether a file's tensors are in this layout."""
+    return any(key.startswith(PREFIX) for key in tensors)
+
+
+def rank_and_alpha(path: Path, tensors: dict[str, Tensor]) -> tuple[int, float]:
+    """From the tensors: the header only repeats them. What is missing here is named when the keys are matched.
+
+    Raises:
+        LoraError: the layers' alphas differ.
+    """
+    rank = next((len(value) for key, value in tensors.items() if key.endswith(".lora_down.weight")), 0)
+    alphas = {float(value) for key, value in tensors.items() if key.endswith(".alpha") and value.ndim == 0}
+    if len(alphas) > 1:
+        raise LoraError(f"The layers of the LoRA file {path} have different alphas; choose a file this app wrote.")
+    return rank, alphas.pop() if alphas else 0.0
+
+
+def read_with_diffusers(denoiser: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Weights and alphas as diffusers' pipeline of this kind of denoiser makes them of a file's tensors."""
+    copied = tensors.copy()  # the converter empties what it gets
+    if is_xl(denoiser):
+        read: Any = StableDiffusionXLLoraLoaderMixin.lora_state_dict(copied, unet_config=denoiser.config)
+    else:
+        read = StableDiffusionLoraLoaderMixin.lora_state_dict(copied)
+    return read[0], read[1]
+
+
+def is_xl(denoiser: nn.Module) -> bool:
+    """Whether it is SDXL's U-Net: the only one that hears the size of a picture."""
+    config: Any = denoiser.config
+    return config.addition_embed_type == "text_time"
+
+
+def _original_name(layer: str, layers_per_block: int) -> str:
+    """The name in the original checkpoint, whose numbering runs on through all blocks.
+
+    A down block has its layers and then a downsampler, after the first convolution's number 0; an up block has one layer
+    more, with the upsampler inside the last. A layer is a residual part, number 0, and an attention, number 1.
+    """
+    if layer.startswith("mid_block.attentions.0."):
+        return layer.replace("mid_block.attentions.0.", "middle_block.1.", 1)
+    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.*)", layer)
+    assert match, layer
+    direction, block, number, rest = match.groups()
+    place = int(block) * (layers_per_block + 1) + int(number)
+    return f"input_blocks.{place + 1}.1.{rest}" if direction == "down" else f"output_blocks.{place}.1.{rest}"

@@ -13,12 +13,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import ConfigMixin
-from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig
@@ -128,17 +125,16 @@ def export_kohya(denoiser: nn.Module, path: Path, info: kohya.ExportInfo) -> Non
     """Write a file for ComfyUI, Forge, AUTOMATIC1111 and whatever else reads kohya's layout.
 
     Raises:
-        LoraError: a weight is not finite in fp16.
+        LoraError: a weight is not finite in fp16, or other programs have no name for such a base model.
         DiskError: it cannot be written.
     """
     weights = _weights(denoiser, torch.float16)
     layer = _lora_layers(denoiser)[0]
     rank, alpha = layer.r[ADAPTER], layer.lora_alpha[ADAPTER]
-    xl_layers = _xl_layers(denoiser)
     tensors: dict[str, Tensor] = {}
     for name in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in weights):
         values = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], torch.tensor(float(alpha))
-        tensors |= zip(kohya.keys_of(name, xl_layers=xl_layers), values, strict=True)
+        tensors |= zip(kohya.keys(denoiser, name), values, strict=True)
     write_atomically(path, _serialize(tensors, kohya.header(info, rank, alpha)))
 
 
@@ -221,12 +217,7 @@ def _load_with_diffusers(denoiser: nn.Module, path: Path) -> int:
     tensors, header = _open(path)
     with torch.random.fork_rng(devices=[]):
         if kohya.is_kohya(tensors):
-            copied = tensors.copy()  # the converter empties what it gets
-            if _xl_layers(denoiser):
-                read = StableDiffusionXLLoraLoaderMixin.lora_state_dict(copied, unet_config=_config_of(denoiser))
-            else:
-                read = StableDiffusionLoraLoaderMixin.lora_state_dict(copied)
-            converted, alphas = read[:2]
+            converted, alphas = kohya.read_with_diffusers(denoiser, tensors)
             denoiser.load_lora_adapter(converted, prefix="unet", network_alphas=alphas, adapter_name=ADAPTER)
         else:
             settings = json.loads(header[LORA_ADAPTER_METADATA_KEY])
@@ -295,28 +286,16 @@ def _read(denoiser: nn.Module, path: Path) -> _Stored:
     tensors, header = _open(path)
     has_feed_forward = any("ff_net_" in key.replace(".", "_") for key in tensors)
     kinds = ATTENTION_LAYERS + (FEED_FORWARD_LAYERS if has_feed_forward else ())
-    xl_layers = _xl_layers(denoiser)
     is_kohya = kohya.is_kohya(tensors)
-    rank, alpha = _kohya_rank_and_alpha(path, tensors) if is_kohya else _rank_and_alpha(path, header)
+    rank, alpha = kohya.rank_and_alpha(path, tensors) if is_kohya else _rank_and_alpha(path, header)
     shapes: dict[str, tuple[int, ...]] = {}
     keys: dict[str, str] = {}
     for name, layer in _layers(denoiser, kinds).items():
-        down, up, *alpha_key = kohya.keys_of(name, xl_layers=xl_layers) if is_kohya else _diffusers_keys(name)
+        down, up, *alpha_key = kohya.keys(denoiser, name) if is_kohya else _diffusers_keys(name)
         shapes |= {down: (rank, layer.in_features), up: (layer.out_features, rank), **dict.fromkeys(alpha_key, ())}
         keys |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
     _match(path, tensors, shapes)
     return _Stored({name: tensors[key] for name, key in keys.items()}, rank, alpha, kinds)
-
-
-def _xl_layers(denoiser: nn.Module) -> int:
-    """Layers a block of an SDXL U-Net, the only one that is told sizes and pooled states; 0 of others."""
-    config = _config_of(denoiser)
-    return config["layers_per_block"] if config.get("addition_embed_type") == "text_time" else 0
-
-
-def _config_of(denoiser: nn.Module) -> Any:
-    assert isinstance(denoiser, ConfigMixin)
-    return denoiser.config
 
 
 def _match(path: Path, tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -344,12 +323,3 @@ def _rank_and_alpha(path: Path, header: dict[str, str]) -> tuple[int, float]:
         raise LoraError(
             f"The LoRA file {path} does not say its rank and alpha; choose a file this app wrote."
         ) from error
-
-
-def _kohya_rank_and_alpha(path: Path, tensors: dict[str, Tensor]) -> tuple[int, float]:
-    """From the tensors: the header only repeats them. What is missing here is named when the keys are matched."""
-    rank = next((len(value) for key, value in tensors.items() if key.endswith(".lora_down.weight")), 0)
-    alphas = {float(value) for key, value in tensors.items() if key.endswith(".alpha") and value.ndim == 0}
-    if len(alphas) > 1:
-        raise LoraError(f"The layers of the LoRA file {path} have different alphas; choose a file this app wrote.")
-    return rank, alphas.pop() if alphas else 0.0

@@ -62,7 +62,7 @@ def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict
 
 
 def _family_key(folder: Path) -> str:
-    """SDXL is told sizes; SD 2.x hears 1024 numbers a token, SD 1.x 768; anything else is treated like SD 1.5."""
+    """SDXL also conditions on sizes; SD 2.x on 1024 numbers a token, SD 1.x on 768. The rest is treated like SD 1.5."""
     try:
         unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

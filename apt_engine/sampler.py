@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from apt_engine import lora, random
-from apt_engine.bases.base import BaseModel
+from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.config import SampleRequest, TrainingConfig
 from apt_engine.errors import ConfigError, EngineError
@@ -84,9 +83,12 @@ class Sampler:
             first.width // pipeline.vae_scale_factor,
         )
         noise = [torch.randn(shape, generator=random.generator(picture.seed, 0, 0, "sample")) for picture in batch]
+        states = self.base.encode_prompts([picture.prompt for picture in batch])
+        negative_states = self.base.encode_prompts([picture.negative_prompt for picture in batch])
         with self.base.autocast():
             latents = pipeline(
-                **self._conditioning(batch),
+                **_embeddings("", states),
+                **_embeddings("negative_", negative_states),
                 latents=torch.stack(noise).to(self.base.device, torch.float32),
                 width=first.width,
                 height=first.height,
@@ -98,15 +100,6 @@ class Sampler:
         pixels = torch.cat([self.base.decode(one[None]) for one in latents])
         arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
         return [Image.fromarray(array) for array in arrays]
-
-    def _conditioning(self, batch: list[Picture]) -> dict[str, Tensor]:
-        """What the pipeline's own text encoding would have made of the prompts."""
-        wanted = self.base.encode_prompts([picture.prompt for picture in batch])
-        unwanted = self.base.encode_prompts([picture.negative_prompt for picture in batch])
-        said = {"prompt_embeds": wanted.hidden, "negative_prompt_embeds": unwanted.hidden}
-        if wanted.pooled is not None and unwanted.pooled is not None:
-            said |= {"pooled_prompt_embeds": wanted.pooled, "negative_pooled_prompt_embeds": unwanted.pooled}
-        return said
 
     def _check_size(self, picture: Picture) -> None:
         multiple = self.base.size_multiple
@@ -179,6 +172,12 @@ class Studio:
             lora.load(denoiser, self._store.open(request.run).checkpoint(request.checkpoint).lora_path)
             lora.set_strength(denoiser, request.strength)
         return self._sampler
+
+
+def _embeddings(kind: str, states: PromptStates) -> dict[str, torch.Tensor]:
+    """The states as arguments of a diffusers pipeline; only those with a pooled state know its argument."""
+    pooled = {} if states.pooled is None else {f"{kind}pooled_prompt_embeds": states.pooled}
+    return {f"{kind}prompt_embeds": states.hidden, **pooled}
 
 
 def _settings_inside(request: SampleRequest, picture: Picture) -> PngInfo:

@@ -1,6 +1,6 @@
 """One step of adaptive training, in the order of the paper: draw, warp, add noise, look twice, compare, weigh, learn.
 
-Shapes: B samples of this step, C latent channels, h and w latent height and width, L tokens, D width of a token state.
+Shapes: B samples of this step, C latent channels, h and w latent height and width.
 """
 
 from collections.abc import Callable

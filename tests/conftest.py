@@ -28,14 +28,11 @@ def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy_bases(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Toy folders of every kind of base model: epsilon, v_prediction, sdxl; copy one before changing anything."""
-    from tests.toy import save_toy_base, toy_xl_pipeline
+def toy_xl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for the XL toy."""
+    from tests.toy import save_toy_xl_base
 
-    folder = tmp_path_factory.mktemp("bases")
-    toy_xl_pipeline().save_pretrained(folder / "sdxl", safe_serialization=True)
-    velocity = save_toy_base(folder / "v_prediction", "v_prediction")
-    return {"epsilon": toy_base, "v_prediction": velocity, "sdxl": folder / "sdxl"}
+    return save_toy_xl_base(tmp_path_factory.mktemp("base") / "toy-xl")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,16 @@ from apt_engine.presets import POCKET_DIR
 from tests.toy import toy_pipeline, toy_xl_pipeline
 
 
-def stable_diffusion(kind: str = "epsilon") -> StableDiffusion:
-    """The toy of a kind: epsilon, v_prediction or sdxl."""
-    family, pipeline = (
-        (StableDiffusionXL, toy_xl_pipeline()) if kind == "sdxl" else (StableDiffusion, toy_pipeline(kind))
+def stable_diffusion(prediction_type: str = "epsilon") -> StableDiffusion:
+    return StableDiffusion(
+        toy_pipeline(prediction_type), name="toy", device=torch.device("cpu"), dtype=torch.float32, attention="fused"
     )
-    return family(pipeline, name="toy", device=torch.device("cpu"), dtype=torch.float32, attention="fused")
+
+
+def stable_diffusion_xl() -> StableDiffusionXL:
+    return StableDiffusionXL(
+        toy_xl_pipeline(), name="toy-xl", device=torch.device("cpu"), dtype=torch.float32, attention="fused"
+    )
 
 
 def test_a_folder_loads_frozen_and_in_eval_mode(toy_base: Path) -> None:
@@ -63,6 +68,76 @@ def test_latents_are_scaled_as_the_vae_says() -> None:
     )
 
 
+def test_an_xl_folder_loads_frozen_with_both_text_encoders(toy_xl_base: Path) -> None:
+    base = load_base(str(toy_xl_base), device="cpu", attention="plain")
+    assert isinstance(base, StableDiffusionXL)
+    assert base.family == "sdxl_base_v1-0"
+    pipeline = base.pipeline
+    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+        assert not module.training
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_xl_hears_a_prompt_as_a_stock_pipeline_says_it() -> None:
+    base = stable_diffusion_xl()
+    states = base.encode_prompts(["a zwx car"])
+    expected = toy_xl_pipeline().encode_prompt(
+        "a zwx car", device=torch.device("cpu"), do_classifier_free_guidance=False
+    )
+    assert states.pooled is not None
+    assert (states.hidden == expected[0]).all()
+    assert (states.pooled == expected[2]).all()
+    batch = states.expand(3)
+    assert batch.pooled is not None
+    assert (batch.hidden.shape, batch.pooled.shape) == ((3, 77, 64), (3, 24))
+    nothing = base.encode_prompts(["", "a car"])
+    assert nothing.pooled is not None
+    assert not nothing.hidden[0].any()
+    assert not nothing.pooled[0].any()
+    assert nothing.hidden[1].any()
+
+
+def test_xl_is_told_the_size_of_the_picture_and_no_crop() -> None:
+    base = stable_diffusion_xl()
+    told: list[list[list[int]]] = []
+
+    def note(_module: torch.nn.Module, _inputs: object, arguments: dict[str, Any]) -> None:
+        told.append(arguments["added_cond_kwargs"]["time_ids"].tolist())
+
+    base.denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    for height, width in ((8, 8), (8, 16)):
+        states = base.encode_prompts(["a car"]).expand(2)
+        base.predict(torch.zeros(2, 4, height, width), torch.tensor([5, 6]), states)
+    assert told == [[[32, 32, 0, 0, 32, 32]] * 2, [[32, 64, 0, 0, 32, 64]] * 2]
+
+
+def test_tokenizers_that_do_not_fit_together_are_noticed() -> None:
+    base = stable_diffusion_xl()
+    assert base.token_ids("a zwx car") == stable_diffusion().token_ids("a zwx car")
+    base.pipeline.tokenizer_2.model_max_length = 4
+    with pytest.raises(BaseModelError, match="two tokenizers of toy-xl do not fit together"):
+        base.token_ids("a zwx car")
+
+
+@pytest.mark.parametrize(("kind", "family"), [("StableDiffusionXLPipeline", "sdxl_base_v1-0"), ("FluxPipeline", "")])
+def test_a_hub_id_is_loaded_by_the_class_it_says(
+    kind: str, family: str, toy_xl_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's cache is a folder of a known layout: a model in it is found without a network."""
+    folder = tmp_path / "models--owner--xl"
+    shutil.copytree(toy_xl_base, folder / "snapshots" / "1")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("1")
+    index = folder / "snapshots" / "1" / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": kind}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    if family:
+        assert load_base("owner/xl", device="cpu").family == family
+    else:
+        with pytest.raises(BaseModelError, match="owner/xl is a FluxPipeline; supported are"):
+            load_base("owner/xl", device="cpu")
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -87,20 +162,6 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps(["StableDiffusionPipeline"]))
     with pytest.raises(BaseModelError, match="not a model in diffusers layout"):
         load_base(str(tmp_path), device="cpu")
-
-
-def test_sdxl_says_sizes_as_its_own_pipeline_does(toy_bases: dict[str, Path]) -> None:
-    base = load_base(str(toy_bases["sdxl"]), device="cpu")
-    assert (base.family, base.prediction_type) == ("sdxl_base_v1-0", "epsilon")
-    seen: list[dict[str, torch.Tensor]] = []
-    base.denoiser.register_forward_pre_hook(
-        lambda _module, _args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True
-    )
-    base.pipeline("a car", width=64, height=32, num_inference_steps=1, guidance_scale=1, output_type="latent")
-    base.predict(torch.zeros(1, 4, 8, 16), torch.tensor([0]), base.encode_prompts(["a car"]))
-    theirs, ours = seen
-    assert ours["time_ids"].tolist() == theirs["time_ids"].tolist() == [[32, 64, 0, 0, 32, 64]]
-    torch.testing.assert_close(ours["text_embeds"], theirs["text_embeds"])
 
 
 @pytest.mark.parametrize("missing", ["unet", "vae", "tokenizer"])

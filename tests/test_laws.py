@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from apt_engine import lora, random
 from apt_engine.apt.augment import Warp
 from apt_engine.bases.sd import StableDiffusion
+from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import BaseModelError
 from apt_engine.latents import LatentSource, View, encode_view
 from apt_engine.probes import Probes, TokenPairs, attention_map, position_mask, reference_pass
 from apt_engine.step import AdaptiveStep, StepResult, token_pairs
-from tests.test_bases import stable_diffusion
+from tests.test_bases import stable_diffusion, stable_diffusion_xl
 
 OFF: dict[str, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
-KINDS = pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sdxl"])
+BASES = pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sdxl"])
+Base = StableDiffusion | StableDiffusionXL
 
 
 def config_of(**settings: Any) -> TrainingConfig:
@@ -27,15 +29,19 @@ def config_of(**settings: Any) -> TrainingConfig:
     return TrainingConfig.from_dict({**values, **settings})
 
 
-def tuned_base(kind: str = "epsilon", *, perturbed: bool = True) -> StableDiffusion:
-    base = stable_diffusion(kind)
+def bare_base(kind: str) -> Base:
+    return stable_diffusion_xl() if kind == "sdxl" else stable_diffusion(kind)
+
+
+def tuned_base(kind: str = "epsilon", *, perturbed: bool = True) -> Base:
+    base = bare_base(kind)
     lora.attach(base.denoiser, 4, 4.0, False, 0)
     if perturbed:
         perturb(base)
     return base
 
 
-def perturb(base: StableDiffusion) -> None:
+def perturb(base: Base) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in lora.trainable_parameters(base.denoiser).values():
@@ -47,13 +53,13 @@ def pictures() -> list[Tensor]:
     return [torch.rand(3, 32, 32, generator=generator) * 2 - 1 for _ in range(2)]
 
 
-def photos(base: StableDiffusion) -> LatentSource:
+def photos(base: Base) -> LatentSource:
     views = [encode_view(base, pixels) for pixels in pictures()]
     small = [encode_view(base, pixels, Warp(1.3, 5)) for pixels in pictures()]
     return LatentSource(views, lambda photo, _generator: small[photo])
 
 
-def step_of(base: StableDiffusion, **settings: Any) -> AdaptiveStep:
+def step_of(base: Base, **settings: Any) -> AdaptiveStep:
     return AdaptiveStep(config_of(**settings), base, photos(base))
 
 
@@ -71,18 +77,18 @@ def fitted(step: AdaptiveStep, gap: float = 1.0) -> AdaptiveStep:
     return step
 
 
-def gradients(base: StableDiffusion) -> dict[str, Tensor]:
+def gradients(base: Base) -> dict[str, Tensor]:
     found = {name: parameter.grad for name, parameter in lora.trainable_parameters(base.denoiser).items()}
     assert all(gradient is not None for gradient in found.values())
     return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
 
-def output(base: StableDiffusion) -> Tensor:
+def output(base: Base) -> Tensor:
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     return base.predict(latents, torch.tensor([10, 700]), base.encode_prompts(["a car", "a cat"]))
 
 
-@KINDS
+@BASES
 def test_at_the_start_nothing_has_changed(kind: str) -> None:
     base = tuned_base(kind, perturbed=False)
     step = step_of(base, augmentation=0)
@@ -96,9 +102,9 @@ def test_at_the_start_nothing_has_changed(kind: str) -> None:
     assert step.indicator.raw_gamma().tolist() == [0] * 10
 
 
-@KINDS
+@BASES
 def test_after_a_change_the_reference_is_still_the_bare_base(kind: str) -> None:
-    bare, base = stable_diffusion(kind), tuned_base(kind)
+    bare, base = bare_base(kind), tuned_base(kind)
     tuned = output(base)
     with reference_pass(base.denoiser):
         reference = output(base)
@@ -114,7 +120,7 @@ def test_after_a_change_the_reference_is_still_the_bare_base(kind: str) -> None:
     assert result.alignment.item() > 0
 
 
-def is_on(base: StableDiffusion) -> list[bool]:
+def is_on(base: Base) -> list[bool]:
     return [not module.disable_adapters for module in base.denoiser.modules() if isinstance(module, BaseTunerLayer)]
 
 
@@ -150,14 +156,15 @@ def test_a_step_touches_no_global_random_stream() -> None:
     assert (torch.get_rng_state() == before).all()
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_all_of_the_lora_and_nothing_else_gets_gradients(checkpointing: bool) -> None:
-    base = tuned_base()
+def test_all_of_the_lora_and_nothing_else_gets_gradients(kind: str, checkpointing: bool) -> None:
+    base = tuned_base(kind)
     if checkpointing:
         base.pipeline.unet.enable_gradient_checkpointing()
     run(fitted(step_of(base)))
     own = {id(parameter) for parameter in lora.trainable_parameters(base.denoiser).values()}
-    for module in (base.denoiser, base.pipeline.vae, base.pipeline.text_encoder):
+    for module in (part for part in base.pipeline.components.values() if isinstance(part, nn.Module)):
         for parameter in module.parameters():
             if id(parameter) in own:
                 assert parameter.grad is not None
@@ -166,23 +173,24 @@ def test_all_of_the_lora_and_nothing_else_gets_gradients(checkpointing: bool) ->
                 assert parameter.grad is None
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
 @pytest.mark.parametrize("part", ["stabilization", "alignment"])
-def test_checkpointing_gives_the_same_gradients(part: str) -> None:
+def test_checkpointing_gives_the_same_gradients(part: str, kind: str) -> None:
     found = []
     for checkpointing in (False, True):
-        base = tuned_base()
+        base = tuned_base(kind)
         if checkpointing:
             base.pipeline.unet.enable_gradient_checkpointing()
         run(step_of(base, **{**OFF, part: 100}))
         found.append(gradients(base))
-    without = tuned_base()
+    without = tuned_base(kind)
     run(step_of(without, **OFF))
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-7)
     assert any(not torch.allclose(found[0][name], gradient) for name, gradient in gradients(without).items())
 
 
-def plain_training(base: StableDiffusion, steps: int) -> list[Tensor]:
+def plain_training(base: Base, steps: int) -> list[Tensor]:
     """DreamBooth LoRA training written out without any of the engine's step: the baseline."""
     config, source = config_of(**OFF), photos(base)
     states = base.encode_prompts([config.fill(config.caption)])
@@ -203,7 +211,7 @@ def plain_training(base: StableDiffusion, steps: int) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in lora.trainable_parameters(base.denoiser).values()]
 
 
-def adaptive_training(base: StableDiffusion, steps: int, **settings: Any) -> list[Tensor]:
+def adaptive_training(base: Base, steps: int, **settings: Any) -> list[Tensor]:
     step = step_of(base, **settings)
     optimizer = torch.optim.AdamW(lora.trainable_parameters(base.denoiser).values(), lr=1e-2)
     for number in range(1, steps + 1):
@@ -213,7 +221,7 @@ def adaptive_training(base: StableDiffusion, steps: int, **settings: Any) -> lis
     return [parameter.detach().clone() for parameter in lora.trainable_parameters(base.denoiser).values()]
 
 
-@KINDS
+@BASES
 def test_with_all_parts_off_it_is_the_plain_step(kind: str) -> None:
     plain = plain_training(tuned_base(kind, perturbed=False), 6)
     adaptive = adaptive_training(tuned_base(kind, perturbed=False), 6, **OFF)
@@ -306,7 +314,7 @@ def test_numbers_that_are_not_finite_stay_out_of_the_indicator(monkeypatch: pyte
     assert torch.isfinite(step.indicator.raw_gamma()).all()
 
 
-def watched(base: StableDiffusion) -> Probes:
+def watched(base: Base) -> Probes:
     return Probes(base.denoiser, features=True, maps=True)
 
 

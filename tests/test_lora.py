@@ -1,5 +1,6 @@
 """The LoRA and its files: each file is read back by a fresh model, ours and diffusers' own reader, and must draw the same."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from apt_engine import lora
+from apt_engine import kohya, lora
 from apt_engine.errors import LoraError
-from apt_engine.kohya import ExportInfo, keys_of
-from apt_engine.kohya import header as kohya_header
-from tests.toy import TOKEN_WIDTH, toy_pipeline
+from tests.toy import POOLED_WIDTH, TOKEN_WIDTH, toy_pipeline, toy_xl_pipeline
 
-ABOUT = ExportInfo(
+ABOUT = kohya.ExportInfo(
     name="zwx_car-000300",
     base_model_version="sd_v1",
     prediction_type="epsilon",
@@ -33,11 +32,11 @@ SHAPES_OF_SETTINGS = [(4, 4.0, False), (4, 8.0, False), (4, 1.5, True)]
 Write = Callable[[nn.Module, Path], None]
 
 
-def kohya(denoiser: nn.Module, path: Path) -> None:
+def write_kohya(denoiser: nn.Module, path: Path) -> None:
     lora.export_kohya(denoiser, path, ABOUT)
 
 
-LAYOUTS: list[Write] = [lora.save, lora.export_diffusers, kohya]
+LAYOUTS: list[Write] = [lora.save, lora.export_diffusers, write_kohya]
 
 
 def trained(rank: int = 4, alpha: float = 8.0, feed_forward: bool = False) -> UNet2DConditionModel:
@@ -156,7 +155,7 @@ def test_strength_scales_the_effect_and_never_the_file(path: Path) -> None:
     assert difference(unet, bare) == 0
     lora.set_strength(unet, 2)
     lora.save(unet, path)
-    kohya(unet, path.with_stem("kohya"))
+    write_kohya(unet, path.with_stem("kohya"))
     doubled, twice = predict(unet), trained(alpha=16.0)
     torch.testing.assert_close(doubled, predict(twice))
     assert float((doubled - full).abs().max()) > EFFECT
@@ -245,7 +244,7 @@ def test_a_stock_pipeline_reads_each_layout(
     assert difference(pipeline.unet, unet) < HALF_TOLERANCE
 
 
-@pytest.mark.parametrize(("write", "keys_a_layer"), [(lora.save, 2), (lora.export_diffusers, 2), (kohya, 3)])
+@pytest.mark.parametrize(("write", "keys_a_layer"), [(lora.save, 2), (lora.export_diffusers, 2), (write_kohya, 3)])
 @pytest.mark.parametrize(("rank", "alpha", "feed_forward"), SHAPES_OF_SETTINGS)
 def test_an_exported_file_arrives_whole(
     path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, feed_forward: bool
@@ -268,7 +267,12 @@ def first_key(tensors: dict[str, Tensor], ending: str) -> str:
 @pytest.mark.parametrize("load", [lora.load, lora.load_exported])
 @pytest.mark.parametrize(
     ("write", "ending"),
-    [(kohya, ".alpha"), (kohya, ".lora_up.weight"), (kohya, ".lora_down.weight"), (lora.save, ".lora_A.weight")],
+    [
+        (write_kohya, ".alpha"),
+        (write_kohya, ".lora_up.weight"),
+        (write_kohya, ".lora_down.weight"),
+        (lora.save, ".lora_A.weight"),
+    ],
 )
 def test_a_key_that_is_missing_renamed_or_misshapen_is_named(
     path: Path, load: Callable[[nn.Module, Path], object], write: Write, ending: str
@@ -297,7 +301,7 @@ def test_a_whole_block_that_is_missing_is_noticed(path: Path) -> None:
         for key in [key for key in tensors if "mid_block" in key]:
             del tensors[key]
 
-    kohya(trained(), path)
+    write_kohya(trained(), path)
     rewrite(path, drop)
     with pytest.raises(LoraError, match="it has no lora_unet_mid_block"):
         lora.load_exported(toy_pipeline().unet, path)
@@ -312,14 +316,14 @@ def test_a_file_without_rank_and_alpha_is_refused(path: Path) -> None:
 
 
 def test_alphas_that_differ_by_layer_are_refused(path: Path) -> None:
-    kohya(trained(), path)
+    write_kohya(trained(), path)
     rewrite(path, lambda tensors: tensors.update({first_key(tensors, ".alpha"): torch.tensor(3.0)}))
     with pytest.raises(LoraError, match="different alphas"):
         lora.load_exported(toy_pipeline().unet, path)
 
 
 def test_a_reader_that_makes_other_numbers_of_it_is_caught(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kohya(trained(), path)
+    write_kohya(trained(), path)
     read = StableDiffusionLoraLoaderMixin.lora_state_dict
     monkeypatch.setattr(StableDiffusionLoraLoaderMixin, "lora_state_dict", lambda tensors: (read(tensors)[0], None))
     fresh = toy_pipeline().unet
@@ -355,7 +359,7 @@ def test_another_base_model_is_refused(path: Path, write: Write) -> None:
 def test_what_fp16_cannot_hold_is_not_exported(path: Path, value: float) -> None:
     unet = trained()
     next(iter(lora.trainable_parameters(unet).values())).data[0, 0] = value
-    for write in (lora.export_diffusers, kohya):
+    for write in (lora.export_diffusers, write_kohya):
         with pytest.raises(LoraError, match=r"lora_A.weight is not finite; lower learning_rate"):
             write(unet, path)
         assert not path.exists()
@@ -363,7 +367,7 @@ def test_what_fp16_cannot_hold_is_not_exported(path: Path, value: float) -> None
 
 
 def test_the_kohya_header_says_what_others_ask_for() -> None:
-    assert kohya_header(ABOUT, 16, 8.0) == {
+    assert kohya.header(ABOUT, 16, 8.0) == {
         "format": "pt",
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",
@@ -379,10 +383,10 @@ def test_the_kohya_header_says_what_others_ask_for() -> None:
         "modelspec.prediction_type": "epsilon",
         "modelspec.trigger_phrase": "zwx car",
     }
-    velocity = ExportInfo(
+    velocity = kohya.ExportInfo(
         name="n", base_model_version="sd_v2", prediction_type="v_prediction", resolution=768, trigger_phrase="Ünï"
     )
-    said = kohya_header(velocity, 16, 0.5)
+    said = kohya.header(velocity, 16, 0.5)
     assert said["ss_v2"] == "True"
     assert said["ss_network_alpha"] == "0.5"
     assert said["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
@@ -412,13 +416,108 @@ def test_no_file_tells_where_it_was_made(tmp_path: Path, toy_base: Path, write: 
 
 
 def test_kohya_tensors_are_half_precision_and_alpha_is_as_trained(path: Path) -> None:
-    kohya(trained(4, 1.5), path)
+    write_kohya(trained(4, 1.5), path)
     for key, value in load_file(path).items():
         if key.endswith(".alpha"):
             assert value.shape == ()
             assert float(value) == 1.5
         else:
             assert value.dtype == torch.float16
+
+
+def trained_xl(rank: int = 4, alpha: float = 8.0, feed_forward: bool = False) -> UNet2DConditionModel:
+    unet = toy_xl_pipeline().unet
+    lora.attach(unet, rank, alpha, feed_forward, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in lora.trainable_parameters(unet).values():
+        parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
+    return unet
+
+
+def write_xl(denoiser: nn.Module, path: Path) -> None:
+    about = dataclasses.replace(ABOUT, base_model_version="sdxl_base_v1-0")
+    lora.export_kohya(denoiser, path, about)
+
+
+@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_xl, 3), (lora.export_diffusers, 2), (lora.save, 2)])
+@pytest.mark.parametrize(("rank", "alpha", "feed_forward"), SHAPES_OF_SETTINGS)
+def test_xl_files_arrive_whole_also_in_a_stock_pipeline(
+    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, feed_forward: bool
+) -> None:
+    unet, fresh, stock = trained_xl(rank, alpha, feed_forward), toy_xl_pipeline().unet, toy_xl_pipeline()
+    write(unet, path)
+    ours = lora.trainable_parameters(unet)
+    assert lora.load_exported(fresh, path) == keys_a_layer * len(ours) // 2 == len(load_file(path))
+    stock.load_lora_weights(path.parent, weight_name=path.name)
+    lora.load(again := toy_xl_pipeline().unet, path)
+    for other in (fresh, again):
+        theirs = lora.trainable_parameters(other)
+        assert theirs.keys() == ours.keys()
+        assert all(torch.allclose(theirs[name], value, atol=1e-3) for name, value in ours.items())
+    latents, states = torch.randn(1, 4, 8, 8), torch.randn(1, 7, 2 * TOKEN_WIDTH)
+    added = {"text_embeds": torch.randn(1, POOLED_WIDTH), "time_ids": torch.tensor([[32, 32, 0, 0, 32, 32]])}
+    with torch.no_grad():
+        drawn = [
+            model(latents, 500, states, added_cond_kwargs=added).sample
+            for model in (unet, fresh, again, stock.unet, toy_xl_pipeline().unet)
+        ]
+    assert max(float((one - drawn[0]).abs().max()) for one in drawn[1:4]) < 10 * HALF_TOLERANCE
+    assert (drawn[4] - drawn[0]).abs().max() > EFFECT
+
+
+def test_xl_files_say_so_and_no_other_base_takes_them(path: Path) -> None:
+    write_xl(trained_xl(), path)
+    said = header(path)
+    assert said["ss_base_model_version"].startswith("sdxl_")
+    assert said["ss_v2"] == "False"
+    assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    with pytest.raises(LoraError, match="another base model"):
+        lora.load(toy_pipeline().unet, path)
+    write_kohya(trained(), path)
+    with pytest.raises(LoraError, match="another base model"):
+        lora.load_exported(toy_xl_pipeline().unet, path)
+
+
+def test_a_base_that_other_programs_have_no_name_for_is_not_exported(path: Path) -> None:
+    about = dataclasses.replace(ABOUT, base_model_version="sd_v9")
+    with pytest.raises(LoraError, match=r"kind sd_v9 \(epsilon\) cannot be exported"):
+        lora.export_kohya(trained(), path, about)
+    assert not path.exists()
+
+
+def test_stable_diffusion_xl_has_the_560_layers_other_programs_know() -> None:
+    """Numbers and depths of the blocks are those of sd_xl_base.yaml in the original repository."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=128,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            use_linear_projection=True,
+            cross_attention_dim=2048,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+    assert sum(parameter.numel() for parameter in unet.parameters()) == 2_567_463_684
+    depths = {f"input_blocks_{number}_1": 2 for number in (4, 5)} | {
+        f"input_blocks_{number}_1": 10 for number in (7, 8)
+    }
+    depths |= {"middle_block_1": 10} | {f"output_blocks_{number}_1": 10 for number in (0, 1, 2)}
+    depths |= {f"output_blocks_{number}_1": 2 for number in (3, 4, 5)}
+    known = {
+        f"lora_unet_{place}_transformer_blocks_{number}_{attention}_{projection}.{part}"
+        for place, depth in depths.items()
+        for number in range(depth)
+        for attention in ("attn1", "attn2")
+        for projection in ("to_q", "to_k", "to_v", "to_out_0")
+        for part in ("lora_down.weight", "lora_up.weight", "alpha")
+    }
+    ours = {key for layer in lora._layers(unet, lora.ATTENTION_LAYERS) for key in kohya.keys(unet, layer)}
+    assert len(known) == 560 * 3
+    assert ours == known
 
 
 def test_stable_diffusion_15_has_the_128_layers_other_programs_know() -> None:
@@ -435,35 +534,6 @@ def test_stable_diffusion_15_has_the_128_layers_other_programs_know() -> None:
         for projection in ("to_q", "to_k", "to_v", "to_out_0")
         for part in ("lora_down.weight", "lora_up.weight", "alpha")
     }
-    ours = {key for layer in lora._layers(unet, lora.ATTENTION_LAYERS) for key in keys_of(layer)}
+    ours = {key for layer in lora._layers(unet, lora.ATTENTION_LAYERS) for key in kohya.keys(unet, layer)}
     assert len(known) == 128 * 3
     assert ours == known
-
-
-def test_sdxl_has_the_560_layers_other_programs_know_by_the_original_names() -> None:
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=128,
-            block_out_channels=(320, 640, 1280),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10),
-            attention_head_dim=(5, 10, 20),
-            cross_attention_dim=2048,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-        )
-    assert sum(parameter.numel() for parameter in unet.parameters()) == 2_567_463_684
-    layers = lora._layers(unet, lora.ATTENTION_LAYERS)
-    assert len(layers) == 560
-    stems = {keys_of(layer, xl_layers=2)[0].partition("_transformer_blocks_")[0] for layer in layers}
-    places = {"input_blocks": (4, 5, 7, 8), "middle_block": (1,), "output_blocks": (0, 1, 2, 3, 4, 5)}
-    known = {
-        f"lora_unet_{side}_{number}" + ("" if side == "middle_block" else "_1")
-        for side, numbers in places.items()
-        for number in numbers
-    }
-    assert stems == known
-    assert len({keys_of(layer, xl_layers=2) for layer in layers}) == 560

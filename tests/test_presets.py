@@ -54,8 +54,11 @@ def test_a_profile_is_found_by_id_or_by_the_files_of_a_folder(tmp_path: Path) ->
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text(json.dumps({"cross_attention_dim": 1024}))
     assert profile_of(str(tmp_path), presets).key == "base-sd2"
-    (tmp_path / "unet" / "config.json").write_text(json.dumps({"addition_embed_type": "text_time"}))
+    (tmp_path / "unet" / "config.json").write_text(
+        json.dumps({"cross_attention_dim": 2048, "addition_embed_type": "text_time"})
+    )
     assert profile_of(str(tmp_path), presets).key == "base-sdxl"
+    assert profile_of("stabilityai/stable-diffusion-xl-base-1.0", presets).key == "base-sdxl"
     assert profile_of("somebody/else", presets).key == "base-sd15"
 
 

@@ -3,18 +3,20 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 import torch
 from PIL import Image
 
-from apt_engine import lora
+from apt_engine import lora, random
 from apt_engine.bases.registry import load_base
 from apt_engine.config import SampleRequest, TrainingConfig
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.runs import Run, RunStore
 from apt_engine.sampler import Picture, Sampler, Stopped, Studio
+from tests.toy import toy_xl_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,18 @@ def test_sizes_may_differ_from_the_training_size(sampler: Sampler) -> None:
     assert next(sampler.generate([picture(0, 64)])).size == (64, 64)
     with pytest.raises(ConfigError, match="cannot make pictures of 33 px; choose a multiple of"):
         next(sampler.generate([picture(0, 33)]))
+
+
+def test_xl_draws_what_a_stock_pipeline_draws(toy_xl_base: Path) -> None:
+    base = load_base(str(toy_xl_base), device="cpu")
+    ours = pixels(next(Sampler(base).generate([picture(3)])))
+    stock = toy_xl_pipeline()
+    stock.scheduler = base.pipeline.scheduler
+    latents = torch.randn(1, 4, 8, 8, generator=random.generator(3, 0, 0, "sample"))
+    size: dict[str, Any] = {"width": 32, "height": 32, "guidance_scale": 5.0, "num_inference_steps": 2}
+    theirs = pixels(stock("a cat", latents=latents[0, None], **size).images[0])
+    assert numpy.abs(ours - theirs).max() <= 1
+    assert numpy.abs(ours - pixels(next(Sampler(base).generate([picture(4)])))).max() > 1
 
 
 def test_progress_rises_to_one_and_can_stop_the_work(sampler: Sampler) -> None:

@@ -1,4 +1,4 @@
-"""A toy Stable Diffusion of the real classes: builds and draws in a fraction of a second. Its pictures mean nothing."""
+"""Toys of the real classes, SD and SDXL: they build and draw in a fraction of a second. Their pictures mean nothing."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -15,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 SEED = 0
 TOKEN_WIDTH = 32
+POOLED_WIDTH = 24
 WORDS = ("a", "of", "on", "in", "the", "photo", "cat", "car", "dog", "backpack", "beach", "thing", "zwx")
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -44,52 +46,41 @@ def toy_pipeline(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
     return pipeline
 
 
-def toy_xl_pipeline() -> StableDiffusionXLPipeline:
-    """The same for SDXL: two tokenizers and text encoders side by side, states (1, 77, 64), sizes and pooled states."""
-    tokenizers = [toy_tokenizer(), toy_tokenizer()]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 16),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            attention_head_dim=(2, 2),
-            norm_num_groups=4,
-            cross_attention_dim=2 * TOKEN_WIDTH,
-            transformer_layers_per_block=(1, 2),
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=6 * 8 + TOKEN_WIDTH,
-        )
-        first = _text_encoder(tokenizers[0])
-        second = CLIPTextModelWithProjection(_text_config(tokenizers[1], projection_dim=TOKEN_WIDTH))
-        vae = _autoencoder()
-    for module in (unet, vae, first, second):
-        module.eval()
-    pipeline = StableDiffusionXLPipeline(
-        unet=unet,
-        vae=vae,
-        text_encoder=first,
-        text_encoder_2=second,
-        tokenizer=tokenizers[0],
-        tokenizer_2=tokenizers[1],
-        scheduler=_scheduler("epsilon"),
-        add_watermarker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def save_toy_base(folder: Path, prediction_type: str = "epsilon") -> Path:
     """Write the toy in diffusers layout, as safetensors; returns `folder`."""
     toy_pipeline(prediction_type).save_pretrained(folder, safe_serialization=True)
     return folder
 
 
-def toy_tokenizer() -> CLIPTokenizer:
+def toy_xl_pipeline() -> StableDiffusionXLPipeline:
+    """As `toy_pipeline`, for SDXL: prompts have states (1, 77, 64) and pooled states (1, 24)."""
+    tokenizer, tokenizer_2 = toy_tokenizer(), toy_tokenizer(pad_token="!")  # as in SDXL, only padding differs
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        unet, vae, text_encoder = _xl_unet(), _autoencoder(), _text_encoder(tokenizer)
+        text_encoder_2 = CLIPTextModelWithProjection(_text_config(tokenizer_2, layers=2))
+    for module in (unet, vae, text_encoder, text_encoder_2):
+        module.eval()
+    pipeline = StableDiffusionXLPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def save_toy_xl_base(folder: Path) -> Path:
+    """Write the XL toy in diffusers layout, as safetensors; returns `folder`."""
+    toy_xl_pipeline().save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def toy_tokenizer(pad_token: str = END) -> CLIPTokenizer:
     """CLIP's byte-level tokenizer: each of WORDS is one token, anything else is spelled byte by byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = list(dict.fromkeys(merge for word in WORDS for merge in _merges(word)))
@@ -100,7 +91,7 @@ def toy_tokenizer() -> CLIPTokenizer:
         bos_token=START,
         eos_token=END,
         unk_token=END,
-        pad_token=END,
+        pad_token=pad_token,
         model_max_length=77,
     )
 
@@ -124,6 +115,25 @@ def _unet() -> UNet2DConditionModel:
     )
 
 
+def _xl_unet() -> UNet2DConditionModel:
+    """Two layers a block and a growing number of transformer blocks, as in SDXL."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 16),
+        layers_per_block=2,
+        transformer_layers_per_block=(1, 2),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        norm_num_groups=4,
+        cross_attention_dim=2 * TOKEN_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + POOLED_WIDTH,
+    )
+
+
 def _autoencoder() -> AutoencoderKL:
     return AutoencoderKL(
         sample_size=32,
@@ -139,18 +149,18 @@ def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(_text_config(tokenizer))
 
 
-def _text_config(tokenizer: CLIPTokenizer, projection_dim: int = 512) -> CLIPTextConfig:
+def _text_config(tokenizer: CLIPTokenizer, layers: int = 1) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TOKEN_WIDTH,
         intermediate_size=TOKEN_WIDTH,
-        num_hidden_layers=1,
+        projection_dim=POOLED_WIDTH,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=len(tokenizer) - 2,
         eos_token_id=len(tokenizer) - 1,
         pad_token_id=len(tokenizer) - 1,
-        projection_dim=projection_dim,
     )
 
 

@@ -1,6 +1,7 @@
 """What the engine needs of a base model, whatever its family.
 
-Shapes: B batch, C latent channels, h = H/f and w = W/f latent height and width, L tokens, D width of a token state.
+Shapes: B batch, C latent channels, h = H/f and w = W/f latent height and width, L tokens, D width of a token state, P of a
+pooled one.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PromptStates:
-    """What the denoiser hears: token states (B, L, D) and, for SDXL, pooled states (B, P)."""
+    """Prompts as the denoiser hears them: token states (B, L, D) and, where it wants one, a pooled state (B, P)."""
 
     hidden: Tensor
     pooled: Tensor | None = None
 
     def expand(self, batch: int) -> "PromptStates":
-        """The states of one prompt for a whole batch."""
+        """One prompt for a whole batch; no memory is copied."""
         pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
         return PromptStates(self.hidden.expand(batch, -1, -1), pooled)
 
@@ -54,7 +55,7 @@ class BaseModel(Protocol):
         ...
 
     def encode_prompts(self, prompts: list[str]) -> PromptStates:
-        """States of prompts, one row each."""
+        """The states of B prompts."""
         ...
 
     def token_ids(self, prompt: str) -> list[int]:

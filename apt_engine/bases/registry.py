@@ -8,7 +8,6 @@ import diffusers.utils.logging
 import torch
 import transformers.utils.logging
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.sd import StableDiffusion
@@ -17,7 +16,10 @@ from apt_engine.errors import BaseModelError, ConfigError
 from apt_engine.presets import POCKET_DIR
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FAMILIES = {"StableDiffusionPipeline": StableDiffusion, "StableDiffusionXLPipeline": StableDiffusionXL}
+FAMILIES: dict[str, type[StableDiffusion | StableDiffusionXL]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+}
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 
 # Their progress bars and advice are for notebooks; what matters becomes an event or an error.
@@ -59,9 +61,11 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
     where = choose_device(device)
     source = _find(name)
     try:
-        family = FAMILIES[_kind_of_folder(name, source) if isinstance(source, Path) else _kind_on_hub(name)]
-        return family.load(source, name=name, device=where, dtype=choose_dtype(dtype, where), attention=attention)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, HfHubHTTPError) as error:
+        kind = _kind_of_folder(name, source) if isinstance(source, Path) else _kind_on_hub(source)
+        return FAMILIES[kind].load(
+            source, name=name, device=where, dtype=choose_dtype(dtype, where), attention=attention
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = " ".join(str(error).split())[:300]
@@ -87,6 +91,18 @@ def _find(name: str) -> Path | str:
     return name
 
 
+def _kind_on_hub(name: str) -> str:
+    """The class that a model on the hub, or in the hub's cache, says it is."""
+    index = Path(hf_hub_download(name, "model_index.json"))
+    return _supported(name, str(json.loads(index.read_text(encoding="utf-8"))["_class_name"]))
+
+
+def _supported(name: str, kind: str) -> str:
+    if kind not in FAMILIES:
+        raise BaseModelError(f"{name} is a {kind}; supported are {', '.join(FAMILIES)}.")
+    return kind
+
+
 def _kind_of_folder(name: str, folder: Path) -> str:
     """The class a folder says it is, once all its parts are there."""
     try:
@@ -97,22 +113,10 @@ def _kind_of_folder(name: str, folder: Path) -> str:
             f"{name} is not a model in diffusers layout (no readable model_index.json in {folder}); "
             "choose the folder that holds model_index.json, unet and vae."
         ) from None
-    _check_kind(name, kind)
+    _supported(name, kind)
     # Without this, transformers makes an empty tokenizer where there is none.
     parts = [part for part, value in index.items() if isinstance(value, list) and value[0] and part not in NOT_NEEDED]
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise BaseModelError(f"{name} has no folder {missing[0]}; check that the folder is complete.")
     return kind
-
-
-def _kind_on_hub(name: str) -> str:
-    index = Path(hf_hub_download(name, "model_index.json"))
-    kind = str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
-    _check_kind(name, kind)
-    return kind
-
-
-def _check_kind(name: str, kind: str) -> None:
-    if kind not in FAMILIES:
-        raise BaseModelError(f"{name} is a {kind}; supported are {', '.join(FAMILIES)}.")

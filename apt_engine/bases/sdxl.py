@@ -1,51 +1,75 @@
-"""Stable Diffusion XL in diffusers layout: two text encoders, pooled states, and conditioning on sizes and crops."""
+"""Stable Diffusion XL in diffusers layout."""
 
-from typing import Any, ClassVar
+from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
+from transformers import CLIPTokenizer, PreTrainedModel
 
 from apt_engine.bases.base import PromptStates
-from apt_engine.bases.sd import StableDiffusion
+from apt_engine.bases.unet import UNetBase
+from apt_engine.errors import BaseModelError
 
 
-class StableDiffusionXL(StableDiffusion):
-    """SDXL. Its VAE is the one that overflows in fp16; kept in fp32, the usual and the fixed one both work."""
+class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
+    """Two text encoders, whose token states stand side by side; the second one's pooled state says the whole prompt.
 
-    PIPELINE: ClassVar[Any] = StableDiffusionXLPipeline
-    LEFT_OUT: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
+    The U-Net also hears how large a picture was before it was scaled and where it was cropped. We always say: as large
+    as it is now, not cropped, and so for warped photos too. The sampler asks with the same numbers, and what is learnt
+    must answer there; a warped photo with numbers of its own would teach another corner of the model.
+    """
 
-    @property
-    def family(self) -> str:
-        return "sdxl_base_v1-0"
+    family = "sdxl_base_v1-0"
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+    ) -> "StableDiffusionXL":
+        """Load a folder, or an id of the hub.
+
+        Raises:
+            OSError, ValueError: as diffusers raises them; `registry.load_base` turns them into sentences.
+        """
+        pipeline = StableDiffusionXLPipeline.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> PromptStates:
+        """An empty prompt is all zeros where the folder says so: what the model heard when it was told nothing."""
         with self.autocast():
             hidden, _, pooled, _ = self._pipeline.encode_prompt(
-                prompts, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                prompts,
+                device=self.device,
+                do_classifier_free_guidance=False,
             )
+        if self._pipeline.config.force_zeros_for_empty_prompt:
+            said = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
+            hidden, pooled = hidden * said[:, None, None], pooled * said[:, None]
         return PromptStates(hidden, pooled)
 
+    def token_ids(self, prompt: str) -> list[int]:
+        """Those of the first tokenizer; the second one's differ in padding alone.
+
+        Raises:
+            BaseModelError: the tokenizers disagree, so that their states do not belong together.
+        """
+        first, second = (tokenizer(prompt, truncation=True).input_ids for tokenizer, _ in self._texts())
+        if first != second:
+            raise BaseModelError(f"The two tokenizers of {self.name} do not fit together; get the model again.")
+        return first
+
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
-        added = {"text_embeds": states.pooled, "time_ids": self._time_ids(noisy_latents)}
+        size = [side * self._pipeline.vae_scale_factor for side in noisy_latents.shape[-2:]]
+        time_ids = torch.tensor([[*size, 0, 0, *size]], device=self.device).expand(len(noisy_latents), -1)
         with self.autocast():
             return self._pipeline.unet(
-                noisy_latents, timesteps, encoder_hidden_states=states.hidden, added_cond_kwargs=added
+                noisy_latents,
+                timesteps,
+                encoder_hidden_states=states.hidden,
+                added_cond_kwargs={"text_embeds": states.pooled, "time_ids": time_ids},
             ).sample
 
-    def _time_ids(self, latents: Tensor) -> Tensor:
-        """(B, 6): original size, crop corner, target size, in pixels, as the sampler says them too.
-
-        A warped photo says the same: the warp is part of the picture, and what is asked for later is a whole picture of
-        this size, not a small original.
-        """
-        height, width = (side * self._pipeline.vae_scale_factor for side in latents.shape[-2:])
-        return torch.tensor([[height, width, 0, 0, height, width]], device=self.device).float().expand(len(latents), -1)
-
-    def _text_encoders(self) -> list[Any]:
-        return [self._pipeline.text_encoder, self._pipeline.text_encoder_2]
-
-    def _tokenizers(self) -> list[Any]:
-        return [self._pipeline.tokenizer, self._pipeline.tokenizer_2]
+    def _texts(self) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
+        pipeline = self._pipeline
+        return [(pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)]

@@ -1,0 +1,86 @@
+"""What Stable Diffusion 1.x, 2.x and XL have in common: a U-Net, a VAE, a table of noise levels."""
+
+from typing import Generic, TypeVar
+
+import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from transformers import CLIPTokenizer, PreTrainedModel
+
+PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
+
+
+class UNetBase(Generic[PipelineT]):
+    """All but the text. The VAE stays in fp32: in fp16 some of them overflow, SDXL's own among them."""
+
+    def __init__(
+        self, pipeline: PipelineT, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.dtype = dtype
+        self._pipeline: PipelineT = pipeline
+        self._freeze(dtype)
+        if attention == "plain":
+            pipeline.unet.set_attn_processor(AttnProcessor())
+        for tokenizer, encoder in self._texts():
+            # Some folders do not say how long a prompt may be; the text encoder knows.
+            longest: int = encoder.config.max_position_embeddings
+            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+        self._noise = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self._alphas_cumprod = self._noise.alphas_cumprod.to(device)
+        # Few steps suffice with this solver; the folder's own scheduler only says how the model was trained.
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
+            pipeline.scheduler.config, timestep_spacing="trailing"
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        self.prediction_type: str = self._noise.config.prediction_type
+        self.train_timesteps: int = self._noise.config.num_train_timesteps
+        self.size_multiple: int = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self._pipeline.unet
+
+    @property
+    def pipeline(self) -> PipelineT:
+        return self._pipeline
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        vae = self._pipeline.vae
+        distribution = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
+        shift = vae.config.shift_factor or 0.0
+        return (distribution.mean - shift) * vae.config.scaling_factor, distribution.std * vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self._pipeline.vae
+        pixels = vae.decode(latents.float() / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
+        return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return self._noise.add_noise(latents, noise, timesteps)
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return noise if self.prediction_type == "epsilon" else self._noise.get_velocity(latents, noise, timesteps)
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        alphas = self._alphas_cumprod[timesteps]
+        return alphas / (1 - alphas)
+
+    def _texts(self) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
+        """Tokenizers with their text encoders."""
+        raise NotImplementedError
+
+    def _freeze(self, dtype: torch.dtype) -> None:
+        """Everything frozen, in eval mode, on the device; half precision only where a GPU makes use of it."""
+        stored = dtype if self.device.type != "cpu" else torch.float32
+        kept: list[tuple[nn.Module, torch.dtype]] = [(encoder, stored) for _, encoder in self._texts()]
+        kept += [(self._pipeline.unet, stored), (self._pipeline.vae, torch.float32)]
+        for module, as_dtype in kept:
+            module.requires_grad_(False).eval().to(self.device, as_dtype)
