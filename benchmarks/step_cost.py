@@ -138,7 +138,8 @@ def build_step(kind: type[StepT], unet: dict[str, Any], part: str, *, device: st
         torch.ones(4, side, side, device=device),
         torch.ones(side, side, device=device),
     )
-    return kind(config, BareBase(net, device), LatentSource([view], lambda _photo, _generator: view))
+    base: Any = BareBase(net, device)  # a step asks a base for no more
+    return kind(config, base, LatentSource([view], lambda _photo, _generator: view))
 
 
 def flops(unet: dict[str, Any], part: str, *, checkpointing: bool) -> int:

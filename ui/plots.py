@@ -83,7 +83,8 @@ def sample_grid(prompts: tuple[str, ...], samples: dict[tuple[int, int], str], f
             f"<td>{_tile(samples.get((step, index)), folder, f'{words}, step {step}')}</td>" for step in steps
         )
         rows += f'<tr><th scope="row">{words}</th>{cells}</tr>'
-    return f'<div class="samples" tabindex="0"><table><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f"<thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody>"
+    return f'<div class="samples" tabindex="0"><table style="--columns:{len(steps)}">{table}</table></div>'
 
 
 def pick_columns(steps: list[int], most: int = MOST_COLUMNS) -> list[int]:

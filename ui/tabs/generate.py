@@ -34,7 +34,7 @@ def build(context: AppContext) -> GenerateView:
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
             prompt = build_input(SampleRequest, "prompt", value=FIRST_PROMPT, label="Prompt")
-            with gr.Row():
+            with gr.Row(elem_classes="prompt-row"):
                 run = gr.Dropdown(
                     runs_offered(context), value=BARE, label="LoRA", interactive=True, scale=3, elem_id="run"
                 )
