@@ -48,9 +48,16 @@ SCENES = (
 
 
 def reduce_photos(source: Path, target: Path) -> None:
-    """Writes the square photos of `source` as 01.jpg, 02.jpg ... of SIDE pixels, without metadata."""
+    """Writes the square photos of `source` as 01.jpg, 02.jpg ... of SIDE pixels, without metadata.
+
+    Raises:
+        FileNotFoundError: `source` holds no photos.
+    """
+    paths = sorted(source.glob("*.jpg"))
+    if not paths:
+        raise FileNotFoundError(f"there are no .jpg photos in {source}; --photos takes the folder above it")
     target.mkdir(parents=True, exist_ok=True)
-    for number, path in enumerate(sorted(source.glob("*.jpg")), 1):
+    for number, path in enumerate(paths, 1):
         with Image.open(path) as photo:
             small = photo.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         small.save(target / f"{number:02d}.jpg", quality=JPEG_QUALITY, optimize=True)
