@@ -9,7 +9,15 @@ import gradio as gr
 import pytest
 
 from apt_engine.config import TrainingConfig
-from apt_engine.events import CheckpointSaved, ExportReady, RunFailed, RunStarted, SampleReady, StepFinished
+from apt_engine.events import (
+    CheckpointSaved,
+    ExportReady,
+    RunFailed,
+    RunStarted,
+    SampleReady,
+    StageChanged,
+    StepFinished,
+)
 from apt_engine.runs import Run
 from apt_engine.worker import WorkerStatus
 from ui.context import AppContext, load_examples, open_context, plain_errors
@@ -157,6 +165,16 @@ def test_watching_reads_on_where_it_was(context: AppContext) -> None:
     assert later[0].story.step == 3
     assert later[0].cursor > first[0].cursor
     assert "samples/000000-0.png" in later[4]
+
+
+@pytest.mark.parametrize(("stage", "is_known"), [("sampling", True), ("exporting", False)])
+def test_the_bar_stays_where_it_is_while_samples_are_drawn(context: AppContext, stage: str, is_known: bool) -> None:
+    run = begun(new_run(context), steps=5)
+    run.append(StageChanged(stage=stage, message="At it."))
+    context.worker._status = WorkerStatus("training", run.id)
+    _, sentence, progress, *_ = watch.open_run(context, run.id)
+    assert "At it." in sentence
+    assert ('aria-valuenow="50"' in progress) is is_known
 
 
 def test_a_failed_run_says_why_and_offers_to_resume(context: AppContext) -> None:

@@ -177,7 +177,8 @@ def _show(context: AppContext, story: Story, state: str) -> list[Any]:
 
 
 def _progress(story: Story, state: str) -> str:
-    is_waiting = state == "waking" or (state == "training" and story.stage not in ("", "training"))
+    # While samples are drawn between two steps the bar stays where it is.
+    is_waiting = state == "waking" or (state == "training" and story.stage not in ("", "training", "sampling"))
     fraction = story.fraction if is_waiting else story.step / max(1, story.last_step)
     numbers = [("step", f"{story.step:,}", f"of at most {story.last_step:,}")]
     if story.losses:
