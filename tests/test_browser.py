@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -57,7 +57,7 @@ class Page:
             try:
                 if fact():
                     return
-            except StaleElementReferenceException:
+            except (StaleElementReferenceException, NoSuchElementException):
                 pass
             assert time.monotonic() < end, f"it never came; the page says: {self.text('body')[:2000]}"
             time.sleep(0.1)
