@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from ui.plots import duration, file_url, loss_plot, nice_ceiling, pick_columns, progress_line, sample_grid, smooth, thin
+from ui.plots import (
+    duration,
+    file_url,
+    gamma_map,
+    loss_plot,
+    nice_ceiling,
+    pick_columns,
+    progress_line,
+    sample_grid,
+    smooth,
+    thin,
+)
 
 
 class Tags(HTMLParser):
@@ -117,3 +128,13 @@ def test_progress_says_how_far_or_that_it_does_not_know() -> None:
 )
 def test_time_is_said_as_a_person_says_it(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_the_indicators_map_has_a_cell_a_bin_and_stretch_with_its_value_in_words() -> None:
+    drawn = gamma_map([(1, (0.0, 0.5, 0.99)), (2, (0.1, 0.6, 1.0)), (60, (0.2, 0.7, 0.99))], 60)
+    assert drawn.count("<rect") == 9
+    assert 'class="g0" x="0.00" y="0.00"' in drawn
+    assert drawn.count('class="g9"') == 4  # three cells and the legend
+    assert "noise levels 100 to 199: 0.70" in drawn
+    assert "now 0.20, 0.70, 0.99" in drawn
+    assert "nothing yet" in gamma_map([], 60)

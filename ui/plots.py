@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 MOST_POINTS = 250
 MOST_COLUMNS = 6
+GAMMA_COLUMNS = 60
+SHADES = 10
 Points = list[tuple[float, float]]
 
 
@@ -62,6 +64,36 @@ def loss_plot(losses: list[tuple[int, float]], last_step: int) -> str:
     said = f"Loss by step, on average now {means[-1]:.3f}" if means else "Loss by step, nothing yet"
     legend = '<ul class="legend"><li class="line">average</li><li class="dot">each step</li></ul>'
     return _axes(drawing, right, top, said) + legend
+
+
+def gamma_map(gammas: list[tuple[int, tuple[float, ...]]], last_step: int) -> str:
+    """The overfitting indicator as a heat map: a column a stretch of steps, a row a timestep bin, fine detail on top.
+
+    Args:
+        gammas: (step, indicator of each bin, 0 to 1) in order.
+        last_step: right end of the axis.
+    """
+    right = max(last_step, 1)
+    width = right / GAMMA_COLUMNS
+    latest = {int((step - 1) / width): gamma for step, gamma in gammas}
+    cells = ""
+    for column, gamma in latest.items():
+        height = 100 / len(gamma)
+        for row, value in enumerate(gamma):
+            shade = min(int(value * SHADES), SHADES - 1)
+            place = f'x="{100 * column / GAMMA_COLUMNS:.2f}" y="{row * height:.2f}"'
+            words = f"noise levels {row * 100} to {row * 100 + 99}: {value:.2f}"
+            size = f'width="{100 / GAMMA_COLUMNS + 0.05:.2f}" height="{height - 0.8:.2f}"'
+            cells += f'<rect class="g{shade}" {place} {size}><title>{words}</title></rect>'
+    marks = "".join(f"<span>{right * part / 4:,.0f}</span>" for part in range(5))
+    names = '<div class="rows"><span>detail</span><span>shape</span><span>layout</span></div>'
+    ramp = "".join(f'<i class="g{shade}"></i>' for shade in range(SHADES))
+    now = ", ".join(f"{value:.2f}" for value in gammas[-1][1]) if gammas else "nothing yet"
+    return (
+        f'<div class="plot gamma" role="img" aria-label="Overfitting indicator by noise level, now {now}">{names}'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{cells}</svg><div class="marks">{marks}</div></div>'
+        f'<p class="legend ramp">0 {ramp} 1</p>'
+    )
 
 
 def sample_grid(prompts: tuple[str, ...], samples: dict[tuple[int, int], str], folder: Path) -> str:

@@ -38,6 +38,7 @@ class Story:
     step: int = 0
     saved_step: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
+    gammas: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
     samples: dict[tuple[int, int], str] = field(default_factory=dict)
     exports: dict[str, ExportReady] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
@@ -61,9 +62,7 @@ class Story:
             case StageChanged():
                 self.stage, self.message, self.fraction = event.stage, event.message, event.fraction
             case StepFinished():
-                self.step = event.step
-                self.losses.append((event.step, event.loss))
-                self.recent_seconds.append(event.seconds)
+                self._step(event)
             case SampleReady():
                 self.samples[event.step, event.index] = event.path
             case CheckpointSaved():
@@ -79,11 +78,19 @@ class Story:
             case _:
                 pass
 
+    def _step(self, event: StepFinished) -> None:
+        self.step = event.step
+        self.losses.append((event.step, event.loss))
+        if event.gamma:
+            self.gammas.append((event.step, event.gamma))
+        self.recent_seconds.append(event.seconds)
+
     def _start(self, event: RunStarted) -> None:
         """A session goes on from a checkpoint: steps after it are about to be done again."""
         self.state, self.stage, self.message, self.notices = "training", "", "", []
         self.step, self.last_step = event.first_step, event.last_step
         self.losses = [(step, loss) for step, loss in self.losses if step <= event.first_step]
+        self.gammas = [(step, gamma) for step, gamma in self.gammas if step <= event.first_step]
         self.recent_seconds.clear()
 
     @property

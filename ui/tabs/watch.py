@@ -11,7 +11,7 @@ import gradio as gr
 
 from apt_engine.errors import EngineError
 from ui.context import AppContext, plain_errors
-from ui.plots import duration, loss_plot, progress_line, sample_grid
+from ui.plots import duration, gamma_map, loss_plot, progress_line, sample_grid
 from ui.story import Story
 
 WELCOME = "Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train."
@@ -165,7 +165,7 @@ def _show(context: AppContext, story: Story, state: str) -> list[Any]:
     return [
         f'<p class="{kind}" role="status">{html.escape(story.sentence(state))}</p>{notices}',
         _progress(story, state),
-        loss_plot(story.losses, story.last_step),
+        _charts(story),
         sample_grid(story.prompts, story.samples, folder),
         gr.Button(visible=state in AT_WORK),
         gr.Button(visible=state in RESUMABLE),
@@ -174,6 +174,16 @@ def _show(context: AppContext, story: Story, state: str) -> list[Any]:
             for layout in ("kohya", "diffusers")
         ),
     ]
+
+
+def _charts(story: Story) -> str:
+    """The loss, and the indicator where the run computes it."""
+    charts = loss_plot(story.losses, story.last_step)
+    if not story.gammas:
+        return charts
+    about = "Stronger color: fits your photos far better than the untrained model does. Rows: noise level."
+    title = f'<h2 class="title second">Overfitting indicator</h2><p>{about}</p>'
+    return f"{charts}{title}{gamma_map(story.gammas, story.last_step)}"
 
 
 def _progress(story: Story, state: str) -> str:
