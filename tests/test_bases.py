@@ -12,6 +12,7 @@ from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import BaseModelError, ConfigError
+from apt_engine.latents import encode_view
 from apt_engine.presets import POCKET_DIR
 from tests.toy import toy_pipeline, toy_xl_pipeline
 
@@ -188,3 +189,10 @@ def test_a_device_that_is_not_here() -> None:
             choose_device("cuda")
     assert choose_dtype("auto", torch.device("cpu")) == torch.float32
     assert choose_dtype("bf16", torch.device("cpu")) == torch.bfloat16
+
+
+def test_a_vae_that_returns_no_numbers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = stable_diffusion()
+    monkeypatch.setattr(base, "encode_images", lambda pixels: (pixels * float("nan"), pixels))
+    with pytest.raises(BaseModelError, match="The VAE of toy returns numbers that are not finite"):
+        encode_view(base, torch.zeros(3, 32, 32))
