@@ -1,0 +1,126 @@
+"""Fields that document and check themselves: what a record of settings is made of."""
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Self
+
+from apt_engine.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a person may know about one field: `minimum` and `maximum` are inclusive, `choices` is empty when any value goes."""
+
+    help: str
+    group: str
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    group: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that carries its own documentation; leave `default` as `dataclasses.MISSING` for a required one."""
+    about = Setting(help=help, group=group, minimum=minimum, maximum=maximum, unit=unit, choices=choices)
+    return dataclasses.field(default=default, metadata={"setting": about})
+
+
+REQUIRED: Any = dataclasses.MISSING
+
+
+def setting_of(field: dataclasses.Field[Any]) -> Setting:
+    """The documentation that `setting` attached to a field."""
+    return field.metadata["setting"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A record of settings that refuses values out of range and keys it does not know."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from plain JSON values.
+
+        Raises:
+            ConfigError: a key is unknown, a required one is missing, or a value has the wrong type or is out of range.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                raise ConfigError(f"There is no setting called {key!r}; the settings are {', '.join(sorted(fields))}.")
+        missing = [name for name, field in fields.items() if field.default is REQUIRED and name not in values]
+        if missing:
+            raise ConfigError(f"The setting {missing[0]!r} has no value; give it one.")
+        return cls(**{key: _coerce(cls, fields[key], value) for key, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict(to_dict())` is the same record."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed, checked again."""
+        return type(self).from_dict({**self.to_dict(), **changes})
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    about = setting_of(field)
+    if about.choices and value not in about.choices:
+        raise ConfigError(f"{field.name} cannot be {value!r}; choose one of {', '.join(about.choices)}.")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    below = about.minimum is not None and value < about.minimum
+    above = about.maximum is not None and value > about.maximum
+    if below or above or not math.isfinite(value):
+        unit = f" {about.unit}" if about.unit else ""
+        raise ConfigError(
+            f"{field.name} cannot be {value}; it must lie between {about.minimum} and {about.maximum}{unit}."
+        )
+
+
+def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
+    """JSON and command-line values brought to the field's type: strings to numbers, lists to tuples."""
+    wanted = typing.get_type_hints(cls)[field.name]
+    if isinstance(wanted, types.GenericAlias):
+        if isinstance(value, str):
+            value = [line for line in value.split("\n") if line.strip()]
+        return tuple(str(item) for item in value)
+    if wanted is bool:
+        return _to_bool(field.name, value)
+    if wanted is str:
+        return str(value).strip() if field.name in ("subject", "identifier", "base") else str(value)
+    try:
+        number = float(value)
+        if isinstance(value, bool) or (wanted is int and number != int(number)):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        kind = "a whole number" if wanted is int else "a number"
+        raise ConfigError(f"{field.name} must be {kind}, not {value!r}.") from None
+    return int(number) if wanted is int else number
+
+
+def _to_bool(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    try:
+        return words[str(value).strip().lower()]
+    except KeyError:
+        raise ConfigError(f"{name} must be true or false, not {value!r}.") from None
