@@ -161,7 +161,7 @@ def main() -> None:
     print(
         f"\n| pictures with a dark frame, n = {FRAMED_PICTURES} | base | masked | paper |\n| --- | ---: | ---: | ---: |"
     )
-    wanted = [("a photo of a {subject} on a white background", seed) for seed in range(FRAMED_PICTURES)]
+    wanted = [("a photo of a {subject}", seed) for seed in range(FRAMED_PICTURES)]
     for subject in options.subjects:
         borders = [
             trained(store, subject, name, settings, options.steps)
