@@ -12,7 +12,9 @@ from tools.pocket.files import load_checkpoint, save_checkpoint
 from tools.pocket.parallel import Crew
 from tools.pocket.places import CANVAS, draw_place
 from tools.pocket.schedule import Clock, cosine_rate, trapezoid_rate
-from tools.pocket.sprites import MissingSourceError, load_sprites
+from tools.pocket.settings import Workplace
+from tools.pocket.sources import MissingSourceError
+from tools.pocket.sprites import load_sprites
 from tools.pocket.treatments import TREATMENTS
 from tools.pocket.unet import build_scheduler, snr_weights
 from tools.pocket.vocabulary import HELD_OUT_PAIRS, OBJECTS, PLACE_NAMES, PLACES, Label, compose_caption, draw_label
@@ -99,4 +101,4 @@ def test_autoencoder_makes_sixteen_by_sixteen_latents_of_four_channels() -> None
 def test_a_missing_icon_pack_is_named_with_its_remedy(tmp_path: Path) -> None:
     pytest.importorskip("resvg_py")
     with pytest.raises(MissingSourceError, match="npm install"):
-        load_sprites(tmp_path)
+        load_sprites(Workplace(root=tmp_path))

@@ -10,22 +10,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from tools.pocket.autoencoder import measure_psnr, train_autoencoder
 from tools.pocket.export import assemble_pipeline, export_pipeline
 from tools.pocket.grid import draw_prompts, held_out_prompts, sample, write_grid
+from tools.pocket.judge import export_judge, train_judge
 from tools.pocket.schedule import read_deadline
 from tools.pocket.settings import Workplace
-from tools.pocket.sprites import MissingSourceError
+from tools.pocket.solids import render_solids
+from tools.pocket.sources import MissingSourceError
+from tools.pocket.subjects import photograph_subjects
 from tools.pocket.tokenizer import train_tokenizer
 from tools.pocket.unet import train_unet
-from tools.pocket.world import draw_world, open_world, write_manifest
+from tools.pocket.world import draw_world, open_world
 
-MINUTES = {"autoencoder": 25.0, "unet": 75.0}
-STAGES = ("world", "autoencoder", "tokenizer", "unet", "export", "grid")
+MINUTES = {"autoencoder": 25.0, "unet": 180.0, "judge": 25.0}
+STAGES = ("solids", "world", "autoencoder", "tokenizer", "unet", "judge", "subjects", "export", "grid")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one stage, or all of them in order."""
     parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
     parser.add_argument("stage", choices=(*STAGES, "all"))
-    parser.add_argument("--count", type=int, default=50_000, help="pictures of the world to draw")
+    parser.add_argument("--count", type=int, default=66_000, help="pictures of the world to draw")
     parser.add_argument("--minutes", type=float, help="training time of this start; each stage has a default")
     parser.add_argument("--until", help="HH:MM, end the training stage then instead")
     options = parser.parse_args(arguments)
@@ -42,15 +45,21 @@ def run_stage(stage: str, workplace: Workplace, options: argparse.Namespace) -> 
     """Runs one stage; one that is interrupted goes on where it was."""
     deadline = read_deadline(options.until, options.minutes or MINUTES.get(stage, 0))
     match stage:
+        case "solids":
+            render_solids(workplace)
         case "world":
             draw_world(workplace, options.count)
-            write_manifest(workplace, options.count)
         case "autoencoder":
             train_autoencoder(workplace, deadline)
         case "tokenizer":
             train_tokenizer(workplace)
         case "unet":
             train_unet(workplace, deadline)
+        case "judge":
+            train_judge(workplace, deadline)
+            print(f"judge: {export_judge(workplace)}")
+        case "subjects":
+            photograph_subjects(workplace)
         case "export":
             print(f"exported to {export_pipeline(workplace)}")
         case _:

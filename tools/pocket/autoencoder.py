@@ -94,6 +94,16 @@ def measure_psnr(vae: AutoencoderKL, pictures: NDArray[np.uint8], size: int = 50
 
 
 @torch.no_grad()
+def reconstruct(vae: AutoencoderKL, pictures: NDArray[np.uint8], size: int = 100) -> NDArray[np.uint8]:
+    """What the autoencoder makes of pictures (count, 64, 64, 3)."""
+    parts: list[NDArray[np.uint8]] = []
+    for start in range(0, len(pictures), size):
+        output = vae.decode(vae.encode(pictures_to_tensor(pictures[start : start + size])).latent_dist.mode()).sample
+        parts.append(((output.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
 def encode_world(workplace: Workplace) -> Tensor:
     """The scaled latents (count, 4, 16, 16) of all training pictures, cached in a file next to the checkpoint."""
     path = workplace.root / "latents.npy"

@@ -2,19 +2,27 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tools.pocket.autoencoder import load_autoencoder
 from tools.pocket.files import write_atomically, write_text
-from tools.pocket.settings import Workplace
+from tools.pocket.settings import IMAGE_SIZE, REPOSITORY, Workplace
 from tools.pocket.tokenizer import load_tokenizer
 from tools.pocket.unet import build_scheduler, load_averaged
-from tools.pocket.vocabulary import COLORS, OBJECTS, PLACES, TREATMENTS, article_of
+from tools.pocket.vocabulary import COLORS, OBJECTS, PLACES, TREATMENTS, Label, article_of
+from tools.pocket.world import decode_label, open_world
 
+HELD_OUT_SHEET = REPOSITORY / "benchmarks" / "held_out.png"
+HELD_OUT_SHOWN = 400
+SHEET_COLUMNS = 20
 SAMPLE_PROMPTS = (
     "a photo of a backpack on the beach",
     "a photo of an owl in the forest",
@@ -40,6 +48,25 @@ def export_pipeline(workplace: Workplace) -> Path:
             write_atomically(target, lambda temporary, source=path: _copy(source, temporary))
     write_text(workplace.assets / "prompts.json", json.dumps(list_prompts(), indent=2) + "\n")
     return workplace.assets
+
+
+def export_held_out(workplace: Workplace) -> None:
+    """Writes pictures no part was trained on as one sheet, with their labels, for the benchmarks."""
+    world = open_world(workplace)
+    chosen = slice(world.training_count, world.training_count + HELD_OUT_SHOWN)
+    images, labels = world.images[chosen], [decode_label(code) for code in world.codes[chosen]]
+    rows = images.reshape(-1, SHEET_COLUMNS, IMAGE_SIZE, IMAGE_SIZE, 3).transpose(0, 2, 1, 3, 4)
+    sheet = Image.fromarray(rows.reshape(-1, SHEET_COLUMNS * IMAGE_SIZE, 3))
+    write_atomically(HELD_OUT_SHEET, lambda target: sheet.save(target, "PNG", optimize=True))
+    write_text(HELD_OUT_SHEET.with_suffix(".json"), json.dumps([asdict(label) for label in labels]) + "\n")
+
+
+def read_held_out() -> tuple[NDArray[np.uint8], list[Label]]:
+    """The held-out pictures (count, 64, 64, 3) and what they show, from the repository."""
+    sheet = np.asarray(Image.open(HELD_OUT_SHEET).convert("RGB"))
+    rows = sheet.reshape(-1, IMAGE_SIZE, SHEET_COLUMNS, IMAGE_SIZE, 3).transpose(0, 2, 1, 3, 4)
+    labels = [Label(**entry) for entry in json.loads(HELD_OUT_SHEET.with_suffix(".json").read_text(encoding="utf-8"))]
+    return rows.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3), labels
 
 
 def assemble_pipeline(workplace: Workplace) -> StableDiffusionPipeline:

@@ -39,6 +39,9 @@ class Crew:
             parameters: Those that have gradients, in the same order everywhere.
             signal: Only that of process 0 counts: such as the spent share of the time.
         """
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            raise SystemExit("the training was stopped; start it again to go on from its checkpoint")
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch.cat([gradient.reshape(-1) for gradient in gradients], out=self._gradients[rank])
         if rank == 0:

@@ -22,7 +22,27 @@ class Workplace:
     @property
     def packs(self) -> Path:
         """The folder npm installs the icon packs into."""
-        return self.root / "npm" / "node_modules" / "@iconify-json"
+        return self.modules / "@iconify-json"
+
+    @property
+    def modules(self) -> Path:
+        """The folder npm installs into."""
+        return self.root / "npm" / "node_modules"
+
+    @property
+    def furniture(self) -> Path:
+        """The unpacked Debian package of furniture."""
+        return self.root / "furniture"
+
+    @property
+    def panoramas(self) -> Path:
+        """The unpacked panoramas."""
+        return self.root / "panoramas"
+
+    @property
+    def solids(self) -> Path:
+        """The rendered views of the solid objects."""
+        return self.root / "solids"
 
     @property
     def world(self) -> Path:

@@ -1,4 +1,4 @@
-"""The objects: icons of free packs, rasterised with their alpha."""
+"""The objects with their alpha: icons of free packs, rasterised, and views of solid shapes."""
 
 import io
 import json
@@ -8,19 +8,22 @@ from typing import Any
 
 from PIL import Image
 
-from tools.pocket.vocabulary import OBJECTS
+from tools.pocket.settings import Workplace
+from tools.pocket.solids import load_solid
+from tools.pocket.sources import MissingSourceError
+from tools.pocket.vocabulary import FLAT, OBJECTS, SOLID
 
 SPRITE_SIZE = 144
 PACK_VERSIONS = {"fluent-emoji": "1.2.7", "noto": "1.2.9", "noto-v1": "1.2.5", "twemoji": "1.2.5"}
 
 
-class MissingSourceError(RuntimeError):
-    """Something the world is drawn from is not installed."""
-
-
-def load_sprites(packs: Path) -> dict[str, list[Image.Image]]:
-    """Returns each object's renditions, cropped to what is visible, the longer side SPRITE_SIZE pixels."""
-    return {name: [_rasterise(packs, icon) for icon in icons] for name, icons in OBJECTS.items()}
+def load_sprites(workplace: Workplace) -> dict[str, list[list[Image.Image]]]:
+    """Returns every view of each object's renditions, cropped to what is visible; an icon has one view."""
+    return {
+        name: [[_rasterise(workplace.packs, icon)] for icon in FLAT.get(name, ())]
+        + [load_solid(workplace, solid) for solid in SOLID.get(name, ())]
+        for name in OBJECTS
+    }
 
 
 def other_words(packs: Path) -> list[str]:

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-# Object -> its renditions as "pack:icon"; the first is the most common look.
-OBJECTS: dict[str, tuple[str, ...]] = {
+# Object -> its flat renditions as "pack:icon"; the first is the most common look.
+FLAT: dict[str, tuple[str, ...]] = {
     "backpack": ("noto:backpack", "fluent-emoji:backpack", "twemoji:backpack"),
     "duck": ("noto:duck", "fluent-emoji:duck", "twemoji:duck"),
     "robot": ("noto:robot", "fluent-emoji:robot", "twemoji:robot"),
@@ -30,9 +30,90 @@ OBJECTS: dict[str, tuple[str, ...]] = {
     "sunflower": ("noto:sunflower", "fluent-emoji:sunflower", "twemoji:sunflower"),
     "tractor": ("noto:tractor", "fluent-emoji:tractor", "twemoji:tractor"),
     "rocket": ("noto:rocket", "fluent-emoji:rocket", "twemoji:rocket"),
+    "airplane": ("noto:airplane", "fluent-emoji:small-airplane", "noto:small-airplane"),
+    "train": ("noto:locomotive", "fluent-emoji:locomotive", "twemoji:locomotive"),
+    "guitar": ("noto:guitar", "fluent-emoji:guitar", "twemoji:guitar"),
+    "truck": ("noto:delivery-truck", "fluent-emoji:delivery-truck"),
+    "motorbike": ("noto:motorcycle", "fluent-emoji:motorcycle", "fluent-emoji:motor-scooter"),
+    "bicycle": ("noto:bicycle", "fluent-emoji:bicycle"),
+    "boat": ("noto:sailboat", "fluent-emoji:sailboat"),
+    "horse": ("noto:horse", "fluent-emoji:horse"),
+    "umbrella": ("noto:umbrella", "fluent-emoji:umbrella"),
+    "cake": ("noto:birthday-cake", "fluent-emoji:birthday-cake", "noto:cupcake"),
+    "potted plant": ("noto:potted-plant", "fluent-emoji:potted-plant"),
+}
+# Object -> its solid renditions as "library:number" of the furniture libraries.
+SOLID: dict[str, tuple[str, ...]] = {
+    "chair": (
+        *(f"BlendSwap-CC-0:{number}" for number in (26, 31, 101, 108, 125, 171)),
+        *(f"BlendSwap-CC-BY:{number}" for number in (17, 24, 116, 127)),
+        *(f"Scopia:{number}" for number in (29, 30, 90, 359)),
+    ),
+    "armchair": (
+        *(f"BlendSwap-CC-0:{number}" for number in (86, 99)),
+        *(f"BlendSwap-CC-BY:{number}" for number in (87, 95, 120)),
+        *(f"Scopia:{number}" for number in (11, 23, 24, 25, 69)),
+    ),
+    "sofa": (
+        *(f"BlendSwap-CC-0:{number}" for number in (95, 132, 140)),
+        "BlendSwap-CC-BY:119",
+        "KatorLegaz:56",
+        *(f"Scopia:{number}" for number in (32, 37, 74, 86)),
+    ),
+    "lamp": ("BlendSwap-CC-BY:98", "KatorLegaz:42", *(f"Scopia:{number}" for number in (54, 55, 56, 57, 65))),
+    "stool": ("BlendSwap-CC-0:42", "BlendSwap-CC-0:45", "BlendSwap-CC-0:168", "KatorLegaz:49", "Scopia:85"),
+    "vase": ("Scopia:41", "Scopia:42", "Scopia:43"),
+    "cup": ("BlendSwap-CC-0:9", "BlendSwap-CC-BY:21", "KatorLegaz:28", "Scopia:112"),
+    "potted plant": (
+        *(f"BlendSwap-CC-0:{number}" for number in (77, 102, 126)),
+        *(f"BlendSwap-CC-BY:{number}" for number in (81, 92, 102)),
+        "Scopia:36",
+    ),
+    "car": ("KatorLegaz:59", "KatorLegaz:60", "Scopia:249"),
+    "truck": ("BlendSwap-CC-BY:122", "Scopia:212"),
+    "motorbike": ("KatorLegaz:66", "Scopia:248"),
+    "bicycle": ("Scopia:246",),
+    "boat": ("BlendSwap-CC-BY:133",),
+    "horse": ("BlendSwap-CC-0:97", "BlendSwap-CC-BY:97"),
+    "umbrella": ("BlendSwap-CC-0:80",),
+    "cake": ("Scopia:128",),
+    "dog": ("Scopia:162",),
+    "cat": ("Scopia:161",),
+    "teapot": ("Scopia:123", "BlendSwap-CC-BY:8"),
+    "cactus": ("BlendSwap-CC-0:107",),
+    "backpack": ("BlendSwap-CC-BY:2",),
+}
+OBJECTS: dict[str, tuple[str, ...]] = {name: FLAT.get(name, ()) + SOLID.get(name, ()) for name in [*FLAT, *SOLID]}
+# Things made in many colors: some of their views are drawn with the colors turned.
+PAINTED = frozenset(
+    {"chair", "armchair", "sofa", "lamp", "stool", "vase", "cup", "car", "truck", "motorbike", "bicycle", "umbrella"}
+)
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "airplane": ("plane", "toy plane"),
+    "train": ("toy train",),
+    "sofa": ("couch",),
+    "motorbike": ("motorcycle",),
+    "bicycle": ("bike",),
+    "potted plant": ("plant",),
+    "boat": ("small boat",),
 }
 TOYS = frozenset(
-    {"backpack", "duck", "robot", "car", "monster", "cat", "dog", "owl", "penguin", "frog", "tractor", "rocket"}
+    {
+        "backpack",
+        "duck",
+        "robot",
+        "car",
+        "monster",
+        "cat",
+        "dog",
+        "owl",
+        "penguin",
+        "frog",
+        "tractor",
+        "rocket",
+        "truck",
+        "horse",
+    }
 )
 
 PLACES: dict[str, tuple[str, ...]] = {
@@ -48,6 +129,12 @@ PLACES: dict[str, tuple[str, ...]] = {
     "wooden table": ("on a wooden table", "on a wooden table", "on top of a wooden table"),
     "sunset": ("at sunset", "at sunset", "with a sunset in the background"),
     "mountains": ("in the mountains", "in the mountains", "with a mountain in the background"),
+    "park": ("in the park", "in the park", "on a lawn in the park"),
+    "room": ("in a room", "in a room", "in an apartment"),
+    "lobby": ("in a lobby", "in a lobby", "in a hall"),
+    "workshop": ("in a workshop", "in a workshop", "in a factory"),
+    "warehouse": ("in a warehouse", "in a warehouse", "in an old warehouse"),
+    "square": ("on a town square", "on a town square", "on an old square"),
 }
 COLORS: dict[str, tuple[int, int, int]] = {
     "white": (242, 242, 240),
@@ -71,6 +158,9 @@ TREATMENTS: dict[str, tuple[str, ...]] = {
     "black and white": ("a black and white photo of {}", "a black and white picture of {}"),
 }
 
+# A flat object's photo is as often called what it is.
+FLAT_PHOTO = ("a cartoon of {}", "a drawing of {}", "a cartoon of {}")
+
 # Never drawn together, so that a test can ask for a pair no picture has shown.
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     {
@@ -86,6 +176,14 @@ HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
         ("car", "meadow"),
         ("mushroom", "sunset"),
         ("teddy bear", "night"),
+        ("chair", "beach"),
+        ("sofa", "under water"),
+        ("horse", "snow"),
+        ("bicycle", "desert"),
+        ("lamp", "forest"),
+        ("guitar", "space"),
+        ("truck", "park"),
+        ("airplane", "room"),
     }
 )
 
@@ -103,6 +201,11 @@ class Label:
     place: str
     treatment: str
 
+    @property
+    def solid(self) -> bool:
+        """Whether the object is a rendered shape and not an icon."""
+        return self.object is not None and self.rendition >= len(FLAT.get(self.object, ()))
+
 
 def draw_label(rng: np.random.Generator) -> Label:
     """Draws what a picture shall show; never a held-out pair."""
@@ -112,7 +215,7 @@ def draw_label(rng: np.random.Generator) -> Label:
         if name is None or (name, place) not in HELD_OUT_PAIRS:
             break
     treatment = "photo" if rng.random() < 0.48 else _pick(rng, tuple(TREATMENTS)[1:])
-    rendition = int(rng.integers(len(OBJECTS[name]))) if name else 0
+    rendition = _draw_rendition(name, rng) if name else 0
     return Label(object=name, rendition=rendition, place=place, treatment=treatment)
 
 
@@ -133,7 +236,10 @@ def compose_caption(label: Label, rng: np.random.Generator, words: Sequence[str]
         article = "a" if rare else article_of(noun)
         article = _pick(rng, (article, article, article, "the", "my")) if rng.random() < 0.2 else article
         thing = f"{article} {rare}{noun}"
-    return _pick(rng, TREATMENTS[label.treatment]).format(f"{thing} {where}")
+    wordings = TREATMENTS[label.treatment]
+    if label.treatment == "photo" and label.object is not None and not label.solid and rng.random() < 0.5:
+        wordings = FLAT_PHOTO
+    return _pick(rng, wordings).format(f"{thing} {where}")
 
 
 def article_of(noun: str) -> str:
@@ -141,7 +247,17 @@ def article_of(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
+def _draw_rendition(name: str, rng: np.random.Generator) -> int:
+    """Flat and solid looks are equally common where an object has both."""
+    flat, solid = len(FLAT.get(name, ())), len(SOLID.get(name, ()))
+    if flat and (not solid or rng.random() < 0.5):
+        return int(rng.integers(flat))
+    return flat + int(rng.integers(solid))
+
+
 def _say_object(name: str, rng: np.random.Generator) -> str:
+    if name in SYNONYMS and rng.random() < 0.25:
+        return _pick(rng, SYNONYMS[name])
     if name in TOYS and rng.random() < 0.15:
         return f"toy {name}" if rng.random() < 0.5 else f"{name} toy"
     return name

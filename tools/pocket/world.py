@@ -1,18 +1,20 @@
 """The world: draws pictures of known content into one memory-mapped file, in resumable chunks, with a fixed seed."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from tools.pocket.files import write_atomically, write_text
-from tools.pocket.places import CANVAS, draw_place
+from tools.pocket.panoramas import PANORAMAS, look, panorama_file, read_panorama
+from tools.pocket.places import CANVAS, PAINTERS, draw_place
 from tools.pocket.settings import IMAGE_SIZE, SEED, Workplace
 from tools.pocket.sprites import load_sprites
 from tools.pocket.treatments import TREATMENTS
@@ -47,7 +49,9 @@ def decode_label(code: NDArray[np.int16]) -> Label:
 
 def draw_world(workplace: Workplace, count: int, processes: int = 2) -> World:
     """Draws what is missing of `count` pictures, then opens them."""
-    load_sprites(workplace.packs)  # a missing source is reported here, once, and not by every process
+    write_manifest(workplace)
+    load_sprites(workplace)  # a missing source is reported here, once, and not by every process
+    _panoramas(workplace)
     starts = [start for start in range(0, count, CHUNK) if not _chunk_path(workplace, start).exists()]
     with ProcessPoolExecutor(processes) as pool:
         for start in pool.map(_draw_chunk, [workplace] * len(starts), starts):
@@ -70,23 +74,49 @@ def _chunk_paths(workplace: Workplace) -> list[Path]:
     paths = sorted(workplace.world.glob("chunk-*.npz"))
     if not paths:
         raise FileNotFoundError("no pictures are drawn yet; run: python -m tools.pocket world")
+    if json.loads((workplace.world / "manifest.json").read_text(encoding="utf-8")) != _facts():
+        raise FileNotFoundError(f"the pictures in {workplace.world} are of another world; delete the folder, draw anew")
     return paths
 
 
-def draw_picture(label: Label, sprites: dict[str, list[Image.Image]], rng: np.random.Generator) -> Image.Image:
-    """Draws one picture of IMAGE_SIZE pixels."""
-    picture = draw_place(label.place, rng)
+def draw_picture(
+    label: Label,
+    sprites: Mapping[str, list[list[Image.Image]]],
+    panoramas: Mapping[str, NDArray[np.float32]],
+    rng: np.random.Generator,
+) -> Image.Image:
+    """Draws one picture of IMAGE_SIZE pixels.
+
+    Args:
+        label: What it shows.
+        sprites: Every view of each object's renditions.
+        panoramas: Radiance of the photographed places by panorama name.
+        rng: Draws the rest.
+    """
+    picture = _draw_background(label.place, panoramas, rng)
     if label.object is not None:
-        sprite = sprites[label.object][label.rendition]
-        _place_sprite(picture, _pose(sprite, rng), rng, afloat=label.place in _AFLOAT)
+        views = sprites[label.object][label.rendition]
+        sprite = _pose(views[int(rng.integers(len(views)))], rng)
+        _place_sprite(picture, sprite, rng, afloat=label.place in _AFLOAT)
     treated = TREATMENTS[label.treatment](picture, rng)
     return treated.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
 
 
-def write_manifest(workplace: Workplace, count: int) -> None:
-    """Records what the pictures were drawn with."""
-    facts = {"count": count, "seed": SEED, "objects": OBJECTS, "places": PLACE_NAMES, "treatments": _TREATMENT_NAMES}
-    write_text(workplace.world / "manifest.json", json.dumps(facts, indent=1))
+def _draw_background(place: str, panoramas: Mapping[str, NDArray[np.float32]], rng: np.random.Generator) -> Image.Image:
+    """A drawn or a photographed place; where there are both, each half of the time."""
+    if place not in PANORAMAS or (place in PAINTERS and rng.random() < 0.5):
+        return draw_place(place, rng)
+    names = PANORAMAS[place]
+    panorama = panoramas[names[int(rng.integers(len(names)))]]
+    yaw, pitch, field_of_view = rng.uniform(0, 360), rng.uniform(-20, -4), rng.uniform(50, 80)
+    view = look(panorama, CANVAS, float(yaw), float(pitch), float(field_of_view))
+    return view.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
+
+
+def write_manifest(workplace: Workplace) -> None:
+    """Records what the pictures show, so that they are never read with other words."""
+    if not (workplace.world / "manifest.json").exists():
+        write_text(workplace.world / "manifest.json", json.dumps(_facts(), indent=1))
 
 
 def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -100,7 +130,7 @@ def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray
 def _pose(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
     if rng.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    scale = CANVAS * rng.uniform(0.5, 0.88) / max(sprite.size)
+    scale = CANVAS * rng.uniform(0.48, 0.92) / max(sprite.size)
     size = (max(2, round(sprite.width * scale)), max(2, round(sprite.height * scale)))
     sprite = sprite.resize(size, Image.Resampling.LANCZOS)
     return sprite.rotate(rng.normal(0, 5), Image.Resampling.BICUBIC, expand=True)
@@ -124,18 +154,23 @@ def _cast_shadow(picture: Image.Image, left: int, top: int, sprite: Image.Image)
     picture.paste((20, 20, 28), (left - 8, top + sprite.height - 15), shadow)
 
 
+def _facts() -> dict[str, Any]:
+    objects = {name: list(renditions) for name, renditions in OBJECTS.items()}
+    return {"seed": SEED, "objects": objects, "places": list(PLACE_NAMES), "treatments": list(_TREATMENT_NAMES)}
+
+
 def _chunk_path(workplace: Workplace, start: int) -> Path:
     return workplace.world / f"chunk-{start:07d}.npz"
 
 
 def _draw_chunk(workplace: Workplace, start: int) -> int:
-    sprites = _sprites(workplace.packs)
+    sprites, panoramas = _sprites(workplace), _panoramas(workplace)
     images = np.empty((CHUNK, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     codes = np.empty((CHUNK, 4), np.int16)
     for offset in range(CHUNK):
         rng = np.random.default_rng((SEED, start + offset))
         label = draw_label(rng)
-        images[offset] = np.asarray(draw_picture(label, sprites, rng))
+        images[offset] = np.asarray(draw_picture(label, sprites, panoramas, rng))
         codes[offset] = _encode(label)
     write_atomically(_chunk_path(workplace, start), lambda path: _write_chunk(path, images, codes))
     return start
@@ -152,5 +187,12 @@ def _encode(label: Label) -> Sequence[int]:
 
 
 @cache
-def _sprites(packs: Path) -> dict[str, list[Image.Image]]:
-    return load_sprites(packs)
+def _sprites(workplace: Workplace) -> dict[str, list[list[Image.Image]]]:
+    return load_sprites(workplace)
+
+
+@cache
+def _panoramas(workplace: Workplace) -> dict[str, NDArray[np.float32]]:
+    names = {name for names in PANORAMAS.values() for name in names}
+    files = {name: panorama_file(workplace.modules, workplace.panoramas, name) for name in sorted(names)}
+    return {name: read_panorama(path) for name, path in files.items()}

@@ -1,0 +1,116 @@
+"""The judge: a small network that tells object, place and treatment of a picture of the pocket model's world.
+
+It has never seen the pocket model. `tools/pocket` trains it on drawn pictures, on blurred and noisy ones and on the
+autoencoder's reconstructions, so that softness alone does not fool it. Its own accuracy on pictures it was not trained
+on is in its file; print it beside every figure that rests on it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor, nn
+
+JUDGE_FILE = Path(__file__).with_name("judge.safetensors")
+HEADS = ("object", "place", "treatment")
+SIDE = 64
+
+
+class JudgeNetwork(nn.Module):
+    """Convolutions from 64 px down to 4 px, the mean over what is left, one linear head a question.
+
+    Args:
+        answers: How many answers each of HEADS has.
+    """
+
+    def __init__(self, answers: Sequence[int]) -> None:
+        """Builds it with random weights."""
+        super().__init__()
+        widths = (24, 48, 96, 192)
+        self.stem = _convolution(3, widths[0], stride=2)
+        self.blocks = nn.Sequential(
+            *(
+                block
+                for before, width in zip((widths[0], *widths), widths, strict=False)
+                for block in (_Block(before, width, 1 if before == width else 2), _Block(width, width, 1))
+            )
+        )
+        self.heads = nn.ModuleList(nn.Linear(widths[-1], count) for count in answers)
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """Scores of each head's answers, (batch, answers), of pictures (batch, 3, 64, 64) from -1 to 1."""
+        features = self.blocks(self.stem(pictures)).mean((2, 3))
+        return [head(features) for head in self.heads]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees in one picture; an object of None is an empty place."""
+
+    object: str | None
+    place: str
+    treatment: str
+
+
+class Judge:
+    """The trained judge.
+
+    Args:
+        path: Its weights, with the names of the answers and its own accuracies in the metadata.
+    """
+
+    def __init__(self, path: Path = JUDGE_FILE) -> None:
+        """Loads the weights."""
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+        self.accuracy: dict[str, dict[str, float]] = facts["accuracy"]
+        self._names: list[list[str | None]] = [facts["names"][head] for head in HEADS]
+        self._network = JudgeNetwork([len(names) for names in self._names]).eval()
+        self._network.load_state_dict(weights)
+
+    @torch.no_grad()
+    def look(self, pictures: Sequence[Image.Image]) -> list[Verdict]:
+        """Tells what each picture shows."""
+        answers: list[Verdict] = []
+        for start in range(0, len(pictures), 100):
+            scores = self._network(pictures_to_batch(pictures[start : start + 100]))
+            chosen = zip(*(head.argmax(1).tolist() for head in scores), strict=True)
+            for row in chosen:
+                thing, place, treatment = (names[index] for names, index in zip(self._names, row, strict=True))
+                assert place is not None
+                assert treatment is not None
+                answers.append(Verdict(thing, place, treatment))
+        return answers
+
+
+def pictures_to_batch(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of any size as (batch, 3, 64, 64) from -1 to 1."""
+    small = [np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)) for picture in pictures]
+    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.first = _convolution(before, width, stride)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.skip = nn.Identity() if stride == 1 else _skip(before, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.relu(self.second(self.first(features)) + self.skip(features))
+
+
+def _skip(before: int, width: int) -> nn.Module:
+    return nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(before, width, 1, bias=False), nn.BatchNorm2d(width))
+
+
+def _convolution(before: int, width: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+    )

@@ -1,0 +1,173 @@
+"""Does a plain LoRA learn a new instance's shape and color, and overfit when it runs long? `python -m benchmarks.likeness`
+
+For each subject a plain DreamBooth LoRA is trained on its five photos; pictures of it in places the photos do not show are
+compared with held-out views at several checkpoints. Two reference lines: the base model's pictures of the class, and two
+views of the one subject. Runs are kept in `--work` and taken up again.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from apt_engine import lora
+from apt_engine.bases.registry import load_base
+from apt_engine.config import TrainingConfig
+from apt_engine.photos import photos_in, read_photos
+from apt_engine.presets import build_config, load_presets
+from apt_engine.runs import Run, RunStore, summarize
+from apt_engine.sampler import Picture, Sampler
+from apt_engine.session import train
+from benchmarks.features import embed, likeness
+from benchmarks.parts import OFF
+from tools.pocket.autoencoder import pictures_to_tensor
+from tools.pocket.grid import GUIDANCE_SCALE, write_grid
+
+ROOT = Path(__file__).resolve().parent.parent
+SUBJECTS = ROOT / "benchmarks" / "subjects" / "subjects.json"
+PROMPTS = (
+    "a photo of a {subject} on the beach",
+    "a photo of a {subject} on a wooden table",
+    "a photo of a {subject} in the snow",
+    "a photo of a {subject} on a white background",
+)
+SEEDS = (1, 2, 3)
+SIDE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A subject of the benchmarks: its class word and its photos."""
+
+    key: str
+    name: str
+    role: str
+    training: Path
+    held_out: Path
+
+
+def list_subjects(*roles: str) -> list[Subject]:
+    """The subjects of some roles: "example", "evidence", "tuning"."""
+    rows = json.loads(SUBJECTS.read_text(encoding="utf-8"))
+    return [
+        Subject(
+            key=row["key"],
+            name=row["name"],
+            role=row["role"],
+            training=ROOT / row["training"],
+            held_out=ROOT / row["held_out"],
+        )
+        for row in rows
+        if row["role"] in roles
+    ]
+
+
+def open_photos(folder: Path) -> list[Image.Image]:
+    """The photos of a folder, in the order of their names."""
+    return [Image.open(path).convert("RGB") for path in photos_in(folder)]
+
+
+def train_plain(store: RunStore, subject: Subject, steps: int, every: int, settings: dict[str, Any]) -> Run:
+    """The finished run of a subject, trained now unless it is there."""
+    fixed = {"subject": subject.name, "steps": steps, "sample_every_steps": 0, "save_every_steps": every}
+    config = build_config(load_presets(), (), {**fixed, **settings})
+    marker = store.data_dir / f"{subject.key}.txt"
+    run = store.open(marker.read_text(encoding="utf-8")) if marker.exists() else None
+    if run is None:
+        photos = read_photos(photos_in(subject.training))
+        run = store.create(config, lambda folder: photos.save(folder, config.resolution))
+        marker.write_text(run.id, encoding="utf-8")
+    if summarize(run).state != "finished":
+        for _ in train(store, run, lambda: False):
+            pass
+    return run
+
+
+def drawn(config: TrainingConfig, lora_path: Path | None) -> list[Image.Image]:
+    """Pictures of the subject in the places of PROMPTS, by a checkpoint or by the base, at the same seeds."""
+    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+    if lora_path is not None:
+        lora.load(base.denoiser, lora_path)
+    pictures = [
+        Picture(prompt=config.fill(prompt), seed=seed, guidance_scale=GUIDANCE_SCALE, width=SIDE, height=SIDE)
+        for prompt in PROMPTS
+        for seed in SEEDS
+    ]
+    return list(Sampler(base).generate(pictures))
+
+
+@torch.no_grad()
+def ceiling(photos: list[Image.Image], config: TrainingConfig) -> list[Image.Image]:
+    """Photos as the autoencoder gives them back: no picture of this model can be more alike."""
+    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+    small = np.stack([np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BOX)) for photo in photos])
+    pixels = base.decode(base.encode(pictures_to_tensor(small))[0])
+    return [Image.fromarray((one.permute(1, 2, 0) * 255).round().byte().numpy()) for one in pixels]
+
+
+def measure(subject: Subject, run: Run, out: Path) -> Iterator[dict[str, Any]]:
+    """One row a checkpoint, the base first; draws a grid of the photos, the base and the checkpoints."""
+    held_out, training = open_photos(subject.held_out), open_photos(subject.training)
+    references = embed(held_out)
+    two_views = likeness(embed(training), references)
+    reachable = likeness(embed(ceiling(training, run.config)), references)
+    sheet, words = training + held_out[:1], ["photo"] * len(training) + ["held out"]
+    models = [(0, None), *((checkpoint.step, checkpoint.lora_path) for checkpoint in run.checkpoints())]
+    for step, lora_path in models:
+        pictures = drawn(run.config, lora_path)
+        sheet += pictures[:: len(SEEDS)] + pictures[1 : 1 + 2 * len(SEEDS) : len(SEEDS)]
+        words += [f"{step} steps, {run.config.fill(prompt)}" for prompt in (*PROMPTS, *PROMPTS[:2])]
+        yield {
+            "subject": subject.key,
+            "step": step,
+            "likeness": likeness(embed(pictures), references),
+            "to_training": likeness(embed(pictures), embed(training)),
+            "two_views": two_views,
+            "reachable": reachable,
+        }
+    write_grid(out / f"likeness-{subject.key}.png", sheet, words)
+
+
+def main() -> None:
+    """Trains what is missing, measures, and prints a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.likeness", description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / ".bench" / "likeness", help="where runs are kept (%(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--every", type=int, default=200)
+    parser.add_argument("--roles", nargs="+", default=["tuning"])
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    print("| subject | step | likeness | to the training photos | two views | reachable |\n| --- |" + " ---: |" * 5)
+    for subject in list_subjects(*options.roles):
+        run = train_plain(RunStore(options.work), subject, options.steps, options.every, OFF)
+        for row in measure(subject, run, options.work):
+            rows.append(row)
+            figures = (row["likeness"], row["to_training"], row["two_views"], row["reachable"])
+            print(
+                f"| {row['subject']} | {row['step']} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |",
+                flush=True,
+            )
+    for step in sorted({row["step"] for row in rows}):
+        gains = [share_of_gap(rows, row) for row in rows if row["step"] == step]
+        print(
+            f"step {step}: mean share of the gap from base to two views {np.mean(gains):.2f}, n = {len(gains)} subjects"
+        )
+
+
+def share_of_gap(rows: list[dict[str, Any]], row: dict[str, Any]) -> float:
+    """How much of the way from the base to two views of the subject a checkpoint has come."""
+    base = next(other["likeness"] for other in rows if other["subject"] == row["subject"] and other["step"] == 0)
+    return (row["likeness"] - base) / (row["two_views"] - base)
+
+
+if __name__ == "__main__":
+    main()
