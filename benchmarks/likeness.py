@@ -107,7 +107,7 @@ def ceiling(photos: list[Image.Image], config: TrainingConfig) -> list[Image.Ima
     """Photos as the autoencoder gives them back: no picture of this model can be more alike."""
     base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
     small = np.stack([np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BOX)) for photo in photos])
-    pixels = base.decode(base.encode(pictures_to_tensor(small))[0])
+    pixels = base.decode(base.encode_images(pictures_to_tensor(small))[0])
     return [Image.fromarray((one.permute(1, 2, 0) * 255).round().byte().numpy()) for one in pixels]
 
 
