@@ -1,4 +1,4 @@
-"""Does a plain LoRA learn a new instance's shape and color, and overfit when it runs long? `python -m benchmarks.likeness`
+"""Does a plain LoRA learn a new instance, its shape and its color, and overfit when it runs long?
 
 For each subject a plain DreamBooth LoRA is trained on its five photos; pictures of it in places the photos do not show are
 compared with held-out views at several checkpoints. Two reference lines: the base model's pictures of the class, and two
