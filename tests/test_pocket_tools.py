@@ -9,24 +9,37 @@ import torch
 
 from tools.pocket.autoencoder import build_autoencoder, pictures_to_tensor
 from tools.pocket.files import load_checkpoint, save_checkpoint
+from tools.pocket.panoramas import PANORAMAS
 from tools.pocket.parallel import Crew
-from tools.pocket.places import CANVAS, draw_place
+from tools.pocket.places import CANVAS, PAINTERS, draw_place
 from tools.pocket.schedule import Clock, cosine_rate, trapezoid_rate
 from tools.pocket.settings import Workplace
 from tools.pocket.sources import MissingSourceError
 from tools.pocket.sprites import load_sprites
 from tools.pocket.treatments import TREATMENTS
 from tools.pocket.unet import build_scheduler, snr_weights
-from tools.pocket.vocabulary import HELD_OUT_PAIRS, OBJECTS, PLACE_NAMES, PLACES, Label, compose_caption, draw_label
+from tools.pocket.vocabulary import (
+    COLORS,
+    HELD_OUT_PAIRS,
+    OBJECTS,
+    PLACES,
+    Label,
+    compose_caption,
+    draw_label,
+)
 
 
 def test_every_place_and_treatment_draws() -> None:
     rng = np.random.default_rng(0)
-    for place in PLACE_NAMES:
+    for place in [*PAINTERS, *(f"{color} background" for color in COLORS)]:
         picture = draw_place(place, rng)
         assert picture.size == (CANVAS, CANVAS)
     for treat in TREATMENTS.values():
         assert treat(draw_place("beach", rng), rng).size == (CANVAS, CANVAS)
+
+
+def test_every_place_is_drawn_or_photographed() -> None:
+    assert set(PLACES) == {*PAINTERS, *PANORAMAS}
 
 
 def test_a_place_is_the_same_for_the_same_seed() -> None:

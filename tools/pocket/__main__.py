@@ -7,8 +7,9 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from tools.pocket.attribution import write_attribution
 from tools.pocket.autoencoder import measure_psnr, train_autoencoder
-from tools.pocket.export import assemble_pipeline, export_pipeline
+from tools.pocket.export import assemble_pipeline, export_held_out, export_pipeline
 from tools.pocket.grid import draw_prompts, held_out_prompts, sample, write_grid
 from tools.pocket.judge import export_judge, train_judge
 from tools.pocket.schedule import read_deadline
@@ -61,6 +62,8 @@ def run_stage(stage: str, workplace: Workplace, options: argparse.Namespace) -> 
         case "subjects":
             photograph_subjects(workplace)
         case "export":
+            write_attribution(workplace)
+            export_held_out(workplace)
             print(f"exported to {export_pipeline(workplace)}")
         case _:
             _draw_grids(workplace)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tools.pocket.files import load_checkpoint, save_checkpoint
-from tools.pocket.parallel import Crew, count_trainable, run_crew
+from tools.pocket.parallel import WORKERS, Crew, count_trainable, run_crew
 from tools.pocket.schedule import Clock, cosine_rate
 from tools.pocket.settings import IMAGE_SIZE, LATENT_CHANNELS, SEED, Workplace
 from tools.pocket.world import World, batches, open_world
@@ -45,9 +45,9 @@ def load_autoencoder(workplace: Workplace) -> AutoencoderKL:
     return vae
 
 
-def train_autoencoder(workplace: Workplace, deadline: float) -> None:
+def train_autoencoder(workplace: Workplace, deadline: float, workers: int = WORKERS) -> None:
     """Trains until the deadline (seconds since the epoch), going on from the checkpoint."""
-    run_crew(_train, count_trainable(build_autoencoder()), workplace, deadline)
+    run_crew(_train, count_trainable(build_autoencoder()), workplace, deadline, workers=workers)
 
 
 def _train(rank: int, crew: Crew, workplace: Workplace, deadline: float) -> None:

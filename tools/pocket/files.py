@@ -37,10 +37,10 @@ def save_checkpoint(
     """Saves the weights, the optimizer's moments and a small JSON state as one safetensors file."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
-        tensors |= {f"{name}/{key}": value.contiguous() for key, value in module.state_dict().items()}
+        tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
     for index, moments in (optimizer.state_dict()["state"] if optimizer else {}).items():
-        tensors |= {f"optimizer/{index}/{key}": value.clone() for key, value in moments.items()}
-    tensors = {key: value.detach().clone() for key, value in tensors.items()}
+        tensors |= {f"optimizer/{index}/{key}": value for key, value in moments.items()}
+    tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
     write_atomically(path, lambda target: save_file(tensors, target, metadata={"state": json.dumps(state)}))
 
 

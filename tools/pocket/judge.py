@@ -14,11 +14,11 @@ from torch import Tensor
 from benchmarks.judge import HEADS, JUDGE_FILE, JudgeNetwork
 from tools.pocket.autoencoder import load_autoencoder, pictures_to_tensor, reconstruct
 from tools.pocket.files import load_checkpoint, save_checkpoint, write_atomically
-from tools.pocket.parallel import Crew, count_trainable, run_crew
+from tools.pocket.parallel import WORKERS, Crew, count_trainable, run_crew
 from tools.pocket.schedule import Clock, cosine_rate
 from tools.pocket.settings import SEED, Workplace
 from tools.pocket.vocabulary import OBJECTS, PLACE_NAMES, TREATMENTS
-from tools.pocket.world import HELD_OUT_IMAGES, World, batches, open_world
+from tools.pocket.world import World, batches, open_world
 
 BATCH = 128  # over all processes
 PEAK_RATE = 3e-3
@@ -36,7 +36,7 @@ def build_judge() -> JudgeNetwork:
     return JudgeNetwork([len(NAMES[head]) for head in HEADS])
 
 
-def train_judge(workplace: Workplace, deadline: float, workers: int = 2) -> None:
+def train_judge(workplace: Workplace, deadline: float, workers: int = WORKERS) -> None:
     """Trains until the deadline (seconds since the epoch), going on from the checkpoint; then writes the judge's file."""
     _reconstructions(workplace)
     run_crew(_train, count_trainable(build_judge()), workplace, deadline, workers=workers)
@@ -48,7 +48,7 @@ def export_judge(workplace: Workplace, path: Path = JUDGE_FILE) -> dict[str, dic
     if load_checkpoint(workplace.checkpoint("judge"), {"judge": network}) is None:
         raise FileNotFoundError("the judge is not trained yet; run: python -m tools.pocket judge")
     accuracy = measure_judge(network, workplace)
-    facts = json.dumps({"names": NAMES, "accuracy": accuracy, "held_out": HELD_OUT_IMAGES})
+    facts = json.dumps({"names": NAMES, "accuracy": accuracy, "held_out": workplace.held_out})
     weights = {name: _halve(tensor) for name, tensor in network.state_dict().items()}
     write_atomically(path, lambda target: save_file(weights, target, metadata={"facts": facts}))
     return accuracy
@@ -94,7 +94,8 @@ def _train(rank: int, crew: Crew, workplace: Workplace, deadline: float) -> None
         with torch.autocast("cpu", torch.bfloat16):
             scores = network(_spoil(pictures, rng).contiguous(memory_format=torch.channels_last))
         losses = [F.cross_entropy(head.float(), targets[part, index]) for index, head in enumerate(scores)]
-        torch.stack(losses).sum().backward()
+        loss = torch.stack(losses).sum()
+        loss.backward()
         progress = crew.average_gradients(rank, parameters, clock.progress)
         optimizer.param_groups[0]["lr"] = PEAK_RATE * cosine_rate(progress)
         optimizer.step()
@@ -104,7 +105,7 @@ def _train(rank: int, crew: Crew, workplace: Workplace, deadline: float) -> None
             network.eval()
             held_out = _score(network, world.images[world.training_count :], targets[world.training_count :])
             network.train()
-            state = {"step": step, "seconds": clock.seconds, "loss": float(sum(losses))} | held_out
+            state = {"step": step, "seconds": clock.seconds, "loss": loss.item()} | held_out
             save_checkpoint(path, {"judge": network}, optimizer, state)
             print(f"judge: {state}", flush=True)
             saved = time.time()

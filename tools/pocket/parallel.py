@@ -6,12 +6,14 @@ once a step, and sleep while they wait.
 """
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import multiprocessing, nn
 
+Result = TypeVar("Result")
 WORKERS = max(1, min(2, os.cpu_count() or 1))
 
 
@@ -59,10 +61,23 @@ class Crew:
 
 def run_crew(train: Callable[..., None], parameter_count: int, *arguments: Any, workers: int = WORKERS) -> None:
     """Runs `train(rank, crew, *arguments)` in `workers` processes and waits for them."""
+    crew = Crew(parameter_count, workers)
+    if workers == 1:
+        train(0, crew, *arguments)
+        return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["OMP_NUM_THREADS"] = "1"
-    crew = Crew(parameter_count, workers)
     multiprocessing.spawn(_start, (train, crew, *arguments), nprocs=workers)
+
+
+def map_over(processes: int, work: Callable[..., Result], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Result]:
+    """Yields `work(*task)` in the order of the tasks, done by several processes, or here when it is to be one."""
+    if processes == 1:
+        yield from (work(*task) for task in tasks)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        for future in [pool.submit(work, *task) for task in tasks]:
+            yield future.result()
 
 
 def count_trainable(*modules: nn.Module) -> int:

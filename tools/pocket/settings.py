@@ -14,10 +14,12 @@ TEXT_WIDTH = 192
 
 @dataclass(frozen=True, kw_only=True)
 class Workplace:
-    """The ignored folder that holds sources, caches and checkpoints, and the folder the weights are exported to."""
+    """The ignored folder that holds sources, caches and checkpoints, the folder of the weights, and how large the world is."""
 
     root: Path = REPOSITORY / ".pocket"
     assets: Path = REPOSITORY / "assets" / "pocket"
+    chunk: int = 2000  # pictures of the world in one file
+    held_out: int = 1000  # the world's last pictures, never trained on
 
     @property
     def packs(self) -> Path:

@@ -1,7 +1,6 @@
 """The solid objects as sprites: rendered once, from many sides in many lights, and kept as PNG files."""
 
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 from tools.pocket.files import write_atomically
 from tools.pocket.furniture import read_model
 from tools.pocket.panoramas import panorama_file
+from tools.pocket.parallel import map_over
 from tools.pocket.settings import SEED, Workplace
 from tools.pocket.vocabulary import PAINTED, SOLID
 
@@ -28,10 +28,9 @@ def render_solids(workplace: Workplace, processes: int = 2) -> None:
         panorama_file(workplace.modules, workplace.panoramas, light)
     for _, solid in missing:
         read_model(workplace.furniture, solid)  # a missing source is reported here, once
-    with ProcessPoolExecutor(processes) as pool:
-        tasks = pool.map(_render_views, [workplace] * len(missing), *zip(*missing, strict=True)) if missing else ()
-        for index, solid in enumerate(tasks):
-            print(f"solids: {index + 1} of {len(missing)}, {solid}", flush=True)
+    tasks = [(workplace, name, solid) for name, solid in missing]
+    for index, solid in enumerate(map_over(processes, _render_views, tasks), 1):
+        print(f"solids: {index} of {len(missing)}, {solid}", flush=True)
 
 
 def load_solid(workplace: Workplace, solid: str) -> list[Image.Image]:

@@ -5,7 +5,6 @@ no figure reports. Of every subject five photos are for training and three, in o
 """
 
 import json
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image, ImageFilter
 
 from tools.pocket.furniture import read_model
 from tools.pocket.panoramas import panorama_file
+from tools.pocket.parallel import map_over
 from tools.pocket.settings import REPOSITORY, SEED, Workplace
 
 EXAMPLES = REPOSITORY / "assets" / "examples"
@@ -80,7 +80,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(key="green_stool", name="stool", model="BlendSwap-CC-BY:28", role="tuning"),
 )
 # Panorama and ground: five for training, three held out.
-_SCENES = (
+SCENES = (
     ("apartment", "wood"),
     ("park", "grass"),
     ("venice", "stone"),
@@ -94,12 +94,11 @@ _SCENES = (
 
 def photograph_subjects(workplace: Workplace, processes: int = 2) -> None:
     """Takes the photos of every subject that lacks some."""
-    for panorama, _ in _SCENES:
+    for panorama, _ in SCENES:
         panorama_file(workplace.modules, workplace.panoramas, panorama)
     missing = [subject for subject in SUBJECTS if not all(path.exists() for path in _paths(subject))]
-    with ProcessPoolExecutor(processes) as pool:
-        for key in pool.map(_photograph, [workplace] * len(missing), missing):
-            print(f"subjects: {key}", flush=True)
+    for key in map_over(processes, _photograph, [(workplace, subject) for subject in missing]):
+        print(f"subjects: {key}", flush=True)
     write_list(workplace)
 
 
@@ -160,7 +159,7 @@ def _photograph(workplace: Workplace, subject: Subject) -> str:
 
     stage = Stage(read_model(workplace.furniture, subject.model))
     rng = np.random.default_rng((SEED, *subject.key.encode()))
-    for path, (panorama, ground), turn in zip(_paths(subject), _SCENES, _turns(rng), strict=True):
+    for path, (panorama, ground), turn in zip(_paths(subject), SCENES, _turns(rng), strict=True):
         photo = stage.photo(
             panorama_file(workplace.modules, workplace.panoramas, panorama),
             draw_ground(ground, rng),

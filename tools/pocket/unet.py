@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tools.pocket.autoencoder import encode_world
 from tools.pocket.files import load_checkpoint, save_checkpoint
-from tools.pocket.parallel import Crew, count_trainable, run_crew
+from tools.pocket.parallel import WORKERS, Crew, count_trainable, run_crew
 from tools.pocket.schedule import Clock, trapezoid_rate
 from tools.pocket.settings import LATENT_CHANNELS, LATENT_SIZE, SEED, TEXT_LENGTH, TEXT_WIDTH, Workplace
 from tools.pocket.sprites import other_words
@@ -93,10 +93,10 @@ def load_averaged(workplace: Workplace) -> tuple[UNet2DConditionModel, CLIPTextM
     return unet.eval(), text_encoder.eval(), state
 
 
-def train_unet(workplace: Workplace, deadline: float) -> None:
+def train_unet(workplace: Workplace, deadline: float, workers: int = WORKERS) -> None:
     """Trains until the deadline (seconds since the epoch), going on from the checkpoint."""
     encode_world(workplace)
-    run_crew(_train, count_trainable(_build_model(workplace)), workplace, deadline)
+    run_crew(_train, count_trainable(_build_model(workplace)), workplace, deadline, workers=workers)
 
 
 def snr_weights(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:

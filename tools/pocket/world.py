@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,14 +13,13 @@ from PIL import Image, ImageFilter
 
 from tools.pocket.files import write_atomically, write_text
 from tools.pocket.panoramas import PANORAMAS, look, panorama_file, read_panorama
+from tools.pocket.parallel import map_over
 from tools.pocket.places import CANVAS, PAINTERS, draw_place
 from tools.pocket.settings import IMAGE_SIZE, SEED, Workplace
 from tools.pocket.sprites import load_sprites
 from tools.pocket.treatments import TREATMENTS
 from tools.pocket.vocabulary import OBJECTS, PLACE_NAMES, Label, draw_label
 
-CHUNK = 2000
-HELD_OUT_IMAGES = 1000
 _AFLOAT = frozenset({"under water", "space"})
 _OBJECT_NAMES = tuple(OBJECTS)
 _TREATMENT_NAMES = tuple(TREATMENTS)
@@ -29,15 +27,16 @@ _TREATMENT_NAMES = tuple(TREATMENTS)
 
 @dataclass(frozen=True)
 class World:
-    """Pictures (uint8, count x size x size x 3) with their labels; the last HELD_OUT_IMAGES are never trained on."""
+    """Pictures (uint8, count x size x size x 3) with their labels; the last `held_out` are never trained on."""
 
     images: NDArray[np.uint8]
     codes: NDArray[np.int16]
+    held_out: int
 
     @property
     def training_count(self) -> int:
         """How many pictures may be trained on."""
-        return len(self.images) - HELD_OUT_IMAGES
+        return len(self.images) - self.held_out
 
 
 def decode_label(code: NDArray[np.int16]) -> Label:
@@ -52,17 +51,16 @@ def draw_world(workplace: Workplace, count: int, processes: int = 2) -> World:
     write_manifest(workplace)
     load_sprites(workplace)  # a missing source is reported here, once, and not by every process
     _panoramas(workplace)
-    starts = [start for start in range(0, count, CHUNK) if not _chunk_path(workplace, start).exists()]
-    with ProcessPoolExecutor(processes) as pool:
-        for start in pool.map(_draw_chunk, [workplace] * len(starts), starts):
-            print(f"world: {start + CHUNK} of {count} pictures", flush=True)
+    starts = [start for start in range(0, count, workplace.chunk) if not _chunk_path(workplace, start).exists()]
+    for start in map_over(processes, _draw_chunk, [(workplace, start) for start in starts]):
+        print(f"world: {start + workplace.chunk} of {count} pictures", flush=True)
     return open_world(workplace)
 
 
 def open_world(workplace: Workplace) -> World:
     """Opens every chunk drawn so far."""
     images = [np.load(path)["images"] for path in _chunk_paths(workplace)]
-    return World(np.concatenate(images), read_codes(workplace))
+    return World(np.concatenate(images), read_codes(workplace), workplace.held_out)
 
 
 def read_codes(workplace: Workplace) -> NDArray[np.int16]:
@@ -165,9 +163,9 @@ def _chunk_path(workplace: Workplace, start: int) -> Path:
 
 def _draw_chunk(workplace: Workplace, start: int) -> int:
     sprites, panoramas = _sprites(workplace), _panoramas(workplace)
-    images = np.empty((CHUNK, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    codes = np.empty((CHUNK, 4), np.int16)
-    for offset in range(CHUNK):
+    images = np.empty((workplace.chunk, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    codes = np.empty((workplace.chunk, 4), np.int16)
+    for offset in range(workplace.chunk):
         rng = np.random.default_rng((SEED, start + offset))
         label = draw_label(rng)
         images[offset] = np.asarray(draw_picture(label, sprites, panoramas, rng))
