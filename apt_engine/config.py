@@ -212,6 +212,24 @@ class TrainingConfig(Checked):
         "Prompts of the sample grid; keep one without the subject, it shows what the model forgets.",
         group="output",
     )
+    drift_every_steps: int = setting(
+        50,
+        "How far the model has moved away from what it knew is measured this often; 0 means never.",
+        group="output",
+        minimum=0,
+        maximum=100_000,
+        unit="steps",
+    )
+    drift_prompts: tuple[str, ...] = setting(
+        (
+            "a photo of a cat in the snow",
+            "a photo of a car in the city",
+            "a watercolor painting of a strawberry in the grass",
+            "a photo of a teapot on a wooden table",
+        ),
+        "Prompts without the subject, on which that is measured.",
+        group="output",
+    )
     sample_steps: int = setting(
         20, "Denoising steps of each sample.", group="output", minimum=1, maximum=200, unit="steps"
     )

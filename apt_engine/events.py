@@ -50,7 +50,8 @@ class StepFinished(Event):
     `reference_loss` of the untrained model on the same noise (None when it was not asked), `gap` reference minus tuned.
     `gamma` is the indicator of all ten bins after this step, `raw_gamma` before clamping, `visits` how many samples each
     bin has seen. `timesteps`, `chances` (of a warp), `warped` and `weights` (1 - gamma) have one entry a sample;
-    `stabilization` and `alignment` are RS and AA before their weights; `was_skipped` when a number was not finite.
+    `stabilization` and `alignment` are RS and AA before their weights; `was_skipped` when a number was not finite;
+    `memory_bytes` is the peak so far.
     """
 
     step: int
@@ -71,6 +72,7 @@ class StepFinished(Event):
     raw_gamma: tuple[float, ...] = ()
     visits: tuple[int, ...] = ()
     was_skipped: bool = False
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,25 @@ class Calibrated(Event):
     step: int
     stabilization_lambda: float
     alignment_lambda: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftMeasured(Event):
+    """How far the model has moved where the subject is not asked for: mean |eps_tuned - eps_ref|^2; 0 is not at all."""
+
+    step: int
+    drift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsShown(Event):
+    """Re-framed photos the last steps were trained on, newest last; `paths` are relative to the run's folder.
+
+    Only those of the newest event are sure to exist.
+    """
+
+    step: int
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +163,8 @@ _KINDS: dict[str, type[Event]] = {
         Noticed,
         StepFinished,
         Calibrated,
+        DriftMeasured,
+        ViewsShown,
         SampleReady,
         CheckpointSaved,
         ExportReady,

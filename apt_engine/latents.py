@@ -18,14 +18,20 @@ from apt_engine.bases.base import BaseModel
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import BaseModelError
 
+SHOWN_SIDE = 96
+
 
 @dataclass(frozen=True)
 class View:
-    """One picture as the VAE sees it: mean and standard deviation (C, h, w), and the mask (h, w) of cells inside the photo."""
+    """One picture as the VAE sees it: mean and standard deviation (C, h, w), and the mask (h, w) of cells inside the photo.
+
+    `shown` is a small RGB picture of a warped one, for people to see.
+    """
 
     mean: Tensor
     std: Tensor
     mask: Tensor
+    shown: Image.Image | None = None
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Latents (C, h, w) from the VAE's distribution, as in training of the base model."""
@@ -100,7 +106,12 @@ def encode_view(base: BaseModel, pixels: Tensor, warp: Warp | None = None) -> Vi
         )
     if mask is None:
         return View(mean, std, mean.new_ones(mean.shape[1:]))
-    return View(mean, std, latent_mask(mask, pixels.shape[-1] // mean.shape[-1]).to(mean.device))
+    return View(mean, std, latent_mask(mask, pixels.shape[-1] // mean.shape[-1]).to(mean.device), _reduce(pixels))
+
+
+def _reduce(pixels: Tensor) -> Image.Image:
+    array = ((pixels + 1) * 127.5).clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array).resize((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BILINEAR)
 
 
 def read_pixels(path: Path) -> Tensor:

@@ -56,6 +56,13 @@ class Sampler:
         Raises:
             ConfigError: the size does not suit the base model.
         """
+        for latents in self.latents(pictures, on_step):
+            yield from self._images(latents)
+
+    def latents(
+        self, pictures: list[Picture], on_step: Callable[[float], None] = lambda fraction: None
+    ) -> Iterator[torch.Tensor]:
+        """The same, before the VAE: scaled latents (B, C, h, w), a batch at a time."""
         batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
         for number, batch in enumerate(batches):
             self._check_size(batch[0])
@@ -71,10 +78,10 @@ class Sampler:
                 on_step((number + min(1.0, (step + 1) / steps)) / len(batches))
                 return tensors
 
-            yield from self._generate_batch(batch, told)
+            yield self._latents_of(batch, told)
 
     @torch.no_grad()
-    def _generate_batch(self, batch: list[Picture], callback: Callable[..., dict[str, Any]]) -> list[Image.Image]:
+    def _latents_of(self, batch: list[Picture], callback: Callable[..., dict[str, Any]]) -> torch.Tensor:
         first = batch[0]
         pipeline: Any = self.base.pipeline
         shape = (
@@ -86,7 +93,7 @@ class Sampler:
         states = self.base.encode_prompts([picture.prompt for picture in batch])
         negative_states = self.base.encode_prompts([picture.negative_prompt for picture in batch])
         with self.base.autocast():
-            latents = pipeline(
+            return pipeline(
                 **_embeddings("", states),
                 **_embeddings("negative_", negative_states),
                 latents=torch.stack(noise).to(self.base.device, torch.float32),
@@ -97,6 +104,9 @@ class Sampler:
                 output_type="latent",
                 callback_on_step_end=callback,
             ).images
+
+    @torch.no_grad()
+    def _images(self, latents: torch.Tensor) -> list[Image.Image]:
         pixels = torch.cat([self.base.decode(one[None]) for one in latents])
         arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
         return [Image.fromarray(array) for array in arrays]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from apt_engine import random
@@ -25,7 +26,7 @@ from apt_engine.processes import ALONE, Processes
 class Batch:
     """What a step trains on: latents and noise (B, C, h, w), timesteps (B,), mask (B, h, w) of latent cells that count.
 
-    `bins` (B,) on the CPU; for each sample the chance it had of being warped and whether it was.
+    `bins` (B,) on the CPU; for each sample the chance it had of being warped and whether it was; `shown` pictures of the warped.
     """
 
     latents: Tensor
@@ -35,6 +36,7 @@ class Batch:
     bins: Tensor
     chances: tuple[float, ...]
     warped: tuple[bool, ...]
+    shown: tuple[Image.Image, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ class AdaptiveStep:
     def _draw(self, step: int, source: LatentSource, purpose: str) -> Batch:
         """Each sample from generators of its own: the timestep first, the photo second, the coin and the warp apart."""
         gamma = self.indicator.gamma().tolist()
-        latents, noise, masks, timesteps, chances, warped = [], [], [], [], [], []
+        latents, noise, masks, timesteps, chances, views = [], [], [], [], [], []
         for sample in self._samples:
             generator = random.generator(self._config.seed, step, sample, purpose)
             timesteps.append(int(torch.randint(self._base.train_timesteps, (), generator=generator)))
@@ -147,7 +149,7 @@ class AdaptiveStep:
             noise.append(torch.randn(view.mean.shape, generator=generator))
             masks.append(view.mask)
             chances.append(chance)
-            warped.append(view is not source.plain[photo])
+            views.append(view)
         mask = torch.stack(masks)
         if self._config.border == "paper":
             mask = torch.ones_like(mask)
@@ -159,7 +161,8 @@ class AdaptiveStep:
             mask=mask,
             bins=self.indicator.bins_of(numbers),
             chances=tuple(chances),
-            warped=tuple(warped),
+            warped=tuple(view.shown is not None for view in views),
+            shown=tuple(view.shown for view in views if view.shown is not None),
         )
 
     def _view(self, source: LatentSource, photo: int, chance: float, generator: torch.Generator) -> View:

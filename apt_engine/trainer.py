@@ -5,6 +5,8 @@
       SampleReady ...      step 0: what the base model draws
       StepFinished         each step; after some of them
         Calibrated         once, when the weights of RS and AA are found
+        DriftMeasured      before the first step and every `drift_every_steps`
+        ViewsShown         every few steps, while photos are re-framed
         CheckpointSaved    every `save_every_steps`
         SampleReady ...    every `sample_every_steps`
       CheckpointSaved      the last step
@@ -19,6 +21,7 @@ import io
 import math
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,10 +34,12 @@ from torch import Tensor
 from apt_engine import exports, lora, training_state
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.config import TrainingConfig
+from apt_engine.drift import PriorDrift
 from apt_engine.errors import ConfigError, DiskError, EngineError, RunError
 from apt_engine.events import (
     Calibrated,
     CheckpointSaved,
+    DriftMeasured,
     Event,
     Noticed,
     RunFinished,
@@ -42,6 +47,7 @@ from apt_engine.events import (
     SampleReady,
     StageChanged,
     StepFinished,
+    ViewsShown,
 )
 from apt_engine.latents import encode_photos, encode_with_warps
 from apt_engine.memory import peak_memory_bytes
@@ -53,6 +59,8 @@ from apt_engine.step import AdaptiveStep, StepResult, prior_caption
 
 ShouldStop = Callable[[], bool]
 NON_FINITE_STEPS_ALLOWED = 3
+SHOW_VIEWS_EVERY_STEPS = 10
+VIEWS_SHOWN = 5
 
 
 class Trainer:
@@ -66,6 +74,7 @@ class Trainer:
         self._checkpoint = newest_resumable(run)
         self._step = self._checkpoint.step if self._checkpoint else 0
         self._started = time.monotonic()
+        self._shown: deque[Image.Image] = deque(maxlen=VIEWS_SHOWN)
 
     def run(self, should_stop: ShouldStop = lambda: False) -> Iterator[Event]:
         """Train to the last step, or until `should_stop()`; what was learnt by then is saved and exported.
@@ -124,6 +133,9 @@ class Trainer:
             self._restore(self._checkpoint)
         else:
             yield from self._sample(0)
+        self._drift = PriorDrift(base, config) if config.drift_every_steps and self._processes.is_first else None
+        if not self._checkpoint:
+            yield from self._measure_drift()
 
     def _check_disk(self) -> None:
         """Refuse before the first step what could not be saved: all LoRAs, and AdamW's two moments of two checkpoints."""
@@ -169,6 +181,9 @@ class Trainer:
                 yield self._calibrated()
             if self._step % config.save_every_steps == 0 and self._step < self._last_step:
                 yield self._save()
+            yield from self._show_views()
+            if config.drift_every_steps and self._step % config.drift_every_steps == 0:
+                yield from self._measure_drift()
             if (
                 config.sample_every_steps
                 and self._step % config.sample_every_steps == 0
@@ -217,6 +232,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         result = self._train_step(step, self._accelerator.backward)
+        self._shown.extend(result.batch.shown)
         self._processes.average_gradients(list(self._parameters.values()))
         norm = self._accelerator.clip_grad_norm_(self._parameters.values(), config.max_grad_norm)
         assert norm is not None
@@ -256,7 +272,26 @@ class Trainer:
             raw_gamma=tuple(indicator.raw_gamma().tolist()) if self._config.needs_reference else (),
             visits=tuple(indicator.visits.int().tolist()) if self._config.needs_reference else (),
             was_skipped=not is_finite,
+            memory_bytes=peak_memory_bytes(),
         )
+
+    def _measure_drift(self) -> Iterator[Event]:
+        if self._drift is not None:
+            yield DriftMeasured(step=self._step, drift=self._drift.measure())
+
+    def _show_views(self) -> Iterator[Event]:
+        """Keep pictures of the re-framed photos just trained on; those before the last are dropped."""
+        if self._step % SHOW_VIEWS_EVERY_STEPS or not self._shown or not self._processes.is_first:
+            return
+        folder = self._run.path / "views"
+        old = sorted(folder.glob("*.png"))
+        for number, image in enumerate(self._shown):
+            _save_picture(image, folder / f"{self._step:06d}-{number}.png")
+        paths = tuple(f"views/{self._step:06d}-{number}.png" for number in range(len(self._shown)))
+        for path in old[: -len(paths)] if len(old) > len(paths) else ():
+            path.unlink(missing_ok=True)
+        self._shown.clear()
+        yield ViewsShown(step=self._step, paths=paths)
 
     def _prior(self, should_stop: ShouldStop) -> Iterator[Event]:
         """Pictures of the class by the base model itself, made once a run by the first process; returns their latents."""

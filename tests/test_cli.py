@@ -16,6 +16,8 @@ FAST = [
     "--set",
     "sample_every_steps=0",
     "--set",
+    "drift_every_steps=0",
+    "--set",
     "resolution=32",
     "--set",
     "sample_prompts=a {subject}",

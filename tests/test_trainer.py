@@ -21,6 +21,7 @@ from apt_engine.errors import BaseModelError, BusyError, ConfigError, DiskError,
 from apt_engine.events import (
     Calibrated,
     CheckpointSaved,
+    DriftMeasured,
     Event,
     ExportReady,
     Noticed,
@@ -29,6 +30,7 @@ from apt_engine.events import (
     SampleReady,
     StageChanged,
     StepFinished,
+    ViewsShown,
 )
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs import Run, RunStore
@@ -57,6 +59,7 @@ def new_run(tmp_path: Path, toy_base: Path, photo_dir: Path) -> NewRun:
             "learning_rate": 1e-2,
             "warmup_steps": 2,
             "save_every_steps": 2,
+            "drift_every_steps": 0,
             "sample_every_steps": 0,
             "sample_prompts": ["a photo of a {subject}", "a cat"],
             "sample_steps": 2,
@@ -371,3 +374,30 @@ def test_two_processes_learn_what_one_learns_with_the_joint_batch(
 
 
 PINNED_LOSSES = [1.173992, 1.125431, 1.076504]
+
+
+def test_drift_begins_at_nothing_and_is_the_same_after_a_resume(new_run: NewRun) -> None:
+    settings = {"drift_every_steps": 2, "drift_prompts": ["a cat", "a dog"], "steps": 6}
+    whole = drifts(finish(new_run(**settings)))
+    assert [step for step, _ in whole] == [0, 2, 4, 6]
+    assert whole[0][1] == 0
+    assert all(drift > 0 for _, drift in whole[1:])
+    run = new_run(**settings)
+    first = drifts(finish(run, stop_at(4)))
+    assert first + drifts(finish(run)) == whole
+
+
+def test_views_that_were_trained_on_are_shown_and_older_ones_go(new_run: NewRun) -> None:
+    run = new_run(steps=41, augmentation=1.0, sensitivity=1e9, warped_views=2, learning_rate=3e-2)
+    events = finish(run)
+    shown = [event for event in events if isinstance(event, ViewsShown)]
+    assert shown
+    assert all(event.step % 10 == 0 and event.paths for event in shown)
+    for path in shown[-1].paths:
+        with Image.open(run.path / path) as view:
+            assert view.size == (96, 96)
+    assert len(list((run.path / "views").iterdir())) <= 10
+
+
+def drifts(events: list[Event]) -> list[tuple[int, float]]:
+    return [(event.step, event.drift) for event in events if isinstance(event, DriftMeasured)]

@@ -44,6 +44,7 @@ def new_run(store: RunStore, toy_base: Path, photo_dir: Path) -> Callable[..., R
             steps=steps,
             save_every_steps=2,
             sample_every_steps=0,
+            drift_every_steps=0,
             sample_steps=2,
             sample_prompts=("a {subject}",),
         )

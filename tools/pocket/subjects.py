@@ -167,7 +167,7 @@ def _photograph(workplace: Workplace, subject: Subject) -> str:
             elevation=float(rng.uniform(8, 26)),
             light_yaw=float(rng.uniform(0, 360)),
             size=subject.side,
-            samples=96 if subject.side > 256 else 64,
+            samples=64 if subject.side > 256 else 48,
             margin=float(rng.uniform(1.0, 1.35)),
             shift=(float(rng.uniform(-0.18, 0.18)), float(rng.uniform(-0.05, 0.12))),
         )

@@ -1,0 +1,69 @@
+"""Prior drift: how far training has moved the model where the subject is not asked for.
+
+drift = mean over prompts, noise levels and pixels of |eps_tuned - eps_ref|^2 (arXiv 2507.02687 plots it as "prior distance"),
+on latents that the base model itself made from prompts without the subject. 0 before the first step.
+"""
+
+import torch
+from torch import Tensor
+
+from apt_engine import random
+from apt_engine.bases.base import BaseModel
+from apt_engine.config import TrainingConfig
+from apt_engine.probes import reference_pass
+from apt_engine.sampler import Picture, Sampler
+
+LEVELS = 5  # noise levels, evenly spaced
+
+
+class PriorDrift:
+    """Measures one model against itself without its LoRA, always on the same noisy latents.
+
+    Args:
+        base: with its LoRA attached, trained or not.
+        config: seed, size, sampling steps, and the prompts.
+    """
+
+    def __init__(self, base: BaseModel, config: TrainingConfig) -> None:
+        """Lets the base draw its latents once, (prompts, C, h, w)."""
+        self._base = base
+        pictures = [
+            Picture(
+                prompt=prompt,
+                seed=config.seed + index,
+                steps=config.sample_steps,
+                guidance_scale=config.sample_guidance_scale,
+                width=config.resolution,
+                height=config.resolution,
+            )
+            for index, prompt in enumerate(config.drift_prompts)
+        ]
+        with reference_pass(base.denoiser):
+            self._latents = torch.cat(list(Sampler(base).latents(pictures)))
+        self._seed = config.seed
+        self._states = base.encode_prompts(list(config.drift_prompts))
+
+    @torch.no_grad()
+    def measure(self) -> float:
+        """The drift now: 2 x LEVELS passes over as many latents as there are prompts."""
+        total = self._latents.new_zeros(())
+        for level in range(LEVELS):
+            timestep = int((level + 0.5) / LEVELS * self._base.train_timesteps)
+            timesteps = torch.full((len(self._latents),), timestep, device=self._base.device)
+            noise = torch.stack([self._noise(level, index) for index in range(len(self._latents))])
+            noisy_latents = self._base.add_noise(self._latents, noise.to(self._latents), timesteps)
+            with reference_pass(self._base.denoiser):
+                reference = self._base.predict(noisy_latents, timesteps, self._states)
+            difference = self._base.predict(noisy_latents, timesteps, self._states).float() - reference.float()
+            total = total + (self._in_eps_space(timesteps) * difference.square().mean((1, 2, 3))).mean()
+        return float(total / LEVELS)
+
+    def _noise(self, level: int, index: int) -> Tensor:
+        return torch.randn(self._latents.shape[1:], generator=random.generator(self._seed, level, index, "drift"))
+
+    def _in_eps_space(self, timesteps: Tensor) -> Tensor:
+        """|eps - eps'|^2 = alpha_t^2 |v - v'|^2, with alpha^2 = SNR / (SNR + 1)."""
+        if self._base.prediction_type == "epsilon":
+            return torch.ones(len(timesteps), device=timesteps.device)
+        snr = self._base.snr(timesteps)
+        return snr / (snr + 1)
