@@ -6,6 +6,7 @@ from apt_engine.errors import ConfigError
 from apt_engine.settings import REQUIRED, Checked, setting
 
 SUBJECT_SLOT = "{subject}"
+SAMPLERS = ("DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a", "UniPC", "DDIM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +278,7 @@ class TrainingConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest(Checked):
-    """One wish for pictures. The model is a run's checkpoint, or a bare base when `run` is empty."""
+    """One wish for pictures. The model is a run's checkpoint; when `run` is empty, a base with a LoRA file or without."""
 
     prompt: str = setting(
         REQUIRED, "What to show; {subject} becomes identifier + class word of the run.", group="prompt"
@@ -286,6 +287,7 @@ class SampleRequest(Checked):
     run: str = setting("latest", "Id of a run, latest, or empty for the bare base model.", group="model")
     checkpoint: str = setting("last", "Which checkpoint: last, or a step.", group="model")
     base: str = setting("pocket", "Base model, when no run is given.", group="model")
+    lora: str = setting("", "A LoRA file for this base model, in place of a run.", group="model")
     strength: float = setting(
         1.0, "How strongly the LoRA acts; 0 is the base model.", group="model", minimum=0, maximum=2
     )
@@ -295,6 +297,12 @@ class SampleRequest(Checked):
     )
     steps: int = setting(20, "Denoising steps.", group="picture", minimum=1, maximum=200, unit="steps")
     guidance_scale: float = setting(5.0, "How strictly to follow the prompt.", group="picture", minimum=1, maximum=30)
+    sampler: str = setting(
+        SAMPLERS[0],
+        "The solver that removes the noise; few steps suffice with the first.",
+        group="picture",
+        choices=SAMPLERS,
+    )
     width: int = setting(
         0, "Width; 0 is the size the run was trained at.", group="picture", minimum=0, maximum=2048, unit="px"
     )
@@ -310,3 +318,5 @@ class SampleRequest(Checked):
             )
         if SUBJECT_SLOT in self.prompt and not self.run:
             raise ConfigError(f"{SUBJECT_SLOT} needs a trained run; choose one, or write the thing's name instead.")
+        if self.run and self.lora:
+            raise ConfigError("Both a run and a LoRA file are given; leave one out.")

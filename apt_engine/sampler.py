@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from apt_engine import lora, random
+from apt_engine import lora, random, solvers
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.config import SampleRequest, TrainingConfig
@@ -19,6 +19,8 @@ from apt_engine.presets import build_config, load_presets
 from apt_engine.runs import RunStore
 
 BATCH = 4
+PREVIEWS = 5
+PREVIEW_CELLS = 32
 
 
 class Stopped(EngineError):
@@ -34,6 +36,7 @@ class Picture:
     negative_prompt: str = ""
     steps: int = 20
     guidance_scale: float = 5.0
+    sampler: str = solvers.DEFAULT
     width: int
     height: int
 
@@ -45,22 +48,29 @@ class Sampler:
         self.base = base
 
     def generate(
-        self, pictures: list[Picture], on_step: Callable[[float], None] = lambda fraction: None
+        self,
+        pictures: list[Picture],
+        on_step: Callable[[float], None] = lambda fraction: None,
+        on_preview: Callable[[Image.Image], None] | None = None,
     ) -> Iterator[Image.Image]:
         """Pictures in the order asked for. Each depends on its own seed alone, not on its neighbors.
 
         Args:
-            pictures: of one size, steps and guidance.
+            pictures: of one size, steps, guidance and sampler.
             on_step: told the share of the work done (0 to 1) after each denoising step; what it raises ends the work.
+            on_preview: shown, a few times a batch, what its first picture seems to become; small.
 
         Raises:
             ConfigError: the size does not suit the base model.
         """
-        for latents in self.latents(pictures, on_step):
+        for latents in self.latents(pictures, on_step, on_preview):
             yield from self._images(latents)
 
     def latents(
-        self, pictures: list[Picture], on_step: Callable[[float], None] = lambda fraction: None
+        self,
+        pictures: list[Picture],
+        on_step: Callable[[float], None] = lambda fraction: None,
+        on_preview: Callable[[Image.Image], None] | None = None,
     ) -> Iterator[torch.Tensor]:
         """The same, before the VAE: scaled latents (B, C, h, w), a batch at a time."""
         batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
@@ -76,6 +86,8 @@ class Sampler:
                 steps: int = batch[0].steps,
             ) -> dict[str, Any]:
                 on_step((number + min(1.0, (step + 1) / steps)) / len(batches))
+                if on_preview and (step + 1) % max(2, steps // PREVIEWS) == 0 and step + 1 < steps:
+                    on_preview(self._preview(tensors["latents"][:1]))
                 return tensors
 
             yield self._latents_of(batch, told)
@@ -90,6 +102,7 @@ class Sampler:
             first.width // pipeline.vae_scale_factor,
         )
         noise = [torch.randn(shape, generator=random.generator(picture.seed, 0, 0, "sample")) for picture in batch]
+        pipeline.scheduler = solvers.build(first.sampler, self.base.scheduler_config)
         states = self.base.encode_prompts([picture.prompt for picture in batch])
         negative_states = self.base.encode_prompts([picture.negative_prompt for picture in batch])
         with self.base.autocast():
@@ -101,6 +114,7 @@ class Sampler:
                 height=first.height,
                 num_inference_steps=first.steps,
                 guidance_scale=first.guidance_scale,
+                generator=[random.generator(picture.seed, 0, 0, "ancestral") for picture in batch],
                 output_type="latent",
                 callback_on_step_end=callback,
             ).images
@@ -110,6 +124,15 @@ class Sampler:
         pixels = torch.cat([self.base.decode(one[None]) for one in latents])
         arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
         return [Image.fromarray(array) for array in arrays]
+
+    @torch.no_grad()
+    def _preview(self, latents: torch.Tensor) -> Image.Image:
+        """What the solver takes the finished latents (1, C, h, w) to be, decoded small; else the latents as they are."""
+        pipeline: Any = self.base.pipeline
+        guesses = [guess for guess in getattr(pipeline.scheduler, "model_outputs", ()) if guess is not None]
+        clear = guesses[-1][:1] if guesses else latents
+        shrink = max(1, max(clear.shape[-2:]) // PREVIEW_CELLS)
+        return self._images(torch.nn.functional.avg_pool2d(clear.float(), shrink))[0]
 
     def _check_size(self, picture: Picture) -> None:
         multiple = self.base.size_multiple
@@ -133,7 +156,11 @@ class Studio:
         self._sampler, self._loaded = None, ()
 
     def answer(
-        self, request: SampleRequest, folder: Path, on_progress: Callable[[str, float | None], None]
+        self,
+        request: SampleRequest,
+        folder: Path,
+        on_progress: Callable[[str, float | None], None],
+        on_preview: Callable[[Image.Image], None] | None = None,
     ) -> Iterator[Path]:
         """Make the pictures of a request into `folder`, one PNG after the other.
 
@@ -150,13 +177,14 @@ class Studio:
                 seed=request.seed + index,
                 steps=request.steps,
                 guidance_scale=request.guidance_scale,
+                sampler=request.sampler,
                 width=request.width or config.resolution,
                 height=request.height or config.resolution,
             )
             for index in range(request.count)
         ]
         folder.mkdir(parents=True, exist_ok=True)
-        images = sampler.generate(pictures, lambda fraction: on_progress("Drawing", fraction))
+        images = sampler.generate(pictures, lambda fraction: on_progress("Drawing", fraction), on_preview)
         for number, (picture, image) in enumerate(zip(pictures, images, strict=True), 1):
             path = folder / f"{number:02d}-seed{picture.seed}.png"
             image.save(path, pnginfo=_settings_inside(request, picture))
@@ -181,6 +209,9 @@ class Studio:
         if request.run:
             lora.load(denoiser, self._store.open(request.run).checkpoint(request.checkpoint).lora_path)
             lora.set_strength(denoiser, request.strength)
+        elif request.lora:
+            lora.load(denoiser, Path(request.lora))
+            lora.set_strength(denoiser, request.strength)
         return self._sampler
 
 
@@ -196,7 +227,7 @@ def _settings_inside(request: SampleRequest, picture: Picture) -> PngInfo:
     if picture.negative_prompt:
         lines.append(f"Negative prompt: {picture.negative_prompt}")
     lines.append(
-        f"Steps: {picture.steps}, Sampler: DPM++ 2M, CFG scale: {picture.guidance_scale}, Seed: {picture.seed}, "
+        f"Steps: {picture.steps}, Sampler: {picture.sampler}, CFG scale: {picture.guidance_scale}, Seed: {picture.seed}, "
         f"Size: {picture.width}x{picture.height}"
     )
     info = PngInfo()

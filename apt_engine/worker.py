@@ -46,11 +46,15 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class SampleProgress:
-    """How far a sampling job is; `images` are the finished pictures, `fraction` (0 to 1) None where unknown."""
+    """How far a sampling job is; `images` are the finished pictures, `fraction` (0 to 1) None where unknown.
+
+    `preview` is a small picture of what the next one seems to become; it is gone when the job ends.
+    """
 
     message: str
     fraction: float | None
     images: tuple[Path, ...]
+    preview: Path | None = None
 
 
 class Worker:
@@ -207,10 +211,12 @@ def _follow(answers: "queue.SimpleQueue[dict[str, Any]]") -> Iterator[SampleProg
             case "progress":
                 progress = replace(progress, message=answer["message"], fraction=answer["fraction"])
             case "image":
-                progress = replace(progress, images=(*progress.images, Path(answer["path"])))
+                progress = replace(progress, images=(*progress.images, Path(answer["path"])), preview=None)
+            case "preview":
+                progress = replace(progress, preview=Path(answer["path"]))
             case "failed":
                 raise EngineError(answer["message"])
             case _:
-                yield replace(progress, message="Done", fraction=1.0)
+                yield replace(progress, message="Done", fraction=1.0, preview=None)
                 return
         yield progress

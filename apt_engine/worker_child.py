@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from PIL import Image
 
 from apt_engine.config import SampleRequest
 from apt_engine.errors import EngineError
@@ -73,8 +74,20 @@ class Child:
                 raise Stopped("Stopped, as asked.")
             self._tell("progress", message=message, fraction=fraction)
 
-        for path in self._studio.answer(request, folder, on_progress):
-            self._tell("image", path=str(path))
+        def on_preview(image: Image.Image) -> None:
+            nonlocal shown
+            shown += 1
+            path = folder / f"preview-{shown:03d}.jpg"
+            image.save(path)
+            self._tell("preview", path=str(path))
+
+        shown = 0
+        try:
+            for path in self._studio.answer(request, folder, on_progress, on_preview):
+                self._tell("image", path=str(path))
+        finally:
+            for path in folder.glob("preview-*.jpg"):
+                path.unlink(missing_ok=True)
 
     def _fail(self, job: dict[str, Any], error: Exception) -> None:
         message, detail = explain(error)

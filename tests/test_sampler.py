@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from apt_engine import lora, random
 from apt_engine.bases.registry import load_base
-from apt_engine.config import SampleRequest, TrainingConfig
+from apt_engine.config import SAMPLERS, SampleRequest, TrainingConfig
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.runs import Run, RunStore
 from apt_engine.sampler import Picture, Sampler, Stopped, Studio
@@ -128,3 +129,39 @@ def test_a_run_without_a_checkpoint_is_named(tmp_path: Path, toy_base: Path) -> 
     run = RunStore(tmp_path).create(TrainingConfig(subject="car", base=str(toy_base)), lambda folder: None)
     with pytest.raises(EngineError, match="has no checkpoint yet"):
         answer(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_draws_and_repeats_itself(sampler: Sampler, name: str) -> None:
+    asked = [replace(picture(seed), sampler=name, steps=4) for seed in (1, 2)]
+    first, again = (list(map(pixels, sampler.generate(asked))) for _ in range(2))
+    alone = pixels(next(sampler.generate(asked[1:])))
+    assert all((one == other).all() for one, other in zip(first, again, strict=True))
+    assert numpy.abs(alone - first[1]).max() <= 1
+
+
+def test_a_sampler_leaves_nothing_behind_for_the_next(sampler: Sampler) -> None:
+    plain = pixels(next(sampler.generate([replace(picture(1), steps=4)])))
+    karras = pixels(next(sampler.generate([replace(picture(1), steps=4, sampler="DPM++ 2M Karras")])))
+    assert numpy.abs(plain - karras).max() > 0
+    assert (pixels(next(sampler.generate([replace(picture(1), steps=4)]))) == plain).all()
+
+
+def test_previews_come_on_the_way_and_change_nothing(sampler: Sampler) -> None:
+    shown: list[Image.Image] = []
+    asked = [replace(picture(1, 64), steps=10)]
+    watched = pixels(next(sampler.generate(asked, on_preview=shown.append)))
+    assert 3 <= len(shown) <= 5
+    assert max(shown[0].size) <= 64
+    assert (watched == pixels(next(sampler.generate(asked)))).all()
+
+
+def test_a_lora_file_draws_what_its_run_draws(trained: Run, tmp_path: Path, toy_base: Path) -> None:
+    file = trained.checkpoint().lora_path
+    (by_run,) = answer(trained, tmp_path / "run", prompt="a car")
+    (by_file,) = answer(
+        trained, tmp_path / "file", prompt="a car", run="", base=str(toy_base), lora=str(file), width=32, height=32
+    )
+    assert (by_run == by_file).all()
+    with pytest.raises(ConfigError, match="leave one out"):
+        SampleRequest(prompt="a car", run=trained.id, lora=str(file))

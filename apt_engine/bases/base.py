@@ -5,7 +5,7 @@ pooled one.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
@@ -34,6 +34,7 @@ class BaseModel(Protocol):
     prediction_type: str  # epsilon or v_prediction
     train_timesteps: int
     size_multiple: int  # pictures must be a multiple of this many pixels
+    scheduler_config: Any  # of the scheduler the folder came with: the noise levels it was trained with
 
     @property
     def family(self) -> str:

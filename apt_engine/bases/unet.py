@@ -1,12 +1,14 @@
 """What Stable Diffusion 1.x, 2.x and XL have in common: a U-Net, a VAE, a table of noise levels."""
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
+
+from apt_engine import solvers
 
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
@@ -28,12 +30,11 @@ class UNetBase(Generic[PipelineT]):
             # Some folders do not say how long a prompt may be; the text encoder knows.
             longest: int = encoder.config.max_position_embeddings
             tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+        self.scheduler_config: Any = pipeline.scheduler.config
         self._noise = DDPMScheduler.from_config(pipeline.scheduler.config)
         self._alphas_cumprod = self._noise.alphas_cumprod.to(device)
         # Few steps suffice with this solver; the folder's own scheduler only says how the model was trained.
-        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
-            pipeline.scheduler.config, timestep_spacing="trailing"
-        )
+        pipeline.scheduler = solvers.build(solvers.DEFAULT, self.scheduler_config)
         pipeline.set_progress_bar_config(disable=True)
         self.prediction_type: str = self._noise.config.prediction_type
         self.train_timesteps: int = self._noise.config.num_train_timesteps

@@ -1,0 +1,29 @@
+"""The samplers a person may choose, by the names other programs give them."""
+
+from typing import Any
+
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+_TRAILING = {"timestep_spacing": "trailing"}
+_KINDS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
+    "DPM++ 2M": (DPMSolverMultistepScheduler, _TRAILING),
+    "DPM++ 2M Karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "Euler": (EulerDiscreteScheduler, _TRAILING),
+    "Euler a": (EulerAncestralDiscreteScheduler, _TRAILING),
+    "UniPC": (UniPCMultistepScheduler, _TRAILING),
+    "DDIM": (DDIMScheduler, _TRAILING),
+}
+DEFAULT = "DPM++ 2M"
+
+
+def build(name: str, trained_with: Any) -> Any:
+    """The sampler of a name (`config.SAMPLERS`) for a model trained with the noise levels of another scheduler's config."""
+    kind, options = _KINDS[name]
+    return kind.from_config(trained_with, **options)
