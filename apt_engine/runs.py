@@ -264,6 +264,12 @@ def summarize(run: Run) -> RunSummary:
     return RunSummary(run, config.subject, config.base, state, step, last_step, message)
 
 
+def runs_in(folder: Path) -> list[Run]:
+    """The runs in a folder, newest first."""
+    found = [entry for entry in folder.glob("[!.]*") if (entry / "config.json").exists()]
+    return [Run(entry) for entry in sorted(found, key=lambda entry: entry.name, reverse=True)]
+
+
 class RunStore:
     """All runs of one data directory."""
 
@@ -292,8 +298,7 @@ class RunStore:
 
     def list(self) -> list[Run]:
         """All runs, newest first."""
-        folders = [folder for folder in self.runs_dir.glob("[!.]*") if (folder / "config.json").exists()]
-        return [Run(folder) for folder in sorted(folders, key=lambda folder: folder.name, reverse=True)]
+        return runs_in(self.runs_dir)
 
     def open(self, run_id: str) -> Run:
         """The run of an id, or the newest one for "latest".
