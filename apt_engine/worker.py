@@ -77,6 +77,18 @@ class Worker:
         """Process id of the engine, or None while there is none."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
+    def refuse_if_busy(self) -> None:
+        """Raise if a job is under way.
+
+        Raises:
+            BusyError: says which.
+        """
+        status = self._status
+        if status.job == "training":
+            raise BusyError(f"The engine is training {status.run_id}; wait for it to finish, or stop it first.")
+        if status.job == "sampling":
+            raise BusyError("The engine is drawing pictures; wait until they are done.")
+
     def start_training(self, run_id: str, *, resume: bool = False) -> None:
         """Begin or resume a run; returns at once.
 
@@ -86,7 +98,7 @@ class Worker:
         """
         run = self._store.open(run_id)
         with self._lock:
-            self._refuse_if_busy()
+            self.refuse_if_busy()
             if not resume and summarize(run).state != "new":
                 raise BusyError(f"Run {run.id} was started before; resume it instead.")
             self._begin(WorkerStatus("training", run.id), {"job": "train", "run": run.id})
@@ -100,7 +112,7 @@ class Worker:
         """
         folder = self._store.data_dir / "generated" / time.strftime("%Y%m%d-%H%M%S")
         with self._lock:
-            self._refuse_if_busy()
+            self.refuse_if_busy()
             self._answers = answers = queue.SimpleQueue()
             self._begin(
                 WorkerStatus("sampling"), {"job": "sample", "request": request.to_dict(), "folder": str(folder)}
@@ -126,13 +138,6 @@ class Worker:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-    def _refuse_if_busy(self) -> None:
-        status = self._status
-        if status.job == "training":
-            raise BusyError(f"The engine is training {status.run_id}; wait for it to finish, or stop it first.")
-        if status.job == "sampling":
-            raise BusyError("The engine is drawing pictures; wait until they are done.")
 
     def _begin(self, status: WorkerStatus, job: dict[str, Any]) -> None:
         if self._process is None or self._process.poll() is not None:

@@ -172,8 +172,8 @@ def test_a_person_goes_from_photos_to_pictures(page: Page, photos: list[Path], t
     page.until(lambda: page.pictures_of_grid() > 0)
     before = page.pictures_of_grid()
     page.until(lambda: "step" in page.text("#progress") and page.text("#progress").count("loss") == 1)
-    drawn = page.browser.find_element(By.CSS_SELECTOR, "#loss .dots").get_attribute("d")
-    page.until(lambda: page.browser.find_element(By.CSS_SELECTOR, "#loss .dots").get_attribute("d") != drawn)
+    drawn = page.browser.find_element(By.CSS_SELECTOR, "#loss .line").get_attribute("d")
+    page.until(lambda: page.browser.find_element(By.CSS_SELECTOR, "#loss .line").get_attribute("d") != drawn)
 
     page.open()  # a reload in the middle of it
     page.tab("Watch")

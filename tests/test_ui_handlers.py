@@ -1,18 +1,21 @@
 """What the page's buttons do, without a browser: real run folders, and an engine that has not been woken."""
 
+import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from apt_engine import shelf
 from apt_engine.config import TrainingConfig
 from apt_engine.events import (
     CheckpointSaved,
     ExportReady,
     RunFailed,
+    RunFinished,
     RunStarted,
     SampleReady,
     StageChanged,
@@ -153,6 +156,12 @@ def test_an_example_brings_photos_and_word(photo_dir: Path, tmp_path: Path) -> N
     assert load_examples(tmp_path / "nowhere") == {}
 
 
+def named(values: Sequence[Any]) -> dict[str, Any]:
+    """What the Watch tab's handlers return, by component."""
+    names = [field.name for field in dataclasses.fields(watch.WatchView)][: watch.COUNT]
+    return dict(zip(names, values, strict=True))
+
+
 def test_watching_reads_on_where_it_was(context: AppContext) -> None:
     run = begun(new_run(context), steps=2)
     first = watch.open_run(context, run.id)
@@ -164,7 +173,7 @@ def test_watching_reads_on_where_it_was(context: AppContext) -> None:
     later = watch.refresh(context, first[0])
     assert later[0].story.step == 3
     assert later[0].cursor > first[0].cursor
-    assert "samples/000000-0.png" in later[4]
+    assert "samples/000000-0.png" in named(later)["samples"]["urls"]["0-0"]
 
 
 @pytest.mark.parametrize(("stage", "is_known"), [("sampling", True), ("exporting", False)])
@@ -172,27 +181,52 @@ def test_the_bar_stays_where_it_is_while_samples_are_drawn(context: AppContext, 
     run = begun(new_run(context), steps=5)
     run.append(StageChanged(stage=stage, message="At it."))
     context.worker._status = WorkerStatus("training", run.id)
-    _, sentence, progress, *_ = watch.open_run(context, run.id)
-    assert "At it." in sentence
-    assert ('aria-valuenow="50"' in progress) is is_known
+    shown = named(watch.open_run(context, run.id))
+    assert "At it." in shown["sentence"]
+    assert ('aria-valuenow="50"' in shown["progress"]) is is_known
 
 
 def test_a_failed_run_says_why_and_offers_to_resume(context: AppContext) -> None:
     run = begun(new_run(context), steps=2)
     run.append(RunFailed(message="The engine was killed."))
-    _, sentence, _, _, _, stop, resume, *_ = watch.open_run(context, run.id)
-    assert "The engine was killed." in sentence
-    assert (stop.visible, resume.visible) == (False, True)
+    shown = named(watch.open_run(context, run.id))
+    assert "The engine was killed." in shown["sentence"]
+    assert [shown[name].visible for name in ("stop", "resume", "more")] == [False, True, False]
+
+
+def test_a_finished_run_goes_on_for_as_many_steps_as_wished(
+    context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(new_run(context), steps=10)
+    run.append(RunFinished(step=10, reason="Done.", is_complete=True, seconds=1, peak_memory_bytes=1))
+    first = watch.open_run(context, run.id)
+    assert named(first)["more"].visible is True
+    started: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        context.worker, "start_training", lambda run_id, *, resume=False: started.append((run_id, resume))
+    )
+    watch.go_on(context, first[0], 25.0)
+    assert run.config.steps == 35
+    assert started == [(run.id, True)]
+
+
+def test_a_run_deleted_elsewhere_is_a_sentence_and_no_error(context: AppContext) -> None:
+    run = begun(new_run(context), steps=2)
+    first = watch.open_run(context, run.id)
+    shelf.discard(context.store, run)
+    later = watch.refresh(context, first[0])
+    assert "There is no run" in later[1]
+    assert all(value == gr.skip() for value in watch.refresh(context, later[0]))
 
 
 def test_lora_files_can_be_downloaded_once_they_are_there(context: AppContext) -> None:
     run = begun(new_run(context), steps=10)
-    assert watch.open_run(context, run.id)[-2].visible is False
+    assert named(watch.open_run(context, run.id))["kohya"].visible is False
     export = run.path / "exports" / "zwx.safetensors"
     export.parent.mkdir()
     export.touch()
     run.append(ExportReady(step=10, layout="kohya", path="exports/zwx.safetensors", keys=8, difference=0.0))
-    kohya, diffusers = watch.open_run(context, run.id)[-2:]
+    kohya, diffusers = (named(watch.open_run(context, run.id))[name] for name in ("kohya", "diffusers"))
     assert kohya.visible is True
     assert kohya.value["path"].endswith("zwx.safetensors")
     assert diffusers.visible is False

@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 
 from ui.plots import (
+    Series,
     duration,
     file_url,
+    gamma_lines,
     gamma_map,
-    loss_plot,
+    line_plot,
     nice_ceiling,
-    pick_columns,
     progress_line,
-    sample_grid,
+    size,
     smooth,
+    smoothed,
     thin,
+    thumbnails,
+    weight_bars,
 )
 
 
@@ -66,49 +70,49 @@ def test_an_axis_ends_at_a_round_number(value: float, ceiling: float) -> None:
     assert nice_ceiling(value) == pytest.approx(ceiling)
 
 
-def test_the_loss_plot_shows_each_step_and_stays_small() -> None:
-    plot = loss_plot([(step, 0.1) for step in range(1, 10_001)], 10_000)
-    dots = next(path["d"] for path in Tags(plot).of("path") if path.get("class") == "dots")
-    assert dots
-    assert dots.count("h0") == 250
-    assert dots.endswith("M100.00 50.00h0")  # the last step at the right end, 0.1 half way up to 0.2
-    assert "on average now 0.100" in plot
+def test_a_plot_of_ten_thousand_steps_stays_small_and_ends_at_the_last() -> None:
+    plot = line_plot([Series("loss", [(step, 0.1) for step in range(1, 10_001)])], 10_000, "Loss")
+    (line,) = [path for path in Tags(plot).of("path") if (path.get("class") or "").startswith("line")]
+    assert line["d"]
+    assert line["d"].count("L") == 249
+    assert line["d"].endswith("L100.00 50.00")  # the last step at the right end, 0.1 half way up to 0.2
+    assert "Loss, loss now 0.1" in plot
     assert len(plot) < 20_000
 
 
-def test_a_loss_that_is_no_number_or_far_off_does_not_spoil_the_plot() -> None:
+def test_a_value_that_is_no_number_is_left_out_and_a_mean_smooths_a_spike() -> None:
     losses = [(step, 0.1) for step in range(1, 100)]
-    plain = loss_plot(losses, 100)
-    assert "nan" not in loss_plot([*losses, (100, math.nan)], 100)
-    assert ">0.2<" in plain
-    assert ">0.2<" in loss_plot([*losses, (100, 50.0)], 100)
+    assert smoothed([*losses, (100, math.nan)]) == smoothed(losses)
+    assert "nan" not in line_plot([Series("loss", [*losses, (100, math.nan)])], 100, "Loss")
+    assert smoothed([*losses, (100, 5.0)])[-1][1] < 0.6
 
 
 def test_before_the_first_step_the_axes_stand_already() -> None:
-    plot = Tags(loss_plot([], 300))
+    plot = Tags(line_plot([Series("loss", [])], 300, "Loss"))
     assert "nothing yet" in (plot.of("div")[0]["aria-label"] or "")
-    assert not [path for path in plot.of("path") if path.get("class") in ("dots", "mean")]
+    assert not [path for path in plot.of("path") if (path.get("class") or "").startswith("line")]
 
 
-def test_the_grid_has_a_row_a_prompt_and_a_column_a_step(tmp_path: Path) -> None:
-    samples = {(0, 0): "samples/000000-0.png", (0, 1): "samples/000000-1.png", (50, 0): "samples/000050-0.png"}
-    grid = sample_grid(("a <b>", "a cat"), samples, tmp_path)
-    tags = Tags(grid)
-    assert [image["src"] for image in tags.of("img")] == [
-        file_url(tmp_path / samples[0, 0]),
-        file_url(tmp_path / samples[50, 0]),
-        file_url(tmp_path / samples[0, 1]),
-    ]
-    assert "before" in grid
-    assert "step 50 <small>now</small>" in grid
-    assert "a &lt;b&gt;" in grid
-    assert "<b>" not in grid
-    assert len([tile for tile in tags.of("span") if tile.get("class") == "tile"]) == 1  # the picture still to come
+def test_two_lines_differ_by_more_than_color_and_stand_in_the_legend_in_order() -> None:
+    plot = line_plot([Series("yours", [(1, 1.0)]), Series("un<trained", [(1, 2.0)], "dashed")], 10, "Loss")
+    assert 'class="line accent"' in plot
+    assert 'class="line dashed"' in plot
+    assert plot.index("yours</li>") < plot.index("un&lt;trained</li>")
 
 
-def test_many_columns_are_thinned_to_the_first_the_last_and_some_between() -> None:
-    assert pick_columns(list(range(0, 1001, 50))) == [0, 200, 400, 600, 800, 1000]
-    assert pick_columns([0, 50]) == [0, 50]
+def test_each_bin_has_a_line_and_a_bar() -> None:
+    gammas = [(1, (0.0, 0.5)), (2, (0.25, 1.0))]
+    lines = Tags(gamma_lines(gammas, 10)).of("path")
+    assert len([path for path in lines if (path.get("class") or "").startswith("line")]) == 2
+    bars = weight_bars(gammas[-1][1])
+    assert "width:75%" in bars
+    assert "width:0%" in bars
+    assert Tags(gamma_lines([], 10)).of("path")
+
+
+def test_thumbnails_say_what_they_are(tmp_path: Path) -> None:
+    images = Tags(thumbnails([tmp_path / "a.png", tmp_path / "b.png"], "re-framed photo")).of("img")
+    assert [image["alt"] for image in images] == ["re-framed photo 1", "re-framed photo 2"]
 
 
 def test_a_path_is_quoted() -> None:
@@ -128,6 +132,13 @@ def test_progress_says_how_far_or_that_it_does_not_know() -> None:
 )
 def test_time_is_said_as_a_person_says_it(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(100, "1 MB"), (12_400_000, "12 MB"), (1.1e9, "1.1 GB"), (960e6, "1.0 GB")]
+)
+def test_bytes_are_said_as_a_person_says_them(count: float, words: str) -> None:
+    assert size(count) == words
 
 
 def test_the_indicators_map_has_a_cell_a_bin_and_stretch_with_its_value_in_words() -> None:

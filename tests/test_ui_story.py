@@ -5,6 +5,7 @@ import pytest
 from apt_engine.config import TrainingConfig
 from apt_engine.events import (
     CheckpointSaved,
+    DriftMeasured,
     Event,
     Noticed,
     RunFailed,
@@ -13,6 +14,7 @@ from apt_engine.events import (
     SampleReady,
     StageChanged,
     StepFinished,
+    ViewsShown,
 )
 from apt_engine.worker import WorkerStatus
 from ui.story import Story
@@ -93,3 +95,48 @@ def test_samples_and_notices_are_kept_in_their_places() -> None:
 def test_without_samples_there_are_no_rows() -> None:
     config = TrainingConfig(subject="backpack", sample_every_steps=0)
     assert Story.of("r1", config, 3).prompts == ()
+
+
+def worn(number: int, gamma: tuple[float, ...], chance: float) -> StepFinished:
+    return StepFinished(
+        step=number,
+        loss=0.1,
+        reference_loss=0.2,
+        gradient_norm=1,
+        learning_rate=1e-4,
+        seconds=1,
+        gamma=gamma,
+        chances=(chance, chance),
+        stabilization=0.5,
+        memory_bytes=7,
+    )
+
+
+def test_the_sentence_says_how_closely_the_photos_are_fitted_and_what_is_done() -> None:
+    low = story(started(), worn(1, (0.3,) * 10, 0.2))
+    assert low.sentence("training") == "Learning your backpack (step 1 of 10)."
+    high = story(started(), worn(1, (0.94, *(0.3,) * 9), 0.8))
+    assert high.sentence("training").endswith(
+        "Fine detail fits the photos closely (0.94), so 8 in 10 of the photos are now re-framed."
+    )
+    unwarped = story(started(), worn(1, (*(0.3,) * 9, 0.6), 0.0))
+    assert unwarped.sentence("training").endswith("Layout fits the photos closely (0.60).")
+
+
+def test_what_is_measured_is_kept_and_forgotten_where_it_is_done_again() -> None:
+    told = story(
+        started(),
+        DriftMeasured(step=0, drift=0.0),
+        worn(1, (0.1,), 0.5),
+        worn(2, (0.1,), 0.5),
+        DriftMeasured(step=2, drift=0.2),
+        ViewsShown(step=2, paths=("views/a.png",)),
+        started(first_step=1),
+        worn(2, (0.2,), 0.4),
+        DriftMeasured(step=2, drift=0.3),
+    )
+    assert told.drifts == [(0, 0.0), (2, 0.3)]
+    assert told.references == [(1, 0.2), (2, 0.2)]
+    assert told.chances == [(1, 0.5), (2, 0.4)]
+    assert told.kept_features == [(1, 0.5), (2, 0.5)]
+    assert (told.kept_attention, told.memory, told.views) == ([], 7, ("views/a.png",))

@@ -1,4 +1,4 @@
-"""From numbers and paths to HTML: plots as inline SVG, the sample grid, the progress line. Pure functions.
+"""From numbers to HTML: plots as inline SVG, the progress line. Pure functions.
 
 Plots are drawn on a square of 100 x 100 that the browser stretches; lines keep their width (`non-scaling-stroke`) and all
 text is HTML beside the drawing, so that labels stay readable at any width. Colors come from the style sheet, light or dark.
@@ -6,14 +6,25 @@ text is HTML beside the drawing, so that labels stay readable at any width. Colo
 
 import html
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 MOST_POINTS = 250
-MOST_COLUMNS = 6
 GAMMA_COLUMNS = 60
 SHADES = 10
+BIN_STEPS = 100  # of a thousand noise levels, in one of ten bins
 Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plot: its name in the legend, its points by step, and the style class that colors it."""
+
+    name: str
+    points: Sequence[tuple[int, float]]
+    style: str = "accent"
 
 
 def file_url(path: Path) -> str:
@@ -21,7 +32,7 @@ def file_url(path: Path) -> str:
     return f"gradio_api/file={quote(path.as_posix())}"
 
 
-def smooth(values: list[float], span: int) -> list[float]:
+def smooth(values: Sequence[float], span: int) -> list[float]:
     """Running mean that forgets over about `span` values, without the pull towards zero at the beginning."""
     keep = 1 - 1 / max(1, span)
     total = weight = 0.0
@@ -30,6 +41,13 @@ def smooth(values: list[float], span: int) -> list[float]:
         total, weight = keep * total + value, keep * weight + 1
         means.append(total / weight)
     return means
+
+
+def smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The running mean of noisy points over a twentieth of them; what is not finite is left out."""
+    finite = [(step, value) for step, value in points if math.isfinite(value)]
+    means = smooth([value for _, value in finite], span=max(10, len(finite) // 20))
+    return [(step, mean) for (step, _), mean in zip(finite, means, strict=True)]
 
 
 def thin(points: Points, most: int) -> Points:
@@ -46,27 +64,25 @@ def nice_ceiling(value: float) -> float:
     return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * (1 - 1e-9))
 
 
-def loss_plot(losses: list[tuple[int, float]], last_step: int) -> str:
-    """Loss by step: a dot for each step, a line for their running mean.
+def line_plot(series: Sequence[Series], last_step: int, about: str, top: float | None = None) -> str:
+    """Lines over the steps, told apart by color and dash, with a legend in the order of the series.
 
     Args:
-        losses: (step, loss) in order; what is not finite is left out.
+        series: what to draw; points that are not finite are left out, points above the axis lie on its edge.
         last_step: right end of the axis.
+        about: what it is, for those who do not see it.
+        top: upper end of the axis; found from the lines unless given.
     """
-    points: Points = [(float(step), loss) for step, loss in losses if math.isfinite(loss)]
-    means = smooth([loss for _, loss in points], span=max(10, len(points) // 20))
-    line: Points = [(step, mean) for (step, _), mean in zip(points, means, strict=True)]
-    # A few high losses would flatten the rest, so the axis ends near the highest but for a twentieth of them.
-    ranked = sorted(loss for _, loss in points)
-    top = nice_ceiling(ranked[int(0.95 * (len(ranked) - 1))] * 1.1) if ranked else 1.0
-    right = max(last_step, 1)
-    drawing = _dots(thin(points, MOST_POINTS), right, top) + _line(thin(line, MOST_POINTS), right, top)
-    said = f"Loss by step, on average now {means[-1]:.3f}" if means else "Loss by step, nothing yet"
-    legend = '<ul class="legend"><li class="line">average</li><li class="dot">each step</li></ul>'
-    return _axes(drawing, right, top, said) + legend
+    lines = [Series(one.name, [point for point in one.points if math.isfinite(point[1])], one.style) for one in series]
+    highest = max((value for one in lines for _, value in one.points), default=0.0)
+    top, right = top or nice_ceiling(highest * 1.05), max(last_step, 1)
+    drawing = "".join(_line(thin([*one.points], MOST_POINTS), right, top, one.style) for one in lines)
+    now = "; ".join(f"{one.name} now {one.points[-1][1]:.3g}" for one in lines if one.points) or "nothing yet"
+    names = "".join(f'<li class="{one.style}">{html.escape(one.name)}</li>' for one in lines)
+    return _axes(drawing, right, top, f"{about}, {now}") + f'<ul class="legend">{names}</ul>'
 
 
-def gamma_map(gammas: list[tuple[int, tuple[float, ...]]], last_step: int) -> str:
+def gamma_map(gammas: Sequence[tuple[int, tuple[float, ...]]], last_step: int) -> str:
     """The overfitting indicator as a heat map: a column a stretch of steps, a row a timestep bin, fine detail on top.
 
     Args:
@@ -82,48 +98,45 @@ def gamma_map(gammas: list[tuple[int, tuple[float, ...]]], last_step: int) -> st
         for row, value in enumerate(gamma):
             shade = min(int(value * SHADES), SHADES - 1)
             place = f'x="{100 * column / GAMMA_COLUMNS:.2f}" y="{row * height:.2f}"'
-            words = f"noise levels {row * 100} to {row * 100 + 99}: {value:.2f}"
             size = f'width="{100 / GAMMA_COLUMNS + 0.05:.2f}" height="{height - 0.8:.2f}"'
-            cells += f'<rect class="g{shade}" {place} {size}><title>{words}</title></rect>'
-    marks = "".join(f"<span>{right * part / 4:,.0f}</span>" for part in range(5))
-    names = '<div class="rows"><span>detail</span><span>shape</span><span>layout</span></div>'
+            cells += f'<rect class="g{shade}" {place} {size}><title>{_bin_name(row)}: {value:.2f}</title></rect>'
+    names = '<div class="rows" aria-hidden="true"><span>detail</span><span>shape</span><span>layout</span></div>'
     ramp = "".join(f'<i class="g{shade}"></i>' for shade in range(SHADES))
     now = ", ".join(f"{value:.2f}" for value in gammas[-1][1]) if gammas else "nothing yet"
     return (
         f'<div class="plot gamma" role="img" aria-label="Overfitting indicator by noise level, now {now}">{names}'
-        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{cells}</svg><div class="marks">{marks}</div></div>'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{cells}</svg>{_marks(right)}</div>'
         f'<p class="legend ramp">0 {ramp} 1</p>'
     )
 
 
-def sample_grid(prompts: tuple[str, ...], samples: dict[tuple[int, int], str], folder: Path) -> str:
-    """A table of pictures: a row a prompt, a column a step, the first being the base model before any training.
-
-    Args:
-        prompts: as filled for the run.
-        samples: paths within `folder` by (step, index of the prompt); missing ones leave an empty tile.
-        folder: the run's.
-    """
-    if not prompts:
-        return '<p class="quiet">Samples are switched off for this run.</p>'
-    steps = pick_columns(sorted({step for step, _ in samples}) or [0])
-    heads = "".join(f'<th scope="col">{_column_name(step, is_last=step == steps[-1])}</th>' for step in steps)
-    rows = ""
-    for index, prompt in enumerate(prompts):
-        words = html.escape(prompt)
-        cells = "".join(
-            f"<td>{_tile(samples.get((step, index)), folder, f'{words}, step {step}')}</td>" for step in steps
-        )
-        rows += f'<tr><th scope="row">{words}</th>{cells}</tr>'
-    table = f"<thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody>"
-    return f'<div class="samples" tabindex="0"><table style="--columns:{len(steps)}">{table}</table></div>'
+def gamma_lines(gammas: Sequence[tuple[int, tuple[float, ...]]], last_step: int) -> str:
+    """The same, a line a bin: detail at the dark end of the ramp, layout at the light one."""
+    count = len(gammas[-1][1]) if gammas else 0
+    series = [
+        Series(_bin_name(row), [(step, gamma[row]) for step, gamma in gammas], f"b{SHADES - 1 - row}")
+        for row in range(count)
+    ]
+    return line_plot(series, last_step, "Overfitting indicator by noise level", top=1.0)
 
 
-def pick_columns(steps: list[int], most: int = MOST_COLUMNS) -> list[int]:
-    """At most `most` of the sorted steps: the first, the last, and evenly between."""
-    if len(steps) <= most:
-        return steps
-    return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+def weight_bars(gamma: Sequence[float]) -> str:
+    """How much each noise level still counts: one minus the indicator, a bar a bin."""
+    rows = "".join(
+        f'<div class="weight" title="{_bin_name(row)}"><span>{_bin_range(row)}</span>'
+        f'<i style="width:{100 * (1 - value):.0f}%"></i><b>{1 - value:.2f}</b></div>'
+        for row, value in enumerate(gamma)
+    )
+    return f'<div class="weights">{rows}</div>'
+
+
+def thumbnails(paths: Sequence[Path], words: str) -> str:
+    """A row of small pictures."""
+    pictures = "".join(
+        f'<img src="{file_url(path)}" alt="{html.escape(words)} {number}" loading="lazy">'
+        for number, path in enumerate(paths, 1)
+    )
+    return f'<div class="views">{pictures}</div>'
 
 
 def progress_line(fraction: float | None, numbers: list[tuple[str, str, str]]) -> str:
@@ -149,27 +162,30 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _column_name(step: int, *, is_last: bool) -> str:
-    if step == 0:
-        return "before"
-    return f"step {step:,} <small>now</small>" if is_last else f"step {step:,}"
+def size(count: float) -> str:
+    """Bytes as a person says them: 12 MB, 1.1 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 950e6 else f"{max(1, round(count / 1e6))} MB"
 
 
-def _tile(path: str | None, folder: Path, words: str) -> str:
-    if path is None:
-        return '<span class="tile"></span>'
-    url = file_url(folder / path)
-    return f'<a class="tile" href="{url}" target="_blank"><img src="{url}" alt="{words}" loading="lazy"></a>'
+def _bin_range(row: int) -> str:
+    return f"{row * BIN_STEPS} to {(row + 1) * BIN_STEPS - 1}"
+
+
+def _bin_name(row: int) -> str:
+    return f"noise levels {_bin_range(row)}"
+
+
+def _marks(right: float) -> str:
+    return '<div class="marks">' + "".join(f"<span>{right * part / 4:,.0f}</span>" for part in range(5)) + "</div>"
 
 
 def _axes(drawing: str, right: float, top: float, said: str) -> str:
     levels = [top * part / 4 for part in range(5)]
     rules = "".join(f'<path class="rule" d="M0 {100 - 25 * part}h100"/>' for part in range(5))
     heights = "".join(f'<span style="bottom:{25 * part}%">{level:.3g}</span>' for part, level in enumerate(levels))
-    marks = "".join(f"<span>{right * part / 4:,.0f}</span>" for part in range(5))
     return (
-        f'<div class="plot" role="img" aria-label="{said}"><div class="heights">{heights}</div>'
-        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{rules}{drawing}</svg><div class="marks">{marks}</div></div>'
+        f'<div class="plot" role="img" aria-label="{html.escape(said)}"><div class="heights">{heights}</div>'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{rules}{drawing}</svg>{_marks(right)}</div>'
     )
 
 
@@ -177,11 +193,7 @@ def _place(point: tuple[float, float], right: float, top: float) -> str:
     return f"{100 * point[0] / right:.2f} {100 - 100 * min(point[1], top) / top:.2f}"
 
 
-def _dots(points: Points, right: float, top: float) -> str:
-    """Lines of no length with round ends: the only dots that stay round on a stretched drawing."""
-    marks = "".join(f"M{_place(point, right, top)}h0" for point in points)
-    return f'<path class="dots" d="{marks}"/>' if marks else ""
-
-
-def _line(points: Points, right: float, top: float) -> str:
-    return f'<path class="mean" d="M{"L".join(_place(point, right, top) for point in points)}"/>' if points else ""
+def _line(points: Points, right: float, top: float, style: str) -> str:
+    if not points:
+        return ""
+    return f'<path class="line {style}" d="M{"L".join(_place(point, right, top) for point in points)}"/>'

@@ -1,5 +1,6 @@
 """The Watch tab: what a run does, read off its events."""
 
+import dataclasses
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +12,26 @@ import gradio as gr
 
 from apt_engine.errors import EngineError
 from ui.context import AppContext, plain_errors
-from ui.plots import duration, gamma_map, loss_plot, progress_line, sample_grid
+from ui.plots import (
+    Series,
+    duration,
+    file_url,
+    gamma_lines,
+    gamma_map,
+    line_plot,
+    progress_line,
+    size,
+    smoothed,
+    thumbnails,
+    weight_bars,
+)
+from ui.scripted import scripted
 from ui.story import Story
 
 WELCOME = "Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train."
 AT_WORK = ("waking", "training")
 RESUMABLE = ("stopped", "failed", "interrupted")
+NO_SAMPLES: dict[str, Any] = {"prompts": ["your subject"], "steps": [0], "urls": {}}
 
 
 @dataclass(frozen=True)
@@ -31,32 +46,33 @@ class Watch:
 
 @dataclass(frozen=True)
 class WatchView:
-    """The tab's components, in the order in which `show` returns their values."""
+    """The tab's components, in the order in which `_show` returns their values."""
 
+    watched: gr.State
     sentence: gr.HTML
     progress: gr.HTML
-    plot: gr.HTML
-    grid: gr.HTML
+    indicator: gr.HTML
+    loss: gr.HTML
+    drift: gr.HTML
+    samples: gr.HTML
+    views: gr.HTML
+    details: gr.HTML
     stop: gr.Button
     resume: gr.Button
+    more: gr.Row
     kohya: gr.DownloadButton
     diffusers: gr.DownloadButton
-    watched: gr.State
+    more_steps: gr.Number
+    go_on: gr.Button
 
     @property
     def outputs(self) -> list[Any]:
         """All that changes when the run goes on."""
-        return [
-            self.watched,
-            self.sentence,
-            self.progress,
-            self.plot,
-            self.grid,
-            self.stop,
-            self.resume,
-            self.kohya,
-            self.diffusers,
-        ]
+        shown = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return shown[: -len(("more_steps", "go_on"))]
+
+
+COUNT = len(dataclasses.fields(WatchView)) - 2
 
 
 def build() -> WatchView:
@@ -68,27 +84,41 @@ def build() -> WatchView:
         resume = gr.Button("Resume", variant="primary", visible=False, size="sm", elem_id="resume")
         kohya = gr.DownloadButton("LoRA for ComfyUI, Forge, A1111", visible=False, size="sm", elem_id="kohya")
         diffusers = gr.DownloadButton("LoRA for diffusers", visible=False, size="sm", elem_id="diffusers")
+        with gr.Row(visible=False, elem_classes="more", scale=0) as more:
+            more_steps = gr.Number(100, label="More steps", minimum=1, maximum=10_000, precision=0, min_width=90)
+            go_on = gr.Button("Go on", size="sm", elem_id="go-on", min_width=90)
     with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            gr.HTML(
-                '<h2 class="title">Loss</h2><p>How far the guess of the noise is off; lower fits the photos better.</p>',
-            )
-            plot = gr.HTML(loss_plot([], 1), elem_id="loss")
+        with gr.Column(scale=6, min_width=320):
+            indicator = _card("indicator", _indicator(Story.empty()))
+            with gr.Row(equal_height=True):
+                loss = _card("loss", _loss(Story.empty()))
+                drift = _card("drift", _drift(Story.empty()))
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
             gr.HTML(
-                '<h2 class="title">Samples</h2><p>Same prompts, same seeds, before and while it learns.</p>',
+                '<h2 class="title">Samples</h2><p>Same prompts, same seeds. Drag to any step; click a picture to '
+                "compare it with another step.</p>",
             )
-            grid = gr.HTML(sample_grid(("your subject",), {}, Path()), elem_id="samples")
+            samples = scripted("samples", NO_SAMPLES, elem_id="samples")
+            views = gr.HTML("", elem_id="views")
+    with gr.Accordion("More numbers", open=False, elem_id="details"):
+        details = gr.HTML(_details(Story.empty()))
     return WatchView(
+        watched=gr.State(Watch()),
         sentence=sentence,
         progress=progress,
-        plot=plot,
-        grid=grid,
+        indicator=indicator,
+        loss=loss,
+        drift=drift,
+        samples=samples,
+        views=views,
+        details=details,
         stop=stop,
         resume=resume,
+        more=more,
         kohya=kohya,
         diffusers=diffusers,
-        watched=gr.State(Watch()),
+        more_steps=more_steps,
+        go_on=go_on,
     )
 
 
@@ -106,6 +136,13 @@ def connect(view: WatchView, context: AppContext, timer: gr.Timer) -> None:
     view.resume.click(
         partial(resume, context), view.watched, view.outputs, show_progress="hidden", api_visibility="private"
     )
+    view.go_on.click(
+        partial(go_on, context),
+        [view.watched, view.more_steps],
+        view.outputs,
+        show_progress="hidden",
+        api_visibility="private",
+    )
 
 
 def attach(context: AppContext) -> list[Any]:
@@ -117,19 +154,19 @@ def attach(context: AppContext) -> list[Any]:
 def open_run(context: AppContext, run_id: str) -> list[Any]:
     """Look at another run from its first event on; the sentence says it when that cannot be."""
     if not run_id:
-        return [Watch(), *[gr.skip()] * 8]
+        return [Watch(), *[gr.skip()] * (COUNT - 1)]
     try:
         run = context.store.open(run_id)
         story = Story.of(run.id, run.config, len(run.photo_paths))
     except EngineError as error:
-        return [Watch(), f'<p class="sentence failed">{html.escape(str(error))}</p>', *[gr.skip()] * 7]
+        return [Watch(), f'<p class="sentence failed">{html.escape(str(error))}</p>', *[gr.skip()] * (COUNT - 2)]
     return _read_on(context, Watch(run_id, story=story))
 
 
 def refresh(context: AppContext, watched: Watch) -> Sequence[Any]:
     """Read what is new; nothing is sent to the page when nothing is."""
     if watched.story is None:
-        return [gr.skip()] * 9
+        return [gr.skip()] * COUNT
     return _read_on(context, watched)
 
 
@@ -146,29 +183,49 @@ def resume(context: AppContext, watched: Watch) -> Sequence[Any]:
     return refresh(context, watched)
 
 
+def go_on(context: AppContext, watched: Watch, more_steps: float | None) -> Sequence[Any]:
+    """Train the finished run in view for more steps."""
+    with plain_errors():
+        run = context.store.open(watched.run_id)
+        assert watched.story
+        steps = watched.story.step + max(1, int(more_steps or 0))
+        context.worker.refuse_if_busy()
+        run.replace_config(run.config.replace(steps=steps))
+        context.worker.start_training(run.id, resume=True)
+    return refresh(context, watched)
+
+
 def _read_on(context: AppContext, watched: Watch) -> list[Any]:
     story = watched.story
     assert story
-    events, cursor = context.store.open(watched.run_id).events(watched.cursor)
+    try:
+        run = context.store.open(watched.run_id)
+    except EngineError as error:  # it was deleted elsewhere
+        return [Watch(), f'<p class="sentence failed">{html.escape(str(error))}</p>', *[gr.skip()] * (COUNT - 2)]
+    events, cursor = run.events(watched.cursor)
     story.tell(events)
     state = story.state_under(context.worker.status)
     if not events and state == watched.state:
-        return [gr.skip()] * 9
-    return [replace(watched, cursor=cursor, state=state), *_show(context, story, state)]
+        return [gr.skip()] * COUNT
+    return [replace(watched, cursor=cursor, state=state), *_show(run.path, story, state)]
 
 
-def _show(context: AppContext, story: Story, state: str) -> list[Any]:
+def _show(folder: Path, story: Story, state: str) -> list[Any]:
     """Values of all components but the state, in the order of `WatchView.outputs`."""
-    folder = context.store.open(story.run_id).path
     kind = "sentence failed" if state in ("failed", "interrupted") else "sentence"
     notices = "".join(f'<p class="note">{html.escape(notice)}</p>' for notice in story.notices)
     return [
         f'<p class="{kind}" role="status">{html.escape(story.sentence(state))}</p>{notices}',
         _progress(story, state),
-        _charts(story),
-        sample_grid(story.prompts, story.samples, folder),
+        _indicator(story),
+        _loss(story),
+        _drift(story),
+        _samples(story, folder),
+        _views(story, folder),
+        _details(story),
         gr.Button(visible=state in AT_WORK),
         gr.Button(visible=state in RESUMABLE),
+        gr.Row(visible=state == "finished"),
         *(
             gr.DownloadButton(visible=layout in story.exports, value=_file(folder, story, layout))
             for layout in ("kohya", "diffusers")
@@ -176,14 +233,70 @@ def _show(context: AppContext, story: Story, state: str) -> list[Any]:
     ]
 
 
-def _charts(story: Story) -> str:
-    """The loss, and the indicator where the run computes it."""
-    charts = loss_plot(story.losses, story.last_step)
-    if not story.gammas:
-        return charts
+def _card(elem_id: str, value: str) -> gr.HTML:
+    return gr.HTML(value, elem_id=elem_id, elem_classes="card", min_width=240)
+
+
+def _title(title: str, about: str) -> str:
+    return f'<h2 class="title">{title}</h2><p>{about}</p>'
+
+
+def _indicator(story: Story) -> str:
+    """The heat map, and the same as lines one click away."""
+    if story.step and not story.gammas:
+        return _title("Overfitting indicator", "This run does not compute it: all that would use it is off.")
     about = "Stronger color: fits your photos far better than the untrained model does. Rows: noise level."
-    title = f'<h2 class="title second">Overfitting indicator</h2><p>{about}</p>'
-    return f"{charts}{title}{gamma_map(story.gammas, story.last_step)}"
+    lines = gamma_lines(story.gammas, story.last_step)
+    drawn = gamma_map(story.gammas, story.last_step)
+    return f"{_title('Overfitting indicator', about)}{drawn}<details><summary>as lines</summary>{lines}</details>"
+
+
+def _loss(story: Story) -> str:
+    series = [Series("yours", smoothed(story.losses))]
+    if story.references:
+        series.append(Series("untrained", smoothed(story.references), "dashed"))
+    return _title("Loss", "how far the guess of the noise is off") + line_plot(series, story.last_step, "Loss")
+
+
+def _drift(story: Story) -> str:
+    """How far the model moved where the subject is not asked for; the untrained model is the line at nothing."""
+    plot = line_plot([Series("prior drift", story.drifts, "warm")], story.last_step, "Prior drift")
+    return _title("Keeps the rest", "how far pictures without your subject have moved") + plot
+
+
+def _samples(story: Story, folder: Path) -> dict[str, Any]:
+    return {
+        "prompts": list(story.prompts),
+        "steps": sorted({step for step, _ in story.samples}) or [0],
+        "urls": {f"{step}-{index}": file_url(folder / path) for (step, index), path in story.samples.items()},
+    }
+
+
+def _views(story: Story, folder: Path) -> str:
+    if not story.views:
+        return ""
+    about = "what the trainer really saw in the last steps"
+    return _title("Re-framed just now", about) + thumbnails([folder / path for path in story.views], "re-framed photo")
+
+
+def _details(story: Story) -> str:
+    """What each part of APT does, for those who want to know."""
+    gamma = story.gammas[-1][1] if story.gammas else ()
+    plots = (
+        ("How much each noise level still counts", "1 minus the indicator", weight_bars(gamma)),
+        ("Chance of being re-framed", "mean over the photos of a step", _plot("chance", story.chances, story, top=1.0)),
+        ("Features moved (RS)", "before its weight", _plot("RS", story.kept_features, story)),
+        ("Attention moved (AA)", "before its weight", _plot("AA", story.kept_attention, story)),
+    )
+    return (
+        '<div class="details">'
+        + "".join(f"<section>{_title(*words)}{plot}</section>" for *words, plot in plots)
+        + "</div>"
+    )
+
+
+def _plot(name: str, points: Sequence[tuple[int, float]], story: Story, top: float | None = None) -> str:
+    return line_plot([Series(name, smoothed(points))], story.last_step, name, top)
 
 
 def _progress(story: Story, state: str) -> str:
@@ -195,14 +308,14 @@ def _progress(story: Story, state: str) -> str:
         numbers.append(("loss", f"{story.losses[-1][1]:.4f}", ""))
     seconds = story.seconds_per_step
     if seconds and state == "training":
-        numbers.append(
-            (
-                "",
-                f"{1 / seconds:.1f}" if seconds < 1 else f"{seconds:.1f} s",
-                "steps a second" if seconds < 1 else "a step",
-            )
-        )
+        is_fast = seconds < 1
+        pace = f"{1 / seconds:.1f}" if is_fast else f"{seconds:.1f} s"
+        numbers.append(("", pace, "steps a second" if is_fast else "a step"))
         numbers.append(("about", duration(seconds * (story.last_step - story.step)), "left"))
+    if story.memory:
+        numbers.append(("memory", size(story.memory), ""))
+    if story.saved_step:
+        numbers.append(("kept: last, step", f"{story.saved_step:,}", ""))
     return progress_line(fraction, numbers)
 
 

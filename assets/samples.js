@@ -1,0 +1,100 @@
+// The sample table: a row a prompt, first and last step beside a step of choice; any picture opens large, beside another step.
+// value: {prompts: [string], steps: [number], urls: {"step-index": url}}
+const root = element.querySelector(".samples-root");
+let chosen = null; // a step, or null while it follows the middle one
+let made = "";
+
+function node(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "class") made.className = value;
+    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function nameOf(step, steps) {
+  if (step === 0) return "before";
+  const words = `step ${step.toLocaleString("en")}`;
+  return step === steps[steps.length - 1] ? `${words}, now` : words;
+}
+
+function columnsOf(steps) {
+  if (steps.length < 4) return steps;
+  return [steps[0], chosen ?? steps[Math.round((steps.length - 1) / 2)], steps[steps.length - 1]];
+}
+
+function tile(value, step, index) {
+  const url = value.urls[`${step}-${index}`];
+  if (!url) return node("span", { class: "tile" });
+  const words = `${value.prompts[index]}, ${nameOf(step, value.steps)}`;
+  const open = () => enlarge(value, step, index);
+  return node("button", { class: "tile", type: "button", "aria-label": `${words}: enlarge`, onclick: open },
+    node("img", { src: url, alt: "", loading: "lazy" }));
+}
+
+function enlarge(value, step, index) {
+  const steps = value.steps.filter((one) => value.urls[`${one}-${index}`]);
+  const sides = [steps[0], step].map((shown, number) => {
+    const picture = node("img", { alt: "" });
+    const select = node("select", { "aria-label": number ? "right: step" : "left: step" },
+      ...steps.map((one) => node("option", { value: one }, nameOf(one, value.steps))));
+    const show = () => {
+      picture.src = value.urls[`${select.value}-${index}`];
+      picture.alt = `${value.prompts[index]}, ${nameOf(Number(select.value), value.steps)}`;
+    };
+    select.value = shown;
+    select.addEventListener("change", show);
+    show();
+    return node("figure", {}, picture, node("figcaption", {}, select));
+  });
+  const dialog = node("dialog", { class: "large", "aria-label": value.prompts[index] },
+    node("p", {}, value.prompts[index]), node("div", { class: "sides" }, ...sides),
+    node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"));
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  element.append(dialog);
+  dialog.showModal();
+}
+
+function render() {
+  const value = props.value;
+  if (!value || !value.prompts.length) {
+    root.replaceChildren(node("p", { class: "quiet" }, "Samples are switched off for this run."));
+    return;
+  }
+  const key = JSON.stringify([value, chosen]);
+  if (key === made) return;
+  made = key;
+  const steps = value.steps.length ? value.steps : [0];
+  if (!steps.includes(chosen)) chosen = null;
+  const columns = columnsOf(steps);
+  const heads = columns.map((step, place) =>
+    node("th", { scope: "col", class: place === 1 && columns.length === 3 && steps.length > 3 ? "chosen" : "" },
+      nameOf(step, steps)));
+  const rows = value.prompts.map((prompt, index) =>
+    node("tr", {}, node("th", { scope: "row" }, prompt), ...columns.map((step) => node("td", {}, tile(value, step, index)))));
+  const table = node("table", {}, node("thead", {}, node("tr", {}, node("td"), ...heads)), node("tbody", {}, ...rows));
+  table.style.setProperty("--columns", columns.length);
+  const scroller = node("div", { class: "samples", tabindex: 0, role: "group", "aria-label": "samples by prompt and step" }, table);
+  if (steps.length < 4) {
+    root.replaceChildren(scroller);
+    return;
+  }
+  const slider = root.querySelector("input[type=range]") ?? node("input", {
+    type: "range", min: 0, step: 1, "aria-label": "step shown in the middle",
+    oninput: (event) => { chosen = props.value.steps[Number(event.target.value)]; render(); },
+  });
+  slider.max = steps.length - 1;
+  slider.value = steps.indexOf(columns[1]);
+  slider.setAttribute("aria-valuetext", nameOf(columns[1], steps));
+  const line = root.querySelector(".choose") ?? node("label", { class: "choose" }, slider, node("b"));
+  line.querySelector("b").textContent = nameOf(columns[1], steps);
+  if (line.parentNode === root) root.firstChild.replaceWith(scroller);
+  else root.replaceChildren(scroller, line);
+}
+
+render();
+watch("value", render);
