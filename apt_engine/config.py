@@ -6,6 +6,7 @@ from apt_engine.errors import ConfigError
 from apt_engine.settings import REQUIRED, Checked, setting
 
 SUBJECT_SLOT = "{subject}"
+LONGEST_PROMPT = 1000
 SAMPLERS = ("DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a", "UniPC", "DDIM")
 
 
@@ -315,6 +316,10 @@ class SampleRequest(Checked):
         if not self.prompt.strip():
             raise ConfigError(
                 'The prompt is empty; say what to show, for example "a photo of a {subject} on the beach".'
+            )
+        if len(self.prompt) > LONGEST_PROMPT:
+            raise ConfigError(
+                f"The prompt has {len(self.prompt):,} characters; shorten it: a model reads about 75 words, and the rest is lost."
             )
         if SUBJECT_SLOT in self.prompt and not self.run:
             raise ConfigError(f"{SUBJECT_SLOT} needs a trained run; choose one, or write the thing's name instead.")

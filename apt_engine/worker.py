@@ -177,8 +177,8 @@ class Worker:
         assert process.stdout
         for line in process.stdout:
             answer = json.loads(line)
-            if answer["kind"] in ("done", "failed"):
-                self._status = WorkerStatus(message=answer.get("message", ""))
+            if answer["kind"] in ("done", "stopped", "failed"):
+                self._status = WorkerStatus(message=answer["message"] if answer["kind"] == "failed" else "")
             self._answers.put(answer)
         code = process.wait()
         if self._process is process and self._status.job != "idle":
@@ -221,6 +221,9 @@ def _follow(answers: "queue.SimpleQueue[dict[str, Any]]") -> Iterator[SampleProg
                 progress = replace(progress, preview=Path(answer["path"]))
             case "failed":
                 raise EngineError(answer["message"])
+            case "stopped":
+                yield replace(progress, message="Stopped", preview=None)
+                return
             case _:
                 yield replace(progress, message="Done", fraction=1.0, preview=None)
                 return

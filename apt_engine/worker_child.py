@@ -60,6 +60,8 @@ class Child:
             else:
                 self._sample(SampleRequest.from_dict(job["request"]), Path(job["folder"]))
             self._tell("done")
+        except Stopped as error:
+            self._tell("stopped", message=str(error))
         except Exception as error:
             self._fail(job, error)
 

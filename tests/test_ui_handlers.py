@@ -1,6 +1,7 @@
 """What the page's buttons do, without a browser: real run folders, and an engine that has not been woken."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.components import Component
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from apt_engine import shelf
-from apt_engine.config import TrainingConfig
+from apt_engine.config import SampleRequest, TrainingConfig
 from apt_engine.events import (
     CheckpointSaved,
     ExportReady,
@@ -259,17 +263,72 @@ def test_only_runs_with_a_lora_are_offered(context: AppContext) -> None:
     run.append(CheckpointSaved(step=4, path="checkpoints/000004"))
     assert [run_id for _, run_id in generate.runs_offered(context)] == [run.id, generate.BARE]
     assert generate.offer_runs(context, None, run.id).value == run.id
-    assert [value for _, value in generate.offer_checkpoints(context, run.id).choices] == ["last", "4"]
+    checkpoint, beside, chip = generate.follow_run(context, run.id)
+    assert [value for _, value in checkpoint.choices] == ["last", "4"]
+    assert [value for _, value in beside.choices] == [generate.BASE_TOO, "step 4"]
+    assert "zwx backpack" in chip
 
 
-def test_an_empty_prompt_is_a_sentence(context: AppContext) -> None:
+@pytest.fixture
+def generate_view(context: AppContext) -> generate.GenerateView:
     with gr.Blocks(analytics_enabled=False):
-        tab = generate.build(context)
-    values = {component: getattr(component, "value", None) for component in tab.settings.values()}
-    with pytest.raises(gr.Error, match="The prompt is empty"):
-        next(generate.generate(tab, context, {**values, tab.settings["prompt"]: "  "}))
-    with pytest.raises(gr.Error, match="needs a trained run"):
-        next(generate.generate(tab, context, {**values, tab.settings["run"]: generate.BARE}))
+        return generate.build(context)
+
+
+def form_of(view: generate.GenerateView, **changes: Any) -> dict[Component, Any]:
+    """The Generate tab's form as it stands at first, with some settings changed."""
+    inputs = {**view.settings, "lora": view.lora, "keep_seed": view.keep_seed, "compare": view.compare}
+    return {component: changes.get(name, getattr(component, "value", None)) for name, component in inputs.items()}
+
+
+def test_beside_a_run_stand_the_base_and_other_steps_at_the_same_seeds(
+    context: AppContext, generate_view: generate.GenerateView
+) -> None:
+    values = form_of(generate_view, run="r1", seed=7, compare=[generate.BASE_TOO, "step 50"])
+    found = generate.requests_of(generate_view, values)
+    assert [(name, request.checkpoint, request.strength) for name, request in found] == [
+        ("last", "last", 1.0),
+        (generate.BASE_TOO, "last", 0.0),
+        ("step 50", "50", 1.0),
+    ]
+    assert {request.seed for _, request in found} == {7}
+
+
+def test_a_lora_file_takes_the_place_of_a_run(context: AppContext, generate_view: generate.GenerateView) -> None:
+    values = form_of(generate_view, run="r1", lora="/up/bear.safetensors", prompt="a bear")
+    ((name, request),) = generate.requests_of(generate_view, values)
+    assert (name, request.run, request.lora) == ("", "", "/up/bear.safetensors")
+
+
+def test_the_settings_of_a_picture_come_back_into_the_form(
+    context: AppContext, generate_view: generate.GenerateView
+) -> None:
+    folder = context.store.data_dir / "generated" / "20260101-000000"
+    folder.mkdir(parents=True)
+    info = PngInfo()
+    request = SampleRequest(prompt="a {subject}", run="gone", seed=41, steps=7, sampler="Euler")
+    info.add_itxt("apt_studio", json.dumps(request.to_dict()))
+    Image.new("RGB", (8, 8)).save(folder / "01.png", pnginfo=info)
+    *values, keep_seed = generate.use_again(generate_view, context, 0)
+    again = dict(zip(generate_view.settings, values, strict=True))
+    assert (again["prompt"], again["seed"], again["steps"], again["sampler"]) == ("a {subject}", 41, 7, "Euler")
+    assert (again["run"], keep_seed) == (generate.BARE, True)
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        ({"prompt": "  "}, "The prompt is empty"),
+        ({"run": generate.BARE}, "needs a trained run"),
+        ({"prompt": "owl " * 500, "run": "r1"}, "The prompt has 2,000 characters; shorten it"),
+        ({"prompt": "an owl", "run": "r1"}, "There is no run r1"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_wakes_no_engine(
+    context: AppContext, generate_view: generate.GenerateView, wish: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(gr.Error, match=sentence):
+        next(generate.generate(generate_view, context, form_of(generate_view, **wish)))
     assert context.worker.process_id is None
 
 

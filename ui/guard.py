@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-SERVED = re.compile(r"generated/.+|uploads/.+|runs/[^/]+/(samples|exports|photos)/.+")
+SERVED = re.compile(r"generated/.+|uploads/.+|runs/[^/]+/(samples|exports|photos|views)/.+")
 FILE_ROUTE = re.compile(r".*?/file[=/](.+)", re.DOTALL)
 
 

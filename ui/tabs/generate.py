@@ -1,22 +1,39 @@
-"""The Generate tab: a prompt becomes pictures, with a run's LoRA or with the bare base model."""
+"""The Generate tab: a prompt becomes pictures, with a run's LoRA, with any LoRA file, or with the bare base model."""
 
+import html
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
-from apt_engine.config import SampleRequest
+from apt_engine import shelf
+from apt_engine.config import SUBJECT_SLOT, SampleRequest
 from apt_engine.errors import EngineError
 from apt_engine.runs import summarize
 from ui.context import AppContext, plain_errors
 from ui.form import build_input
-from ui.plots import progress_line
+from ui.plots import file_url, progress_line
 
 BARE = ""
+BASE_TOO = "the base model"
 FIRST_PROMPT = "a photo of a {subject} on the beach"
+PICTURES_REMEMBERED = 24
+HIGHEST_SEED = 2**31 - 1
+MORE: tuple[tuple[str, str, bool], ...] = (  # name, label, whether it is a slider
+    ("count", "Count", False),
+    ("steps", "Steps", False),
+    ("guidance_scale", "Guidance", False),
+    ("strength", "LoRA strength", True),
+    ("sampler", "Sampler", False),
+    ("negative_prompt", "Not in the picture", False),
+    ("width", "Width (px)", False),
+    ("height", "Height (px)", False),
+)
 
 
 @dataclass(frozen=True)
@@ -24,9 +41,15 @@ class GenerateView:
     """The tab's components; `settings` are inputs of SampleRequest by name."""
 
     settings: dict[str, Component]
+    chip: gr.HTML
+    lora: gr.File
+    keep_seed: gr.Checkbox
+    compare: gr.Dropdown
     generate: gr.Button
+    stop: gr.Button
     progress: gr.HTML
     pictures: gr.Gallery
+    history: gr.Gallery
 
 
 def build(context: AppContext) -> GenerateView:
@@ -34,12 +57,24 @@ def build(context: AppContext) -> GenerateView:
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
             prompt = build_input(SampleRequest, "prompt", value=FIRST_PROMPT, label="Prompt")
+            chip = gr.HTML(chip_of(context, BARE), elem_id="chip")
             with gr.Row(elem_classes="prompt-row"):
                 run = gr.Dropdown(
                     runs_offered(context), value=BARE, label="LoRA", interactive=True, scale=3, elem_id="run"
                 )
                 checkpoint = gr.Dropdown(["last"], value="last", label="Checkpoint", interactive=True, scale=2)
-                generate = gr.Button("Generate", variant="primary", scale=2, elem_id="generate")
+                compare = gr.Dropdown(
+                    [BASE_TOO],
+                    value=[],
+                    label="Beside it",
+                    multiselect=True,
+                    interactive=True,
+                    scale=3,
+                    elem_id="compare",
+                )
+            with gr.Row(elem_classes="actions"):
+                generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=180)
+                stop = gr.Button("Stop", visible=False, elem_id="stop-drawing", min_width=90)
             progress = gr.HTML(progress_line(0.0, []), elem_id="drawing")
             pictures = gr.Gallery(
                 label="Pictures",
@@ -47,39 +82,68 @@ def build(context: AppContext) -> GenerateView:
                 columns=2,
                 height="auto",
                 interactive=False,
-                buttons=["download"],
+                buttons=["download", "fullscreen"],
                 elem_id="pictures",
             )
         with gr.Column(scale=4, min_width=280, elem_classes="card"):
+            gr.HTML('<h2 class="title">Settings</h2><p>saved inside every PNG</p>')
+            with gr.Row(elem_classes="prompt-row"):
+                seed = build_input(SampleRequest, "seed", label="Seed")
+                keep_seed = gr.Checkbox(
+                    False, label="keep it", info="Otherwise each press draws a new one.", elem_id="keep-seed"
+                )
             more = {
                 name: build_input(SampleRequest, name, label=label, is_slider=is_slider)
-                for name, label, is_slider in (
-                    ("count", "Count", False),
-                    ("seed", "Seed", False),
-                    ("strength", "LoRA strength", True),
-                    ("steps", "Steps", False),
-                    ("guidance_scale", "Guidance", False),
-                    ("negative_prompt", "Not in the picture", False),
-                )
+                for name, label, is_slider in MORE
             }
-    return GenerateView({"prompt": prompt, "run": run, "checkpoint": checkpoint, **more}, generate, progress, pictures)
+            with gr.Accordion("Another LoRA file, or another base", open=False):
+                base = build_input(SampleRequest, "base", label="Base model")
+                lora = gr.File(
+                    label="LoRA file (kohya or diffusers)", file_types=[".safetensors"], height=90, elem_id="lora-file"
+                )
+            gr.HTML('<h2 class="title second">History</h2><p>click one to use its settings again</p>')
+            history = gr.Gallery(
+                remembered(context),
+                label="Pictures made before",
+                show_label=False,
+                columns=4,
+                height="auto",
+                interactive=False,
+                allow_preview=False,
+                buttons=[],
+                elem_id="history",
+            )
+    settings = {"prompt": prompt, "run": run, "checkpoint": checkpoint, "seed": seed, "base": base, **more}
+    return GenerateView(settings, chip, lora, keep_seed, compare, generate, stop, progress, pictures, history)
 
 
 def connect(view: GenerateView, context: AppContext) -> None:
     """Wire the tab."""
     run = view.settings["run"]
     assert isinstance(run, gr.Dropdown)
-    run.change(partial(offer_checkpoints, context), run, view.settings["checkpoint"], show_progress="hidden")
-    view.generate.click(
-        partial(generate, view, context),
-        set(view.settings.values()),
-        [view.progress, view.pictures],
+    run.change(
+        partial(follow_run, context),
+        run,
+        [view.settings["checkpoint"], view.compare, view.chip],
         show_progress="hidden",
     )
+    view.generate.click(
+        partial(generate, view, context),
+        {*view.settings.values(), view.lora, view.keep_seed, view.compare},
+        [view.progress, view.pictures, view.settings["seed"], view.generate, view.stop, view.history],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    view.stop.click(context.worker.stop, None, None, queue=False, api_visibility="private")
+
+    def reuse(event: gr.SelectData) -> list[Any]:  # Gradio finds no event data in a partial
+        return use_again(view, context, event.index)
+
+    view.history.select(reuse, None, [*view.settings.values(), view.keep_seed], show_progress="hidden")
 
 
 def runs_offered(context: AppContext) -> list[tuple[str, str]]:
-    """Runs that have a LoRA, newest first, and the bare pocket model."""
+    """Runs that have a LoRA, newest first, and the bare base model."""
     offered = []
     for run in context.store.list():
         try:
@@ -88,8 +152,9 @@ def runs_offered(context: AppContext) -> list[tuple[str, str]]:
             continue
         if run.checkpoints():
             began = f"{run.id[9:11]}:{run.id[11:13]}"
-            offered.append((f"{summary.subject}, {summary.step:,} steps, begun {began}", run.id))
-    return [*offered, ("no LoRA: the pocket model as it is", BARE)]
+            name = shelf.title_of(run) or summary.subject
+            offered.append((f"{name}, {summary.step:,} steps, begun {began}", run.id))
+    return [*offered, ("no run: the base model as it is", BARE)]
 
 
 def offer_runs(context: AppContext, chosen: str | None, preferred: str) -> Any:
@@ -100,19 +165,117 @@ def offer_runs(context: AppContext, chosen: str | None, preferred: str) -> Any:
     return gr.Dropdown(offered, value=value)
 
 
-def offer_checkpoints(context: AppContext, run_id: str) -> Any:
-    """The checkpoints of a run, newest first."""
-    steps = [str(item.step) for item in reversed(context.store.open(run_id).checkpoints())] if run_id else []
-    return gr.Dropdown(["last", *steps], value="last")
+def follow_run(context: AppContext, run_id: str) -> list[Any]:
+    """The checkpoints of a run, newest first, what can be drawn beside it, and its name in prompts."""
+    try:
+        steps = [str(item.step) for item in reversed(context.store.open(run_id).checkpoints())] if run_id else []
+    except EngineError:
+        steps = []
+    others = [BASE_TOO, *(f"step {step}" for step in steps)] if run_id else [BASE_TOO]
+    return [
+        gr.Dropdown(["last", *steps], value="last"),
+        gr.Dropdown(others, value=[], multiselect=True),
+        chip_of(context, run_id),
+    ]
+
+
+def chip_of(context: AppContext, run_id: str) -> str:
+    """What {subject} means in a prompt."""
+    if not run_id:
+        return '<p class="quiet">No run is chosen, so write the thing\'s own name in place of {subject}.</p>'
+    try:
+        phrase = context.store.open(run_id).config.phrase
+    except EngineError as error:
+        return f'<p class="note">{html.escape(str(error))}</p>'
+    return f'<p class="quiet">{SUBJECT_SLOT} is <span class="chip">{html.escape(phrase)}</span></p>'
+
+
+def requests_of(view: GenerateView, values: dict[Component, Any]) -> list[tuple[str, SampleRequest]]:
+    """What to draw, with a caption each: the model asked for, then what shall stand beside it, at the same seeds.
+
+    Raises:
+        ConfigError: a setting is empty or not allowed.
+    """
+    settings = {name: values[component] for name, component in view.settings.items()}
+    given = {name: value for name, value in settings.items() if value is not None}
+    file = values[view.lora]
+    if file:
+        given |= {"run": BARE, "lora": str(file)}
+    else:
+        given["run"] = settings["run"] or BARE
+    first = SampleRequest.from_dict(given)
+    name = (
+        Path(file).stem if file else ("" if not first.run else f"step {first.checkpoint}".replace("step last", "last"))
+    )
+    found = [(name if values[view.compare] else "", first)]
+    for other in values[view.compare] or ():
+        if other == BASE_TOO:
+            # Strength 0 is the base model itself, and {subject} still has its meaning.
+            found.append((other, first.replace(strength=0.0)))
+        elif first.run:
+            found.append((other, first.replace(checkpoint=other.removeprefix("step "))))
+    return found
 
 
 def generate(view: GenerateView, context: AppContext, values: dict[Component, Any]) -> Iterator[list[Any]]:
     """Draw, showing how far it is; what cannot be drawn is one sentence."""
-    settings = {name: values[component] for name, component in view.settings.items()}
-    given = {name: value for name, value in settings.items() if value is not None}
+    if not values[view.keep_seed]:
+        values = {**values, view.settings["seed"]: random.randrange(HIGHEST_SEED)}
     with plain_errors():
-        request = SampleRequest.from_dict({**given, "run": settings["run"] or BARE})
-        for progress in context.worker.sample(request):
-            done = f"{len(progress.images)} of {request.count}"
-            bar = progress_line(progress.fraction, [(progress.message, done, "")])
-            yield [bar, [str(path) for path in progress.images] or gr.skip()]
+        wanted = requests_of(view, values)
+        context.worker.refuse_if_busy()
+        if wanted[0][1].run:
+            context.store.open(wanted[0][1].run)
+    busy = [values[view.settings["seed"]], gr.Button(interactive=False), gr.Button(visible=True), gr.skip()]
+    free = [gr.skip(), gr.Button(interactive=True), gr.Button(visible=False), remembered(context)]
+    try:
+        for bar, pictures in _draw(context, wanted):
+            yield [bar, pictures or gr.skip(), *busy]
+    except gr.Error:
+        yield [progress_line(0.0, []), gr.skip(), *free]
+        raise
+    yield [gr.skip(), gr.skip(), *free[:-1], remembered(context)]
+
+
+def _draw(context: AppContext, wanted: list[tuple[str, SampleRequest]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """The progress bar and all pictures so far, request after request, until one is stopped."""
+    shown: list[tuple[str, str]] = []
+    total = sum(request.count for _, request in wanted)
+    for place, (caption, request) in enumerate(wanted):
+        done: list[tuple[str, str]] = []
+        with plain_errors():
+            for progress in context.worker.sample(request):
+                done = [
+                    (str(path), _caption(caption, request.seed + number)) for number, path in enumerate(progress.images)
+                ]
+                fraction = None if progress.fraction is None else (place + progress.fraction) / len(wanted)
+                bar = progress_line(fraction, [(progress.message, f"{len(shown) + len(done)} of {total}", "")])
+                yield bar + _preview(progress.preview), shown + done
+        shown += done
+        if len(done) < request.count:
+            return  # stopped
+
+
+def remembered(context: AppContext) -> list[str]:
+    """The newest pictures made, over restarts of the app."""
+    return [str(path) for path in shelf.recent_pictures(context.store, PICTURES_REMEMBERED)]
+
+
+def use_again(view: GenerateView, context: AppContext, index: int) -> list[Any]:
+    """The settings inside a picture of the history, into the form; its seed is kept."""
+    with plain_errors():
+        request = shelf.settings_inside(Path(remembered(context)[index]))
+    values = request.to_dict()
+    known = [run_id for _, run_id in runs_offered(context)]
+    if values["run"] not in known:
+        gr.Warning("The run behind this picture is gone; its other settings are taken over.")
+        values["run"] = BARE
+    return [*(values[name] for name in view.settings), True]
+
+
+def _caption(name: str, seed: int) -> str:
+    return f"{name}, seed {seed}" if name else f"seed {seed}"
+
+
+def _preview(path: Path | None) -> str:
+    return f'<img class="preview" src="{file_url(path)}" alt="the next picture, half done">' if path else ""
