@@ -25,6 +25,7 @@ from apt_engine.events import (
     StageChanged,
     StepFinished,
 )
+from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs import Run
 from apt_engine.worker import WorkerStatus
 from ui.context import AppContext, load_examples, open_context, plain_errors
@@ -247,13 +248,61 @@ def test_a_run_that_is_gone_or_damaged_is_a_sentence(context: AppContext) -> Non
     run = new_run(context)
     (run.path / "config.json").write_text("{")
     assert "cannot be read" in watch.open_run(context, run.id)[1]
-    assert "cannot be read" in runs.rows(context)[0][1]
+    assert "cannot be read" in runs.rows(context)["runs"][0]["state"]
     assert generate.runs_offered(context)[:-1] == []
 
 
 def test_all_runs_are_listed_with_what_became_of_them(context: AppContext) -> None:
+    begun(new_run(context), steps=4)
+    (row,) = runs.rows(context)["runs"]
+    assert (row["title"], row["state"], row["base"]) == ("backpack", "interrupted, step 4 of 10", "pocket")
+    assert (row["step"], row["working"], row["drawable"]) == ("nothing yet", False, False)
+    assert row["picture"].endswith("photos/01.png")
+
+
+def test_a_run_is_renamed_put_into_the_bin_and_taken_out(context: AppContext) -> None:
     run = begun(new_run(context), steps=4)
-    assert runs.rows(context) == [["backpack", "interrupted", "4 of 10", "pocket", run.id]]
+    assert runs.rename(context, run.id, "my bag")[0]["runs"][0]["title"] == "my bag"
+    context.worker._status = WorkerStatus("training", run.id)
+    with pytest.raises(gr.Error, match="This run is training; stop it first"):
+        runs.discard(context, run.id)
+    context.worker._status = WorkerStatus()
+    table = runs.discard(context, run.id)[0]
+    assert (table["runs"], [old["title"] for old in table["bin"]]) == ([], ["my bag"])
+    assert [row["id"] for row in runs.restore(context, run.id)[0]["runs"]] == [run.id]
+    with pytest.raises(gr.Error, match="not in the bin any more"):
+        runs.restore(context, run.id)
+
+
+def test_a_file_is_offered_or_a_sentence_says_why_not(context: AppContext) -> None:
+    run = begun(new_run(context), steps=4)
+    assert "has no kohya file yet" in runs.offer_file(context, run.id, "kohya")["error"]
+    assert "cannot be exported as ../x" in runs.offer_file(context, run.id, "../x")["error"]
+    assert "There is no run nothing" in runs.offer_file(context, "nothing", "zip")["error"]
+    offered = runs.offer_file(context, run.id, "zip")
+    assert offered["name"] == f"{run.id}.zip"
+    assert (context.uploads_dir / "packed" / offered["name"]).is_file()
+
+
+def test_two_runs_are_compared_by_settings_and_samples(context: AppContext) -> None:
+    first, second = begun(new_run(context), steps=4), begun(new_run(context, rank=4), steps=4)
+    first.append(SampleReady(step=5, index=0, prompt="a photo of a zwx backpack", seed=0, path="samples/a.png"))
+    side_by_side = runs.compare(context, [first.id, second.id])
+    assert "<code>rank</code></th><td>16</td><td>4</td>" in side_by_side
+    assert "<code>steps</code>" not in side_by_side
+    assert side_by_side.count("samples/a.png") == 1
+
+
+def test_a_run_is_trained_again_with_its_photos_and_settings(
+    context: AppContext, view: train.TrainView, photo_dir: Path
+) -> None:
+    config = TrainingConfig(subject="car", rank=7, sample_prompts=("a {subject}", "a cat"))
+    photos = read_photos(photos_in(photo_dir))
+    run = context.store.create(config, lambda folder: photos.save(folder, 64))
+    values = dict(zip(train.form_outputs(view), train.fill_in(view, run), strict=True))
+    assert len(values[view.photos]) == 4
+    assert values[view.settings["rank"]] == 7
+    assert values[view.settings["sample_prompts"]] == "a {subject}\na cat"
 
 
 def test_only_runs_with_a_lora_are_offered(context: AppContext) -> None:
@@ -309,7 +358,8 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
     request = SampleRequest(prompt="a {subject}", run="gone", seed=41, steps=7, sampler="Euler")
     info.add_itxt("apt_studio", json.dumps(request.to_dict()))
     Image.new("RGB", (8, 8)).save(folder / "01.png", pnginfo=info)
-    *values, keep_seed = generate.use_again(generate_view, context, 0)
+    with pytest.warns(UserWarning, match="run behind this picture is gone"):  # on the page, a message
+        *values, keep_seed = generate.use_again(generate_view, context, 0)
     again = dict(zip(generate_view.settings, values, strict=True))
     assert (again["prompt"], again["seed"], again["steps"], again["sampler"]) == ("a {subject}", 41, 7, "Euler")
     assert (again["run"], keep_seed) == (generate.BARE, True)

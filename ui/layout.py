@@ -26,7 +26,7 @@ def build_app(context: AppContext) -> gr.Blocks:
             with gr.Tab("Generate", id="generate") as generate_tab:
                 generate_view = generate.build(context)
             with gr.Tab("Runs", id="runs") as runs_tab:
-                runs_view = runs.build()
+                runs_view = runs.build(context)
         timer = gr.Timer(SECONDS_BETWEEN_LOOKS)
         typed = gr.BrowserState(
             {"subject": "", "prompt": generate.FIRST_PROMPT}, storage_key="apt-studio-typed", secret="local"
@@ -37,7 +37,15 @@ def build_app(context: AppContext) -> gr.Blocks:
         train.connect(train_view, context, opened, shown_run)
         watch.connect(watch_view, context, timer)
         generate.connect(generate_view, context)
-        runs.connect(runs_view, opened, shown_run)
+        runs.connect(
+            runs_view,
+            context,
+            {
+                "select": (opened, shown_run),
+                "play": (partial(generate_with, context), [tabs, generate_view.settings["run"]]),
+                "copy": (partial(train_again, context, train_view), [tabs, *train.form_outputs(train_view)]),
+            },
+        )
 
         fields = [train_view.settings["subject"], generate_view.settings["prompt"]]
         page.load(partial(watch.attach, context), None, watch_view.outputs, show_progress="hidden")
@@ -57,6 +65,16 @@ def build_app(context: AppContext) -> gr.Blocks:
 def open_run(context: AppContext, run_id: str) -> list[Any]:
     """Show a run on the Watch tab and go there."""
     return [gr.Tabs(selected="watch"), *watch.open_run(context, run_id)]
+
+
+def generate_with(context: AppContext, run_id: str) -> list[Any]:
+    """Go to the Generate tab with a run chosen."""
+    return [gr.Tabs(selected="generate"), generate.offer_runs(context, run_id, run_id)]
+
+
+def train_again(context: AppContext, view: train.TrainView, run_id: str) -> list[Any]:
+    """Go to the Train tab with a run's photos and settings in the form."""
+    return [gr.Tabs(selected="train"), *train.fill_in(view, context.store.open(run_id))]
 
 
 def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) -> Any:

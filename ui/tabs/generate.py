@@ -25,9 +25,9 @@ FIRST_PROMPT = "a photo of a {subject} on the beach"
 PICTURES_REMEMBERED = 24
 HIGHEST_SEED = 2**31 - 1
 MORE: tuple[tuple[str, str, bool], ...] = (  # name, label, whether it is a slider
-    ("count", "Count", False),
-    ("steps", "Steps", False),
-    ("guidance_scale", "Guidance", False),
+    ("count", "Count", True),
+    ("steps", "Steps", True),
+    ("guidance_scale", "Guidance", True),
     ("strength", "LoRA strength", True),
     ("sampler", "Sampler", False),
     ("negative_prompt", "Not in the picture", False),

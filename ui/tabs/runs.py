@@ -1,51 +1,244 @@
-"""The Runs tab: all runs, newest first; a click opens one."""
+"""The Runs tab: all runs, newest first, and what can be done to each."""
 
-from collections.abc import Callable
+import html
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from apt_engine.errors import EngineError
-from apt_engine.runs import summarize
-from ui.context import AppContext
+from apt_engine import shelf
+from apt_engine.errors import EngineError, RunError
+from apt_engine.events import ExportReady, SampleReady
+from apt_engine.runs import Run, summarize
+from ui.context import AppContext, plain_errors
+from ui.plots import Series, file_url, line_plot, smoothed
+from ui.scripted import scripted
+from ui.story import Story
 
-COLUMNS = ["Subject", "State", "Step", "Base", "Run"]
+EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos")
 
 
 @dataclass(frozen=True)
 class RunsView:
     """The tab's components."""
 
-    table: gr.Dataframe
+    table: gr.HTML
+    comparison: gr.HTML
 
 
-def build() -> RunsView:
+def build(context: AppContext) -> RunsView:
     """Make the components."""
-    gr.HTML('<h2 class="title">All runs</h2><p>Click one to look at it.</p>')
-    table = gr.Dataframe(headers=COLUMNS, interactive=False, wrap=True, elem_classes="runs", elem_id="runs", buttons=[])
-    return RunsView(table)
+    with gr.Column(elem_classes="card"):
+        about = html.escape(str(context.store.runs_dir))
+        gr.HTML(f'<h2 class="title">Runs</h2><p>everything is in one folder: <code>{about}</code></p>')
+
+        def export_url(run_id: str, kind: str) -> dict[str, str]:  # the page knows it by this name
+            return offer_file(context, run_id, kind)
+
+        table = scripted("runs", {"runs": [], "bin": []}, elem_id="runs", server_functions=[export_url])
+    comparison = gr.HTML("", elem_id="comparison")
+    return RunsView(table, comparison)
 
 
-def connect(view: RunsView, opened: Callable[[str], list[Any]], outputs: list[Any]) -> None:
-    """Wire the tab: `opened` shows the run of an id elsewhere, in `outputs`."""
+def connect(
+    view: RunsView,
+    context: AppContext,
+    actions: dict[str, tuple[Callable[[str], list[Any]], Sequence[Any]]],
+) -> None:
+    """Wire the tab.
 
-    def select(event: gr.SelectData) -> list[Any]:  # Gradio finds no event data in a partial
-        return opened(event.row_value[-1])
+    Args:
+        view: its components.
+        context: the engine and its runs.
+        actions: what happens elsewhere: for an event of the table (select, play, copy) a function of the run's id, and
+            the components it returns values for.
+    """
 
-    view.table.select(select, None, outputs, show_progress="hidden")
+    def go(function: Callable[[str], list[Any]]) -> Callable[[gr.EventData], list[Any]]:
+        def handler(event: gr.EventData) -> list[Any]:  # Gradio finds no event data in a partial
+            with plain_errors():
+                return function(str(event.id))
+
+        return handler
+
+    for name, (function, outputs) in actions.items():
+        getattr(view.table, name)(go(function), None, list(outputs), show_progress="hidden", api_visibility="private")
+    changes: dict[str, Callable[[gr.EventData], list[Any]]] = {
+        "edit": lambda event: rename(context, str(event.id), str(event.title)),
+        "delete": lambda event: discard(context, str(event.id)),
+        "undo": lambda event: restore(context, str(event.id)),
+        "clear": lambda event: empty_bin(context),
+        "apply": lambda event: [gr.skip(), compare(context, [str(run_id) for run_id in event.ids])],
+    }
+    for name, change in changes.items():
+
+        def handler(event: gr.EventData, change: Any = change) -> list[Any]:
+            return change(event)
+
+        getattr(view.table, name)(
+            handler, None, [view.table, view.comparison], show_progress="hidden", api_visibility="private"
+        )
 
 
-def rows(context: AppContext) -> list[list[str]]:
-    """One line a run. A run without an end that nobody works on was interrupted."""
-    lines = []
-    for run in context.store.list():
-        try:
-            summary = summarize(run)
-        except EngineError as error:
-            lines.append(["?", str(error), "", "", run.id])
-            continue
-        is_at_work = context.worker.status.run_id == run.id
-        state = "interrupted" if summary.state == "training" and not is_at_work else summary.state
-        lines.append([summary.subject, state, f"{summary.step:,} of {summary.last_step:,}", summary.base, run.id])
-    return lines
+def rows(context: AppContext) -> dict[str, Any]:
+    """All runs as the table shows them, and those in the bin."""
+    return {
+        "runs": [_row(context, run) for run in context.store.list()],
+        "bin": [{"id": run.id, "title": _name(run)} for run in shelf.discarded(context.store)],
+    }
+
+
+def rename(context: AppContext, run_id: str, title: str) -> list[Any]:
+    """Give a run a name."""
+    with plain_errors():
+        shelf.rename(context.store.open(run_id), title)
+    return [rows(context), gr.skip()]
+
+
+def discard(context: AppContext, run_id: str) -> list[Any]:
+    """Move a run to the bin, unless the engine is at work on it."""
+    with plain_errors():
+        if context.worker.status.run_id == run_id:
+            raise RunError("This run is training; stop it first.")
+        shelf.discard(context.store, context.store.open(run_id))
+    return [rows(context), ""]
+
+
+def restore(context: AppContext, run_id: str) -> list[Any]:
+    """Take a run out of the bin."""
+    with plain_errors():
+        shelf.restore(context.store, run_id)
+    return [rows(context), gr.skip()]
+
+
+def empty_bin(context: AppContext) -> list[Any]:
+    """Delete what is in the bin."""
+    with plain_errors():
+        count = shelf.empty_bin(context.store)
+    gr.Info(f"{count} run{'' if count == 1 else 's'} deleted.")
+    return [rows(context), gr.skip()]
+
+
+def offer_file(context: AppContext, run_id: str, kind: str) -> dict[str, str]:
+    """Where the page finds a file of a run, made now if it must be; or a sentence why it cannot be had."""
+    try:
+        if kind not in EXPORTS:
+            raise RunError(f"A run cannot be exported as {kind}; choose one of {', '.join(EXPORTS)}.")
+        run = context.store.open(run_id)
+        if kind.startswith("zip"):
+            path = context.uploads_dir / "packed" / f"{run.id}.zip"
+            shelf.pack(run, path, with_photos=kind == "zip-with-photos")
+        else:
+            path = _exported(run).get(kind) or Path()
+            if not path.is_file():
+                raise RunError(f"Run {run.id} has no {kind} file yet; let it finish, or stop it.")
+    except EngineError as error:
+        return {"error": str(error)}
+    return {"url": f"{file_url(path)}?t={time.time_ns()}", "name": path.name}
+
+
+def compare(context: AppContext, run_ids: Sequence[str]) -> str:
+    """Two runs side by side: what was set differently, their samples, loss and drift."""
+    with plain_errors():
+        found = [context.store.open(run_id) for run_id in run_ids[:2]]
+        stories = [_story(run) for run in found]
+        differences = _differences(found)
+    names = [html.escape(_name(run)) for run in found]
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    samples = "".join(
+        f'<tr><th scope="row">{html.escape(prompt)}</th>'
+        + "".join(f"<td>{_sample(run, story, prompt)}</td>" for run, story in zip(found, stories, strict=True))
+        + "</tr>"
+        for prompt in dict.fromkeys(prompt for story in stories for prompt in story.prompts)
+    )
+    last = max(story.last_step for story in stories)
+    styles = ("accent", "dashed")
+    plots = "".join(
+        f"<section><h2 class='title'>{title}</h2>"
+        + line_plot([Series(*line) for line in zip(names, points, styles, strict=True)], last, title)
+        + "</section>"
+        for title, points in (
+            ("Loss", [smoothed(story.losses) for story in stories]),
+            ("Keeps the rest: prior drift", [story.drifts for story in stories]),
+        )
+    )
+    return (
+        f'<div class="card"><h2 class="title">Side by side</h2>'
+        f'<table class="differences"><thead><tr><td></td>{heads}</tr></thead><tbody>{differences}</tbody></table>'
+        f'<div class="samples"><table><thead><tr><td></td>{heads}</tr></thead><tbody>{samples}</tbody></table></div>'
+        f'<div class="details">{plots}</div></div>'
+    )
+
+
+def _row(context: AppContext, run: Run) -> dict[str, Any]:
+    """One line. A run without an end that nobody works on was interrupted."""
+    row: dict[str, Any] = {"id": run.id, "title": run.id, "begun": _begun(run), "base": "", "step": "", "picture": ""}
+    try:
+        summary = summarize(run)
+    except EngineError as error:
+        return {**row, "state": str(error), "files": [], "working": False, "drawable": False}
+    is_working = context.worker.status.run_id == run.id
+    state = "interrupted" if summary.state == "training" and not is_working else summary.state
+    checkpoints = run.checkpoints()
+    words = f"{state}, step {summary.step:,} of {summary.last_step:,}"
+    photo = next(iter(run.photo_paths), None)
+    return {
+        **row,
+        "title": _name(run),
+        "base": Path(summary.base).name,
+        "state": words if summary.state != "failed" else f"{words}: {summary.message}",
+        "step": f"last, {checkpoints[-1].step:,}" if checkpoints else "nothing yet",
+        "picture": file_url(photo) if photo else "",
+        "files": list(_exported(run)),
+        "working": is_working,
+        "drawable": bool(checkpoints),
+    }
+
+
+def _name(run: Run) -> str:
+    try:
+        return shelf.title_of(run) or run.config.subject
+    except EngineError:
+        return run.id
+
+
+def _begun(run: Run) -> str:
+    """When it was begun, as its folder says."""
+    try:
+        return time.strftime("%d %b, %H:%M", time.strptime(run.id[:15], "%Y%m%d-%H%M%S"))
+    except ValueError:
+        return ""
+
+
+def _exported(run: Run) -> dict[str, Path]:
+    return {event.layout: run.path / event.path for event in run.events()[0] if isinstance(event, ExportReady)}
+
+
+def _story(run: Run) -> Story:
+    story = Story.of(run.id, run.config, len(run.photo_paths))
+    story.tell(run.events()[0])
+    return story
+
+
+def _differences(found: Sequence[Run]) -> str:
+    """The settings in which two runs differ."""
+    first, second = (run.config.to_dict() for run in found)
+    return "".join(
+        f'<tr><th scope="row"><code>{name}</code></th><td>{html.escape(str(value))}</td>'
+        f"<td>{html.escape(str(second[name]))}</td></tr>"
+        for name, value in first.items()
+        if value != second[name]
+    )
+
+
+def _sample(run: Run, story: Story, prompt: str) -> str:
+    """The newest sample of a prompt."""
+    found = [event for event in run.events()[0] if isinstance(event, SampleReady) and event.prompt == prompt]
+    if not found:
+        return '<span class="tile"></span>'
+    newest = max(found, key=lambda event: event.step)
+    words = f"{prompt}, step {newest.step} of {story.last_step}"
+    return f'<span class="tile"><img src="{file_url(run.path / newest.path)}" alt="{html.escape(words)}"></span>'

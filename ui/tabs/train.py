@@ -15,8 +15,9 @@ from apt_engine.config import TrainingConfig
 from apt_engine.errors import BusyError, ConfigError
 from apt_engine.photos import PhotoSet, read_photos
 from apt_engine.presets import build_config
+from apt_engine.runs import Run
 from ui.context import AppContext, Example, plain_errors
-from ui.form import build_input, build_settings, changed_by
+from ui.form import build_input, build_settings, changed_by, to_component
 
 ORDER = ("off", "quick", "gentle", "light", "standard", "strong", "dreambooth")
 CHOICES = {
@@ -159,6 +160,30 @@ def show_photos(view: TrainView, values: dict[Component, Any]) -> list[Any]:
 def take_example(example: Example) -> list[Any]:
     """An example's photos and class word in place of what was there."""
     return [[str(path) for path in example.photo_paths], example.subject]
+
+
+def form_outputs(view: TrainView) -> list[Component]:
+    """The components that `fill_in` returns values for."""
+    return [view.photos, view.thumbnails, view.notes, view.summary, *view.settings.values()]
+
+
+def fill_in(view: TrainView, run: Run) -> list[Any]:
+    """The photos and settings of an earlier run, to train like it again.
+
+    Raises:
+        RunError: its settings cannot be read.
+    """
+    config = run.config
+    photos = read_photos(run.photo_paths)
+    pictures = [(photo.image, photo.name) for photo in photos.photos]
+    values = config.to_dict()
+    return [
+        [str(path) for path in run.photo_paths],
+        pictures,
+        "",
+        describe(config, photos),
+        *(to_component(values[name]) for name in view.settings),
+    ]
 
 
 def choose(view: TrainView, context: AppContext, values: dict[Component, Any]) -> dict[Component, Any]:

@@ -85,8 +85,10 @@ def build() -> WatchView:
         kohya = gr.DownloadButton("LoRA for ComfyUI, Forge, A1111", visible=False, size="sm", elem_id="kohya")
         diffusers = gr.DownloadButton("LoRA for diffusers", visible=False, size="sm", elem_id="diffusers")
         with gr.Row(visible=False, elem_classes="more", scale=0) as more:
-            more_steps = gr.Number(100, label="More steps", minimum=1, maximum=10_000, precision=0, min_width=90)
-            go_on = gr.Button("Go on", size="sm", elem_id="go-on", min_width=90)
+            more_steps = gr.Number(
+                100, label="more steps", minimum=1, maximum=10_000, precision=0, min_width=90, container=False, scale=0
+            )
+            go_on = gr.Button("Go on for so many more steps", size="sm", elem_id="go-on", scale=0, min_width=90)
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320):
             indicator = _card("indicator", _indicator(Story.empty()))

@@ -1,0 +1,103 @@
+// All runs, newest first, with what can be done to each; below them the bin.
+// value: {runs: [{id, title, subject, base, state, step, picture, files: [kind], working}], bin: [{id, title}]}
+const root = element.querySelector(".runs-root");
+const chosen = new Set();
+
+function node(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+function link(words, action, attributes = {}) {
+  return node("button", { type: "button", class: "link", onclick: action, ...attributes }, words);
+}
+
+async function download(run, kind) {
+  const answer = await server.export_url(run.id, kind);
+  if (answer.error) {
+    alert(answer.error);
+    return;
+  }
+  const anchor = node("a", { href: answer.url, download: answer.name });
+  root.append(anchor);
+  anchor.click();
+  anchor.remove();
+}
+
+function rename(run) {
+  const title = prompt("Name of this run", run.title);
+  if (title !== null) trigger("edit", { id: run.id, title });
+}
+
+function menu(words, entries) {
+  const list = node("details", { class: "menu" }, node("summary", {}, words), node("div", {}, ...entries));
+  list.addEventListener("click", (event) => {
+    if (event.target.closest("button")) list.open = false;
+  });
+  list.addEventListener("focusout", (event) => {
+    if (!list.contains(event.relatedTarget)) list.open = false;
+  });
+  return list;
+}
+
+function row(run) {
+  const why = run.working ? "it is training" : null;
+  const box = node("input", {
+    type: "checkbox", "aria-label": `compare ${run.title}`, checked: chosen.has(run.id),
+    onchange: (event) => { chosen[event.target.checked ? "add" : "delete"](run.id); render(); },
+  });
+  const files = [["kohya", "for ComfyUI, Forge, A1111"], ["diffusers", "for diffusers"]]
+    .filter(([kind]) => run.files.includes(kind))
+    .map(([kind, words]) => link(words, () => download(run, kind)));
+  const exported = menu("Export", [...files, link("zip, without photos", () => download(run, "zip")),
+    link("zip, with photos", () => download(run, "zip-with-photos"))]);
+  const more = menu("More", [
+    link("Rename", () => rename(run)),
+    link("Train like this again", () => trigger("copy", { id: run.id })),
+    link("Put into the bin", () => confirm(`Put "${run.title}" into the bin? It can be taken out again.`) && trigger("delete", { id: run.id }),
+      { disabled: run.working, title: why ?? "" }),
+  ]);
+  const picture = run.picture ? node("img", { src: run.picture, alt: "", loading: "lazy" }) : node("span", { class: "tile" });
+  return node("tr", { "data-run": run.id },
+    node("td", {}, box),
+    node("td", {}, node("button", { type: "button", class: "picture", "aria-label": `open ${run.title}`, onclick: () => trigger("select", { id: run.id }) }, picture)),
+    node("th", { scope: "row" }, link(run.title, () => trigger("select", { id: run.id })), node("small", {}, run.begun)),
+    node("td", { "data-label": "model" }, run.base),
+    node("td", { "data-label": "state" }, run.state),
+    node("td", { "data-label": "kept" }, run.step),
+    node("td", { class: "acts" },
+      link("Generate", () => trigger("play", { id: run.id }), { disabled: !run.files.length && !run.drawable, title: run.drawable ? "" : "no checkpoint yet" }),
+      exported, more));
+}
+
+function binOf(runs) {
+  if (!runs.length) return null;
+  const rows = runs.map((run) => node("li", {}, run.title, " ", link("take out", () => trigger("undo", { id: run.id }))));
+  const empty = link("empty the bin for good", () => confirm(`Delete ${runs.length} run(s) for good?`) && trigger("clear", {}));
+  return node("details", { class: "bin" }, node("summary", {}, `Bin (${runs.length})`), node("ul", {}, ...rows), empty);
+}
+
+function render() {
+  const { runs, bin } = props.value ?? { runs: [], bin: [] };
+  for (const id of [...chosen]) if (!runs.some((run) => run.id === id)) chosen.delete(id);
+  if (!runs.length) {
+    root.replaceChildren(node("p", { class: "quiet" }, "No runs yet. The Train tab has examples to begin with."), ...[binOf(bin)].filter(Boolean));
+    return;
+  }
+  const two = chosen.size === 2;
+  const compare = node("button", {
+    type: "button", class: "compare", disabled: !two, title: two ? "" : "tick two runs",
+    onclick: () => trigger("apply", { ids: [...chosen] }),
+  }, two ? "Compare the two" : "Compare: tick two runs");
+  const heads = ["", "", "subject", "model", "state", "kept", ""].map((words) => node("th", { scope: "col" }, words));
+  const table = node("table", { class: "runs" }, node("thead", {}, node("tr", {}, ...heads)), node("tbody", {}, ...runs.map(row)));
+  root.replaceChildren(node("div", { class: "above" }, compare), table, ...[binOf(bin)].filter(Boolean));
+}
+
+render();
+watch("value", render);
