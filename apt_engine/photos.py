@@ -41,11 +41,21 @@ except ImportError:
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo, upright RGB of at most 2048 px a side; `warnings` are sentences about it."""
+    """One photo, upright RGB of at most 2048 px a side; `warnings` are sentences about it.
+
+    `box` (left, top, right, bottom) is the square a person chose, None where it is to be found; `source` its file.
+    """
 
     name: str
     image: Image.Image
     warnings: tuple[str, ...] = ()
+    box: tuple[int, int, int, int] | None = None
+    source: str = ""
+
+    @property
+    def square(self) -> tuple[int, int, int, int]:
+        """The square that is learnt: the chosen one, else the one around the subject."""
+        return self.box or square_box(self.image)
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class PhotoSet:
     def save(self, folder: Path, resolution: int) -> None:
         """Write 01.png, 02.png ... into `folder`: RGB squares of `resolution` px around the subject."""
         for number, photo in enumerate(self.photos, 1):
-            square = photo.image.crop(square_box(photo.image))
+            square = photo.image.crop(photo.square)
             square.resize((resolution, resolution), Image.Resampling.LANCZOS).save(folder / f"{number:02d}.png")
 
 
@@ -273,15 +283,21 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return converted or image
 
 
-def _twins(photos: Sequence[Photo]) -> list[str]:
-    """A sentence for each photo that looks nearly like an earlier one."""
+def twins_of(photos: Sequence[Photo]) -> dict[str, str]:
+    """For each photo that looks nearly like an earlier one: its name, and the earlier one's."""
     thumbnails = [_thumbnail(photo.image) for photo in photos]
-    found = []
+    found = {}
     for later, thumbnail in enumerate(thumbnails):
         earlier = next((index for index in range(later) if (thumbnail * thumbnails[index]).sum() > TWIN_LIMIT), None)
         if earlier is not None:
-            found.append(f"Photo {photos[later].name} is nearly the same as {photos[earlier].name}; leave one out.")
+            found[photos[later].name] = photos[earlier].name
     return found
+
+
+def _twins(photos: Sequence[Photo]) -> list[str]:
+    return [
+        f"Photo {later} is nearly the same as {earlier}; leave one out." for later, earlier in twins_of(photos).items()
+    ]
 
 
 def _thumbnail(image: Image.Image) -> numpy.ndarray:

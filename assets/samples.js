@@ -37,7 +37,7 @@ function tile(value, step, index) {
 
 function enlarge(value, step, index) {
   const steps = value.steps.filter((one) => value.urls[`${one}-${index}`]);
-  const sides = [steps[0], step].map((shown, number) => {
+  const sides = [steps[0], step === steps[0] ? steps[steps.length - 1] : step].map((shown, number) => {
     const picture = node("img", { alt: "" });
     const select = node("select", { "aria-label": number ? "right: step" : "left: step" },
       ...steps.map((one) => node("option", { value: one }, nameOf(one, value.steps))));

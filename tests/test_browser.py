@@ -86,12 +86,14 @@ class Page:
 
     def field(self, label: str) -> WebElement:
         place = f"//label[.//span[starts-with(normalize-space(), '{label}')]]"
-        return self.browser.find_element(By.XPATH, f"{place}//input | {place}//textarea")
+        slider = f"//input[starts-with(@aria-label, 'number input for {label}')]"
+        return self.browser.find_element(By.XPATH, f"{place}//input | {place}//textarea | {slider}")
 
     def write(self, label: str, words: str) -> None:
         field = self.field(label)
         field.send_keys(Keys.CONTROL, "a")
-        field.send_keys(words, Keys.TAB)
+        field.send_keys(words)
+        self.browser.execute_script("arguments[0].blur()", field)  # Tab would open the list that comes next
 
     def sentence(self) -> str:
         return self.text("#sentence")
@@ -105,7 +107,11 @@ class Page:
     def fill_in(self, photos: list[Path], *, steps: int) -> None:
         """Photos, name and number of steps, on the Train tab."""
         self.drop(photos)
-        self.until(lambda: len(self.find("#thumbnails img")) == len(photos))
+        self.until(lambda: len(self.find("#photos img.photo")) == len(photos))
+        self.click("#photos .remove")
+        self.until(lambda: len(self.find("#photos img.photo")) == len(photos) - 1)
+        self.drop(photos[:1])
+        self.until(lambda: len(self.find("#photos img.photo")) == len(photos))
         self.write("2. What is it?", "car")
         self.browser.find_element(By.XPATH, "//button[.//span[contains(., 'All settings')]]").click()
         self.until(lambda: self.field("Steps").is_displayed())
@@ -197,9 +203,15 @@ def test_a_person_goes_from_photos_to_pictures(page: Page, photos: list[Path], t
     page.click("#generate")
     page.until(lambda: len(page.find("#pictures img")) == 2)
     assert len(list((page.store.data_dir / "generated").rglob("*.png"))) == 2
+    page.until(lambda: len(page.find("#history img")) == 2)
 
     page.tab("Runs")
     page.until(lambda: "finished" in page.text("#runs"))
+    page.browser.find_element(By.XPATH, "//summary[text()='More']").click()
+    page.browser.find_element(By.XPATH, "//button[text()='Put into the bin']").click()
+    page.browser.switch_to.alert.accept()
+    page.until(lambda: "Bin (1)" in page.text("#runs"))
+    assert page.store.list() == []
 
 
 def test_a_killed_engine_is_told_and_the_run_resumes(page: Page, photos: list[Path]) -> None:

@@ -30,6 +30,7 @@ from apt_engine.runs import Run
 from apt_engine.worker import WorkerStatus
 from ui.context import AppContext, load_examples, open_context, plain_errors
 from ui.layout import build_app, restore
+from ui.photo_tiles import read_tiles, tiles_of
 from ui.tabs import generate, runs, train, watch
 
 
@@ -66,12 +67,14 @@ def form(view: train.TrainView, photos: list[Path], **settings: Any) -> dict[Any
     """What the page hands over when the form shows its first values, but for `settings`."""
     values: dict[Any, Any] = {component: getattr(component, "value", None) for component in view.settings.values()}
     values |= {view.settings[name]: value for name, value in settings.items()}
-    return {**values, view.photos: [str(path) for path in photos]}
+    return {**values, view.photos: tiles_of(photos)}
 
 
 @pytest.fixture
-def photos(photo_dir: Path) -> list[Path]:
-    return sorted(photo_dir.iterdir())
+def photos(context: AppContext, photo_dir: Path) -> list[Path]:
+    """Photos that were brought to the page."""
+    shutil.copytree(photo_dir, context.uploads_dir / "brought")
+    return sorted((context.uploads_dir / "brought").iterdir())
 
 
 def test_an_engines_error_is_shown_as_its_sentence(context: AppContext) -> None:
@@ -124,19 +127,60 @@ def test_sixty_photos_are_refused(context: AppContext, view: train.TrainView, ph
 
 
 def test_a_bad_file_is_named_and_the_good_ones_stay(
-    view: train.TrainView, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: AppContext, view: train.TrainView, photos: list[Path]
 ) -> None:
-    bad = tmp_path / "notes.jpg"
+    bad = photos[0].with_name("notes.jpg")
     bad.write_text("no picture")
-    warned: list[str] = []
-    monkeypatch.setattr(gr, "Warning", lambda message, **_: warned.append(message))
-    kept, thumbnails, notes, summary = train.show_photos(view, form(view, [*photos, bad], subject=""))
-    assert kept == [str(path) for path in photos]
-    assert [name for _, name in thumbnails] == [path.name for path in photos]
-    assert "notes.jpg cannot be opened" in notes
-    assert [sentence for sentence in warned if "notes.jpg" in sentence]
+    tiles, _, summary = train.show_photos(view, context, form(view, [*photos, bad], subject=""))
+    assert [tile["path"] for tile in tiles["photos"]] == [str(path) for path in photos]
+    assert len(tiles["problems"]) == 1
+    assert "notes.jpg cannot be opened" in tiles["problems"][0]
     assert "<b>4</b> photos" in summary
     assert "at most <b>400</b> steps" in summary
+    assert "download <b>none</b>" in summary
+
+
+def test_a_tile_shows_the_square_around_the_subject_until_another_is_chosen(
+    context: AppContext, view: train.TrainView, photos: list[Path]
+) -> None:
+    wide = photos[0].with_name("wide.png")
+    picture = Image.new("RGB", (300, 100), "gray")
+    picture.paste("red", (210, 20, 280, 90))
+    picture.save(wide)
+    values = form(view, [wide], subject="")
+    (tile,) = train.show_photos(view, context, values)[0]["photos"]
+    left, top, side = tile["box"]
+    assert (left > 0.4, top, side) == (True, 0, 1)
+    moved = {**tile, "box": [0.0, 0.0, 0.5]}
+    (again,) = train.show_photos(view, context, {**values, view.photos: {"photos": [moved], "problems": []}})[0][
+        "photos"
+    ]
+    assert again["box"] == pytest.approx([0, 0, 0.5])
+    assert again["url"] != tile["url"]
+    assert again["whole"] == tile["whole"]
+    square = read_tiles({"photos": [moved], "problems": []}, [context.uploads_dir]).photos[0].square
+    assert square == (0, 0, 50, 50)
+
+
+def test_a_file_that_was_not_brought_is_never_opened(
+    context: AppContext, view: train.TrainView, photo_dir: Path
+) -> None:
+    elsewhere = sorted(photo_dir.iterdir())
+    tiles, *_ = train.show_photos(view, context, form(view, elsewhere, subject=""))
+    assert tiles["photos"] == []
+    assert all("is not among the files you brought" in problem for problem in tiles["problems"])
+    with pytest.raises(gr.Error, match="There are no photos"):
+        train.start(view, context, lambda run_id: [], form(view, elsewhere, subject="car"))
+
+
+def test_doubles_and_small_photos_are_marked_on_their_tiles(
+    context: AppContext, view: train.TrainView, photos: list[Path]
+) -> None:
+    double = photos[0].with_name("double.png")
+    shutil.copy(photos[1], double)
+    tiles, notes, _ = train.show_photos(view, context, form(view, [photos[1], double], subject="", resolution=512))
+    assert [tile["warnings"][-1] for tile in tiles["photos"]] == ["small", "nearly a double"]
+    assert "512 px or more are better" in notes
 
 
 def test_another_base_moves_the_settings_but_not_what_was_typed(context: AppContext, view: train.TrainView) -> None:
@@ -156,8 +200,8 @@ def test_an_example_brings_photos_and_word(photo_dir: Path, tmp_path: Path) -> N
         '[{"key": "disc", "folder": "discs", "subject": "disc", "title": "Disc", "credit": "drawn"}]'
     )
     example = load_examples(tmp_path)["disc"]
-    paths, subject = train.take_example(example)
-    assert (len(paths), subject) == (4, "disc")
+    tiles, subject = train.take_example(example)
+    assert (len(tiles["photos"]), subject) == (4, "disc")
     assert load_examples(tmp_path / "nowhere") == {}
 
 
@@ -299,8 +343,9 @@ def test_a_run_is_trained_again_with_its_photos_and_settings(
     config = TrainingConfig(subject="car", rank=7, sample_prompts=("a {subject}", "a cat"))
     photos = read_photos(photos_in(photo_dir))
     run = context.store.create(config, lambda folder: photos.save(folder, 64))
-    values = dict(zip(train.form_outputs(view), train.fill_in(view, run), strict=True))
-    assert len(values[view.photos]) == 4
+    values = dict(zip(train.form_outputs(view), train.fill_in(view, context, run), strict=True))
+    assert len(values[view.photos]["photos"]) == 4
+    assert values[view.photos]["problems"] == []
     assert values[view.settings["rank"]] == 7
     assert values[view.settings["sample_prompts"]] == "a {subject}\na cat"
 

@@ -45,7 +45,15 @@ def build_settings(kind: type[TrainingConfig], values: dict[str, Any], left_out:
     return made
 
 
-def build_input(kind: Settings, name: str, *, value: Any = None, label: str = "", is_slider: bool = False) -> Component:
+def build_input(
+    kind: Settings,
+    name: str,
+    *,
+    value: Any = None,
+    label: str = "",
+    is_slider: bool = False,
+    elem_id: str | None = None,
+) -> Component:
     """The input that suits one setting: a tick, a list, a slider, a number or text, with its help and range.
 
     Args:
@@ -53,13 +61,19 @@ def build_input(kind: Settings, name: str, *, value: Any = None, label: str = ""
         name: its field.
         value: what to show at first; the setting's default unless given.
         label: what to call it; made from the name unless given.
+        elem_id: of the component on the page.
         is_slider: whether a number is set by dragging; for those whose whole range is usual.
     """
     field = next(field for field in dataclasses.fields(kind) if field.name == name)
     about, wanted = setting_of(field), typing.get_type_hints(kind)[name]
     shown = to_component(field.default if value is None else value)
     shown = None if shown is dataclasses.MISSING else shown
-    words: dict[str, Any] = {"label": label or _label(name, about), "info": about.help, "interactive": True}
+    words: dict[str, Any] = {
+        "label": label or _label(name, about),
+        "info": about.help,
+        "interactive": True,
+        "elem_id": elem_id,
+    }
     if wanted is bool:
         return gr.Checkbox(bool(shown), **words)
     if about.choices:

@@ -49,6 +49,7 @@ def build_app(context: AppContext) -> gr.Blocks:
 
         fields = [train_view.settings["subject"], generate_view.settings["prompt"]]
         page.load(partial(watch.attach, context), None, watch_view.outputs, show_progress="hidden")
+        page.load(None, None, None, js=train.NAME_SUGGESTIONS)
         page.load(restore, typed, fields, show_progress="hidden")
         gr.on([field.change for field in fields], remember, fields, typed, show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
         timer.tick(partial(status_line, context), None, header, queue=False, show_progress="hidden")
@@ -74,7 +75,7 @@ def generate_with(context: AppContext, run_id: str) -> list[Any]:
 
 def train_again(context: AppContext, view: train.TrainView, run_id: str) -> list[Any]:
     """Go to the Train tab with a run's photos and settings in the form."""
-    return [gr.Tabs(selected="train"), *train.fill_in(view, context.store.open(run_id))]
+    return [gr.Tabs(selected="train"), *train.fill_in(view, context, context.store.open(run_id))]
 
 
 def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) -> Any:

@@ -1,6 +1,7 @@
 """The Train tab: photos, what it is, Train. Everything else has good defaults."""
 
 import html
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import psutil  # comes with accelerate
 from gradio.components import Component
 
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import BusyError, ConfigError
-from apt_engine.photos import PhotoSet, read_photos
-from apt_engine.presets import build_config
+from apt_engine.estimate import estimate
+from apt_engine.presets import POCKET_DIR, build_config
 from apt_engine.runs import Run
 from ui.context import AppContext, Example, plain_errors
 from ui.form import build_input, build_settings, changed_by, to_component
+from ui.photo_tiles import NO_PHOTOS, read_tiles, show, tiles_of
+from ui.plots import duration, size
+from ui.scripted import scripted
 
 ORDER = ("off", "quick", "gentle", "light", "standard", "strong", "dreambooth")
 CHOICES = {
@@ -31,14 +36,14 @@ DEFAULTS = {
     "regularization": "regularization-standard",
 }
 SHOWN_ABOVE = ("subject", "base")
+NAME_SUGGESTIONS = "() => document.querySelector('#subject input')?.setAttribute('list', 'known-words')"
 
 
 @dataclass(frozen=True)
 class TrainView:
     """The tab's components; `settings` are all inputs of TrainingConfig by name."""
 
-    photos: gr.File
-    thumbnails: gr.Gallery
+    photos: gr.HTML
     notes: gr.HTML
     examples: list[tuple[gr.Button, Example]]
     settings: dict[str, Component]
@@ -53,9 +58,10 @@ def build(context: AppContext) -> TrainView:
     start = build_config(context.presets, list(DEFAULTS.values()), {"subject": "thing"})
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            photos, thumbnails, notes, examples = _build_photos(context)
+            photos, notes, examples = _build_photos(context)
         with gr.Column(scale=4, min_width=320, elem_classes="card"):
-            subject = build_input(TrainingConfig, "subject", value="", label="2. What is it?")
+            subject = build_input(TrainingConfig, "subject", value="", label="2. What is it?", elem_id="subject")
+            gr.HTML(f'<datalist id="known-words">{_known_words()}</datalist>', padding=False)
             presets = {kind: _preset_choice(context, kind) for kind in CHOICES}
             bases = [(preset.name, base) for preset in context.presets.values() for base in preset.bases]
             base = gr.Dropdown(
@@ -67,13 +73,12 @@ def build(context: AppContext) -> TrainView:
                 interactive=True,
             )
     with gr.Row(equal_height=True, elem_classes="go"):
-        summary = gr.HTML(describe(start, PhotoSet(())))
+        summary = gr.HTML(describe(context, start, 0))
         train = gr.Button("Train", variant="primary", scale=0, min_width=180, elem_id="train")
     with gr.Accordion("All settings", open=False):
         settings = build_settings(TrainingConfig, start.to_dict(), SHOWN_ABOVE)
     return TrainView(
         photos=photos,
-        thumbnails=thumbnails,
         notes=notes,
         examples=examples,
         settings={"subject": subject, "base": base, **settings},
@@ -93,18 +98,13 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], list[
         started: what to show elsewhere once a run has begun, by its id.
         outputs: the components that `started` returns values for.
     """
-    shown = [view.photos, view.thumbnails, view.notes, view.summary]
+    shown = [view.photos, view.notes, view.summary]
     form = {view.photos, *view.settings.values()}
-    gr.on(
-        [view.photos.upload, view.photos.clear, view.photos.delete],
-        partial(show_photos, view),
-        form,
-        shown,
-        show_progress="hidden",
-    )
+    look = partial(show_photos, view, context)
+    view.photos.input(look, form, shown, show_progress="hidden", api_visibility="private")
     for button, example in view.examples:
         button.click(partial(take_example, example), None, [view.photos, view.settings["subject"]]).then(
-            partial(show_photos, view), form, shown, show_progress="hidden"
+            look, form, shown, show_progress="hidden", api_visibility="private"
         )
     choices = [view.settings["base"], *view.presets.values()]
     gr.on(
@@ -113,9 +113,12 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], list[
         {view.chosen, *choices, *view.settings.values()},
         [view.chosen, *view.settings.values()],
         show_progress="hidden",
-    ).then(partial(show_photos, view), form, shown, show_progress="hidden")
-    view.settings["steps"].change(partial(show_photos, view), form, shown, show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
-    view.train.click(partial(start, view, context, started), form, list(outputs), show_progress="hidden")
+    ).then(look, form, shown, show_progress="hidden", api_visibility="private")
+    summed_up = [view.settings[name].change for name in ("steps", "batch_size", "rank", "resolution")]  # pyright: ignore[reportAttributeAccessIssue]
+    gr.on(summed_up, partial(sum_up, view, context), form, view.summary, show_progress="hidden")
+    view.train.click(
+        partial(start, view, context, started), form, list(outputs), show_progress="hidden", api_visibility="private"
+    )
 
 
 def start(
@@ -124,7 +127,7 @@ def start(
     """Begin a run with what the form says; a mistake is one sentence and the form stays."""
     with plain_errors():
         config = config_of(view, values)
-        photos = read_photos(_paths(values[view.photos]))
+        photos = read_tiles(values[view.photos], _own_folders(context))
         photos.check()
         run = context.store.create(config, lambda folder: photos.save(folder, config.resolution))
         try:
@@ -135,53 +138,51 @@ def start(
     return started(run.id)
 
 
-def show_photos(view: TrainView, values: dict[Component, Any]) -> list[Any]:
-    """The good photos as thumbnails, a sentence for each that is bad or could be better, and what training would take."""
-    paths = _paths(values[view.photos])
-    photos = read_photos(paths)
-    for problem in photos.problems:
-        gr.Warning(problem, title="Left out")
-    good = [path for path in paths if path.name in {photo.name for photo in photos.photos}]
+def show_photos(view: TrainView, context: AppContext, values: dict[Component, Any]) -> list[Any]:
+    """The tiles of the good photos, sentences for what is bad or could be better, and what training would take."""
+    photos = read_tiles(values[view.photos], _own_folders(context))
+    config = _config_or_none(view, values)
+    resolution = config.resolution if config else 64
+    tiles = show(values[view.photos], photos, resolution, context.uploads_dir / "tiles")
+    notes = "".join(
+        f"<li>{html.escape(warning)}</li>" for warning in [*photos.warnings, *photos.smaller_than(resolution)]
+    )
+    return [tiles, f'<ul class="warnings">{notes}</ul>' if notes else "", sum_up(view, context, {**values, view.photos: tiles})]
+
+
+def sum_up(view: TrainView, context: AppContext, values: dict[Component, Any]) -> str:
+    """What training would take with the form as it is, or the sentence why it cannot be."""
     try:
         config = config_of(view, {**values, view.settings["subject"]: "thing"})
     except ConfigError as error:
-        return [
-            _names(good),
-            [photo.image for photo in photos.photos],
-            "",
-            f'<p class="note">{html.escape(str(error))}</p>',
-        ]
-    warnings = [*photos.problems, *photos.warnings, *photos.smaller_than(config.resolution)]
-    notes = "".join(f"<li>{html.escape(warning)}</li>" for warning in warnings)
-    pictures = [(photo.image, photo.name) for photo in photos.photos]
-    return [_names(good), pictures, f'<ul class="warnings">{notes}</ul>' if notes else "", describe(config, photos)]
+        return f'<p class="note">{html.escape(str(error))}</p>'
+    return describe(context, config, len((values[view.photos] or NO_PHOTOS)["photos"]))
 
 
 def take_example(example: Example) -> list[Any]:
     """An example's photos and class word in place of what was there."""
-    return [[str(path) for path in example.photo_paths], example.subject]
+    return [tiles_of(example.photo_paths), example.subject]
 
 
 def form_outputs(view: TrainView) -> list[Component]:
     """The components that `fill_in` returns values for."""
-    return [view.photos, view.thumbnails, view.notes, view.summary, *view.settings.values()]
+    return [view.photos, view.notes, view.summary, *view.settings.values()]
 
 
-def fill_in(view: TrainView, run: Run) -> list[Any]:
+def fill_in(view: TrainView, context: AppContext, run: Run) -> list[Any]:
     """The photos and settings of an earlier run, to train like it again.
 
     Raises:
         RunError: its settings cannot be read.
     """
     config = run.config
-    photos = read_photos(run.photo_paths)
-    pictures = [(photo.image, photo.name) for photo in photos.photos]
+    tiles = tiles_of(run.photo_paths)
+    photos = read_tiles(tiles, _own_folders(context))
     values = config.to_dict()
     return [
-        [str(path) for path in run.photo_paths],
-        pictures,
+        show(tiles, photos, config.resolution, context.uploads_dir / "tiles"),
         "",
-        describe(config, photos),
+        describe(context, config, len(photos.photos)),
         *(to_component(values[name]) for name in view.settings),
     ]
 
@@ -212,52 +213,74 @@ def config_of(view: TrainView, values: dict[Component, Any]) -> TrainingConfig:
     return TrainingConfig.from_dict({**settings, "base": settings["base"] or "pocket"})
 
 
-def describe(config: TrainingConfig, photos: PhotoSet) -> str:
-    """One line on what Train would do."""
-    count = len(photos.photos)
-    steps = f"<span>at most <b>{config.steps_for(count):,}</b> steps</span>"
-    about = f"<span><b>{count}</b> photo{'' if count == 1 else 's'}</span>{steps}"
-    size = f"<span><b>{config.resolution}</b> px</span>"
-    return f'<h2 class="title">3. Train</h2><p class="numbers">{about}{size}<span>stays on this computer</span></p>'
+def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> str:
+    """One line on what Train would do and take."""
+    needs = estimate(config, photo_count, context.store)
+    folder = context.store.data_dir
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    memory = psutil.virtual_memory().total
+    facts = [
+        f"<b>{photo_count}</b> photo{'' if photo_count == 1 else 's'}",
+        f"at most <b>{config.steps_for(photo_count):,}</b> steps",
+        f"<b>{config.resolution}</b> px",
+        *([f"about <b>{duration(needs.seconds)}</b>"] if needs.seconds and photo_count else []),
+        f"memory <b>{size(needs.memory)}</b>" + (f" of {size(memory)}" if config.base == "pocket" else ""),
+        f"disk <b>{size(needs.disk)}</b> of {size(free)} free",
+        f"download <b>{size(needs.download)}, once</b>" if needs.download else "download <b>none</b>",
+    ]
+    spans = "".join(f"<span>{fact}</span>" for fact in facts)
+    return f'<h2 class="title">3. Train</h2><p class="numbers">{spans}</p>'
 
 
-def _build_photos(context: AppContext) -> tuple[gr.File, gr.Gallery, gr.HTML, list[tuple[gr.Button, Example]]]:
+def _config_or_none(view: TrainView, values: dict[Component, Any]) -> TrainingConfig | None:
+    try:
+        return config_of(view, {**values, view.settings["subject"]: "thing"})
+    except ConfigError:
+        return None
+
+
+def _own_folders(context: AppContext) -> list[Path]:
+    """Where photos may lie: what was brought to the page, the examples, and the photos of earlier runs."""
+    return [context.uploads_dir, context.store.runs_dir, *(example.folder for example in context.examples.values())]
+
+
+def _known_words() -> str:
+    try:
+        words: list[str] = json.loads((POCKET_DIR / "prompts.json").read_text(encoding="utf-8"))["objects"]
+    except (OSError, ValueError, KeyError):
+        words = []
+    return "".join(f'<option value="{html.escape(word)}">' for word in sorted(words))
+
+
+def _build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.Button, Example]]]:
     gr.HTML(
-        '<h2 class="title">1. Photos of the thing</h2><p>3 to 10, in different places and from different sides.</p>',
+        '<h2 class="title">1. Photos of the thing</h2>'
+        "<p>3 to 10, different places and angles. They stay on this computer. Click one to crop it.</p>",
         padding=False,
     )
-    photos = gr.File(file_count="multiple", label="Photos", height=120, elem_id="photos")
-    thumbnails = gr.Gallery(
-        label="Photos as they will be learnt",
-        show_label=False,
-        columns=5,
-        height="auto",
-        interactive=False,
-        buttons=[],
-        elem_id="thumbnails",
-        object_fit="cover",
-    )
-    notes = gr.HTML("")
+    photos = scripted("photos", NO_PHOTOS, elem_id="photos")
+    notes = gr.HTML("", elem_id="notes")
     examples = []
     if context.examples:
-        gr.HTML('<p class="quiet">No photos at hand? Take these:</p>')
-        with gr.Row():
+        gr.HTML('<p class="quiet">No photos at hand? Try it with:</p>')
+        with gr.Row(elem_classes="examples"):
             examples = [
-                (gr.Button(example.title, size="sm", elem_id=f"example-{key}"), example)
+                (
+                    gr.Button(
+                        example.title,
+                        size="sm",
+                        elem_id=f"example-{key}",
+                        icon=str(example.photo_paths[0]),
+                        min_width=120,
+                    ),
+                    example,
+                )
                 for key, example in context.examples.items()
             ]
-    return photos, thumbnails, notes, examples
+    return photos, notes, examples
 
 
 def _preset_choice(context: AppContext, kind: str) -> gr.Radio:
     presets = [(preset.name, key) for key, preset in context.presets.items() if preset.kind == kind]
     presets.sort(key=lambda item: ORDER.index(end) if (end := item[1].rpartition("-")[2]) in ORDER else len(ORDER))
     return gr.Radio(presets, value=DEFAULTS[kind], label=CHOICES[kind], interactive=True)
-
-
-def _paths(files: Sequence[str] | None) -> list[Path]:
-    return [Path(file) for file in files or []]
-
-
-def _names(paths: Sequence[Path]) -> list[str] | None:
-    return [str(path) for path in paths] or None

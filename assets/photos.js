@@ -1,0 +1,122 @@
+// The photos as tiles: drop or choose many, take one out, move the square that is cut out of it.
+// value: {photos: [{path, name, url, whole, box: [left, top, side] or null, warnings: [string]}], problems: [string]}
+// left and top are shares of the width and height, side of the shorter side.
+const root = element.querySelector(".photos-root");
+let waiting = "";
+
+function node(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function change(photos) {
+  props.value = { ...props.value, photos };
+  render(); // the answer may hold nothing new, and then nothing would be drawn
+  trigger("input");
+}
+
+async function add(files) {
+  const list = [...files];
+  const added = [];
+  for (const [index, file] of list.entries()) {
+    waiting = `taking in ${index + 1} of ${list.length}`;
+    render();
+    try {
+      const { path } = await upload(file);
+      added.push({ path, name: file.name, url: "", whole: "", box: null, warnings: [] });
+    } catch (error) {
+      alert(`${file.name} could not be taken in: ${error.message ?? error}`);
+    }
+  }
+  waiting = "";
+  if (added.length) change([...props.value.photos, ...added]);
+  else render();
+}
+
+function tile(photo, index) {
+  const others = () => props.value.photos.filter((_, place) => place !== index);
+  const picture = photo.url ? node("img", { class: "photo", src: photo.url, alt: photo.name }) : node("span", { class: "tile" });
+  const notes = photo.warnings.map((words) => node("span", { class: "pill", title: words }, words));
+  return node("li", {},
+    node("button", { type: "button", class: "frame", "aria-label": `crop ${photo.name}`, onclick: () => crop(index) }, picture),
+    node("button", { type: "button", class: "remove", "aria-label": `take ${photo.name} out`, onclick: () => change(others()) }, "\u00d7"),
+    node("div", { class: "pills" }, ...notes));
+}
+
+function crop(index) {
+  const photo = props.value.photos[index];
+  const image = node("img", { src: photo.whole, alt: photo.name, draggable: "false" });
+  const square = node("div", { class: "square", tabindex: 0, role: "slider", "aria-label": "the part that is learnt: arrow keys move it",
+    "aria-valuenow": 0, "aria-valuetext": "square around the subject" });
+  const sizes = node("input", { type: "range", min: 30, max: 100, value: 100, "aria-label": "size of the square" });
+  const stage = node("div", { class: "stage" }, image, square);
+  let [left, top, side] = photo.box ?? [0, 0, 1];
+
+  function place() {
+    const [width, height] = [image.clientWidth, image.clientHeight];
+    if (!width) return; // not loaded yet
+    const length = side * Math.min(width, height);
+    left = Math.max(0, Math.min(left, 1 - length / width));
+    top = Math.max(0, Math.min(top, 1 - length / height));
+    Object.assign(square.style, { left: `${left * width}px`, top: `${top * height}px`, width: `${length}px`, height: `${length}px` });
+  }
+  square.addEventListener("pointerdown", (start) => {
+    const [fromLeft, fromTop] = [left, top];
+    square.setPointerCapture(start.pointerId);
+    square.onpointermove = (event) => {
+      left = fromLeft + (event.clientX - start.clientX) / image.clientWidth;
+      top = fromTop + (event.clientY - start.clientY) / image.clientHeight;
+      place();
+    };
+    square.onpointerup = () => { square.onpointermove = null; };
+  });
+  square.addEventListener("keydown", (event) => {
+    const moves = { ArrowLeft: [-0.02, 0], ArrowRight: [0.02, 0], ArrowUp: [0, -0.02], ArrowDown: [0, 0.02] };
+    if (!moves[event.key]) return;
+    event.preventDefault();
+    [left, top] = [left + moves[event.key][0], top + moves[event.key][1]];
+    place();
+  });
+  sizes.value = Math.round(side * 100);
+  sizes.addEventListener("input", () => { side = sizes.value / 100; place(); });
+  image.addEventListener("load", place);
+  const done = () => {
+    change(props.value.photos.map((one, at) => (at === index ? { ...one, box: [left, top, side] } : one)));
+    dialog.close();
+  };
+  const dialog = node("dialog", { class: "large", "aria-label": `crop ${photo.name}` },
+    node("p", {}, "Move the square over the subject; what is outside is not learnt."), stage,
+    node("label", { class: "choose" }, "size", sizes),
+    node("button", { type: "button", class: "close", onclick: done }, "Use this part"), " ",
+    node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Cancel"));
+  dialog.addEventListener("close", () => dialog.remove());
+  element.append(dialog);
+  dialog.showModal();
+  place();
+}
+
+function render() {
+  const { photos = [], problems = [] } = props.value ?? {};
+  const input = node("input", { type: "file", multiple: true, accept: "image/*,.heic,.heif,.avif",
+    "aria-label": "photos", onchange: (event) => add(event.target.files) });
+  const words = waiting || (photos.length ? "Add more" : "Drop photos here, or click");
+  const adder = node("label", { class: "add" }, node("b", { "aria-hidden": "true" }, "+"), node("span", {}, words), input);
+  const list = node("ul", { class: photos.length ? "tiles" : "tiles empty" }, ...photos.map(tile), node("li", { class: "adder" }, adder));
+  const left = problems.map((sentence) => node("li", {}, sentence));
+  root.replaceChildren(list, ...(left.length ? [node("ul", { class: "warnings", role: "alert" }, ...left)] : []));
+}
+
+root.addEventListener("dragover", (event) => { event.preventDefault(); root.classList.add("over"); });
+root.addEventListener("dragleave", () => root.classList.remove("over"));
+root.addEventListener("drop", (event) => {
+  event.preventDefault();
+  root.classList.remove("over");
+  add(event.dataTransfer.files);
+});
+render();
+watch("value", render);

@@ -1,0 +1,117 @@
+"""The photos on the Train tab: what the browser holds of them, and what is looked at here. No file but an own one is read."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from apt_engine.errors import PhotoError
+from apt_engine.photos import MAXIMUM_COUNT, Photo, PhotoSet, read_photo, twins_of
+from ui.plots import file_url
+
+TILE_SIDE = 256
+WHOLE_SIDE = 900
+NO_PHOTOS: dict[str, Any] = {"photos": [], "problems": []}
+
+
+def tiles_of(paths: Sequence[Path]) -> dict[str, Any]:
+    """Tiles of files that were not looked at yet."""
+    photos = [
+        {"path": str(path), "name": path.name, "url": "", "whole": "", "box": None, "warnings": []} for path in paths
+    ]
+    return {"photos": photos, "problems": []}
+
+
+def read_tiles(value: dict[str, Any] | None, folders: Sequence[Path]) -> PhotoSet:
+    """The photos behind the tiles, cut as wished; what cannot be read is a sentence. Too many are counted, not read.
+
+    Args:
+        value: of the component, as the browser sent it.
+        folders: only files in these are opened.
+    """
+    tiles = (value or NO_PHOTOS)["photos"]
+    if len(tiles) > MAXIMUM_COUNT:
+        return PhotoSet((), (), unopened=len(tiles))
+    photos, problems = [], []
+    for tile in tiles:
+        try:
+            photos.append(_read(tile, folders))
+        except PhotoError as error:
+            problems.append(str(error))
+    return PhotoSet(tuple(photos), tuple(problems))
+
+
+def show(value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder: Path) -> dict[str, Any]:
+    """The tiles of the photos that could be read, with small pictures and what could be better about each.
+
+    Args:
+        value: of the component before.
+        photos: what `read_tiles` made of it.
+        resolution: that they will be trained at, in px.
+        folder: where small pictures are kept.
+    """
+    tiles: list[dict[str, Any]] = (value or NO_PHOTOS)["photos"]
+    if photos.unopened:
+        sentence = f"{photos.unopened} photos are too many; choose the 3 to 10 that differ most."
+        return {"photos": tiles[:MAXIMUM_COUNT], "problems": [sentence]}
+    by_name = {photo.source: photo for photo in photos.photos}
+    twins = twins_of(photos.photos)
+    shown = [
+        _tile(tile, photo, [*_notes(photo, resolution), *(["nearly a double"] if photo.name in twins else [])], folder)
+        for tile in tiles
+        if (photo := by_name.get(tile["path"]))
+    ]
+    return {"photos": shown, "problems": list(photos.problems)}
+
+
+def _read(tile: dict[str, Any], folders: Sequence[Path]) -> Photo:
+    path = Path(str(tile["path"])).resolve()
+    name = Path(str(tile.get("name") or path.name)).name
+    if not any(path.is_relative_to(folder.resolve()) for folder in folders):
+        raise PhotoError(f"Photo {name} is not among the files you brought; add it again.")
+    photo = replace(read_photo(path, name), source=str(tile["path"]))
+    box = tile.get("box")
+    if not isinstance(box, list) or len(box) != 3 or not all(isinstance(share, int | float) for share in box):
+        return photo
+    return replace(photo, box=box_of(photo.image, box))
+
+
+def box_of(image: Image.Image, shares: Sequence[float]) -> tuple[int, int, int, int]:
+    """A square inside the picture, in px, from shares: left of the width, top of the height, side of the shorter side."""
+    left, top, share = (min(max(float(value), 0.0), 1.0) for value in shares)
+    side = max(16, round(max(share, 0.05) * min(image.size)))
+    x, y = min(round(left * image.width), image.width - side), min(round(top * image.height), image.height - side)
+    return (x, y, x + side, y + side)
+
+
+def _notes(photo: Photo, resolution: int) -> list[str]:
+    box = photo.square
+    notes = ["a little blurred"] if photo.warnings else []
+    return [*notes, *(["small"] if box[2] - box[0] < resolution else [])]
+
+
+def _tile(tile: dict[str, Any], photo: Photo, notes: list[str], folder: Path) -> dict[str, Any]:
+    key = hashlib.sha256(f"{photo.source}/{photo.square}".encode()).hexdigest()[:24]
+    whole = hashlib.sha256(photo.source.encode()).hexdigest()[:24]
+    square, upright = folder / f"{key}.jpg", folder / f"{whole}-whole.jpg"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not square.exists():
+        photo.image.crop(photo.square).resize((TILE_SIDE, TILE_SIDE)).save(square, quality=85)
+    if not upright.exists():
+        reduced = photo.image.copy()
+        reduced.thumbnail((WHOLE_SIDE, WHOLE_SIDE))
+        reduced.save(upright, quality=85)
+    left, top, right, _ = photo.square
+    width, height = photo.image.size
+    box = [left / width, top / height, (right - left) / min(width, height)]
+    return {
+        "path": tile["path"],
+        "name": photo.name,
+        "url": file_url(square),
+        "whole": file_url(upright),
+        "box": box,
+        "warnings": notes,
+    }
