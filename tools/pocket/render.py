@@ -94,7 +94,8 @@ class Stage:
             ground=ground,
             shift=shift,
         )
-        return Image.fromarray((tone_map(film[..., :3].astype(np.float32)) * 255 + 0.5).astype(np.uint8))
+        balanced = film[..., :3] * white_balance(read_panorama(panorama))
+        return Image.fromarray((tone_map(balanced.astype(np.float32)) * 255 + 0.5).astype(np.uint8))
 
     def _render(
         self,
@@ -145,6 +146,12 @@ class Stage:
             }
         film = np.array(mi.render(mi.load_dict(scene)), np.float32)
         return np.nan_to_num(film, nan=0.0, posinf=8.0, neginf=0.0)
+
+
+def white_balance(panorama: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gains of the three channels that make a place's mean color nearly gray, as a camera does."""
+    mean = panorama.reshape(-1, 3).mean(0)
+    return (mean.mean() / mean) ** 0.8
 
 
 def _make_shape(archive: zipfile.ZipFile, part: Part, path: Path, hue_shift: float) -> Any:

@@ -168,7 +168,7 @@ def _photograph(workplace: Workplace, subject: Subject) -> str:
             light_yaw=float(rng.uniform(0, 360)),
             size=subject.side,
             samples=64 if subject.side > 256 else 48,
-            margin=float(rng.uniform(1.0, 1.35)),
+            margin=float(rng.uniform(0.8, 1.1)),
             shift=(float(rng.uniform(-0.18, 0.18)), float(rng.uniform(-0.05, 0.12))),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
