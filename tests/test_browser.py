@@ -188,11 +188,17 @@ def test_a_person_goes_from_photos_to_pictures(page: Page, photos: list[Path], t
     page.until(lambda: "It knows your car" in page.sentence())
     page.tab("Train")
     assert page.field("2. What is it?").get_attribute("value") == "car"
+    assert len(page.find("#photos img.photo")) == len(photos)
 
     page.tab("Watch")
     links = {name: page.browser.find_element(By.CSS_SELECTOR, f"#{name}") for name in ("kohya", "diffusers")}
     assert all(link.is_displayed() for link in links.values())
 
+    _draw_two_pictures(page)
+    _put_the_run_into_the_bin(page)
+
+
+def _draw_two_pictures(page: Page) -> None:
     page.tab("Generate")
     page.write("Prompt", " ")
     page.click("#generate")
@@ -205,6 +211,8 @@ def test_a_person_goes_from_photos_to_pictures(page: Page, photos: list[Path], t
     assert len(list((page.store.data_dir / "generated").rglob("*.png"))) == 2
     page.until(lambda: len(page.find("#history img")) == 2)
 
+
+def _put_the_run_into_the_bin(page: Page) -> None:
     page.tab("Runs")
     page.until(lambda: "finished" in page.text("#runs"))
     page.browser.find_element(By.XPATH, "//summary[text()='More']").click()

@@ -427,9 +427,22 @@ def test_a_mistake_is_a_sentence_and_wakes_no_engine(
     assert context.worker.process_id is None
 
 
-def test_what_was_typed_comes_back() -> None:
-    assert restore({"subject": "car", "prompt": "a {subject}"}) == ["car", "a {subject}"]
-    assert restore(None) == ["", generate.FIRST_PROMPT]
+def test_what_was_typed_comes_back_with_the_photos_that_are_still_there(
+    context: AppContext, view: train.TrainView, generate_view: generate.GenerateView, photos: list[Path]
+) -> None:
+    fields = train.remembered(view) + generate.remembered_fields(generate_view)
+    typed = [getattr(component, "value", None) for component in fields]
+    typed[0] = tiles_of([*photos, context.uploads_dir / "gone.png"])
+    typed[fields.index(view.settings["subject"])] = "car"
+    typed[fields.index(generate_view.settings["prompt"])] = ""
+    *values, chosen, _, summary = restore(context, view, generate_view, typed)
+    assert [tile["name"] for tile in values[0]["photos"]] == [path.name for path in photos]
+    assert values[fields.index(view.settings["subject"])] == "car"
+    assert values[fields.index(generate_view.settings["prompt"])] == generate.FIRST_PROMPT
+    assert chosen == view.chosen.value
+    assert "<b>4</b> photos" in summary
+    for nothing in (None, [], typed[:-1]):
+        assert all(value == gr.skip() for value in restore(context, view, generate_view, nothing))
 
 
 def test_the_page_is_built_without_waking_the_engine(context: AppContext) -> None:

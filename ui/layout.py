@@ -28,9 +28,7 @@ def build_app(context: AppContext) -> gr.Blocks:
             with gr.Tab("Runs", id="runs") as runs_tab:
                 runs_view = runs.build(context)
         timer = gr.Timer(SECONDS_BETWEEN_LOOKS)
-        typed = gr.BrowserState(
-            {"subject": "", "prompt": generate.FIRST_PROMPT}, storage_key="apt-studio-typed", secret="local"
-        )
+        typed = gr.BrowserState([], storage_key="apt-studio-form", secret="local")
 
         shown_run = [tabs, *watch_view.outputs]
         opened = partial(open_run, context)
@@ -47,11 +45,17 @@ def build_app(context: AppContext) -> gr.Blocks:
             },
         )
 
-        fields = [train_view.settings["subject"], generate_view.settings["prompt"]]
+        fields = train.remembered(train_view) + generate.remembered_fields(generate_view)
         page.load(partial(watch.attach, context), None, watch_view.outputs, show_progress="hidden")
         page.load(None, None, None, js=train.NAME_SUGGESTIONS)
-        page.load(restore, typed, fields, show_progress="hidden")
-        gr.on([field.change for field in fields], remember, fields, typed, show_progress="hidden")  # pyright: ignore[reportAttributeAccessIssue]
+        page.load(
+            partial(restore, context, train_view, generate_view),
+            typed,
+            [*fields, train_view.chosen, train_view.notes, train_view.summary],
+            show_progress="hidden",
+        )
+        # In the browser alone: what is typed is nobody else's business, and a reload finds it again.
+        gr.on([field.change for field in fields], None, fields, typed, js="(...values) => [values]")  # pyright: ignore[reportAttributeAccessIssue]
         timer.tick(partial(status_line, context), None, header, queue=False, show_progress="hidden")
         generate_tab.select(
             partial(offer_runs, context),
@@ -89,15 +93,16 @@ def status_line(context: AppContext) -> str:
     return f'<div class="brand">APT Studio <small>{words}</small></div>'
 
 
-def remember(subject: str, prompt: str) -> dict[str, str]:
-    """What was typed, for the browser to keep over a reload."""
-    return {"subject": subject, "prompt": prompt}
-
-
-def restore(typed: dict[str, str] | None) -> list[str]:
-    """What was typed before the reload."""
-    typed = typed or {}
-    return [typed.get("subject", ""), typed.get("prompt", "") or generate.FIRST_PROMPT]
+def restore(
+    context: AppContext, train_view: train.TrainView, generate_view: generate.GenerateView, typed: list[Any] | None
+) -> list[Any]:
+    """What the form held before a reload; what another version of the app left behind is passed over."""
+    count = len(train.remembered(train_view))
+    total = count + len(generate.remembered_fields(generate_view))
+    if not typed or len(typed) != total:
+        return [gr.skip()] * (total + 3)
+    train_values, *more = train.restore(train_view, context, typed[:count])
+    return [*train_values, *generate.restore(generate_view, typed[count:]), *more]
 
 
 def launch_options(context: AppContext, auth: tuple[str, str] | None) -> dict[str, Any]:

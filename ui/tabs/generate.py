@@ -142,6 +142,21 @@ def connect(view: GenerateView, context: AppContext) -> None:
     view.history.select(reuse, None, [*view.settings.values(), view.keep_seed], show_progress="hidden")
 
 
+def remembered_fields(view: GenerateView) -> list[Component]:
+    """What a reload must find again; the run in view is chosen anew."""
+    return [component for name, component in view.settings.items() if name not in ("run", "checkpoint")] + [
+        view.keep_seed
+    ]
+
+
+def restore(view: GenerateView, values: list[Any]) -> list[Any]:
+    """The values of `remembered_fields`; an emptied prompt begins with the usual one."""
+    names = [name for name in view.settings if name not in ("run", "checkpoint")]
+    return [
+        (value or FIRST_PROMPT) if name == "prompt" else value for name, value in zip([*names, ""], values, strict=True)
+    ]
+
+
 def runs_offered(context: AppContext) -> list[tuple[str, str]]:
     """Runs that have a LoRA, newest first, and the bare base model."""
     offered = []

@@ -147,7 +147,11 @@ def show_photos(view: TrainView, context: AppContext, values: dict[Component, An
     notes = "".join(
         f"<li>{html.escape(warning)}</li>" for warning in [*photos.warnings, *photos.smaller_than(resolution)]
     )
-    return [tiles, f'<ul class="warnings">{notes}</ul>' if notes else "", sum_up(view, context, {**values, view.photos: tiles})]
+    return [
+        tiles,
+        f'<ul class="warnings">{notes}</ul>' if notes else "",
+        sum_up(view, context, {**values, view.photos: tiles}),
+    ]
 
 
 def sum_up(view: TrainView, context: AppContext, values: dict[Component, Any]) -> str:
@@ -185,6 +189,24 @@ def fill_in(view: TrainView, context: AppContext, run: Run) -> list[Any]:
         describe(context, config, len(photos.photos)),
         *(to_component(values[name]) for name in view.settings),
     ]
+
+
+def remembered(view: TrainView) -> list[Component]:
+    """What a reload must find again, in this order: photos, presets, settings."""
+    return [view.photos, *view.presets.values(), *view.settings.values()]
+
+
+def restore(view: TrainView, context: AppContext, values: list[Any]) -> tuple[list[Any], tuple[Any, ...], str, str]:
+    """The values of `remembered` as far as they still hold, and what follows from them: chosen, notes, summary.
+
+    Photos are forgotten when the app starts anew.
+    """
+    form = dict(zip(remembered(view), values, strict=True))
+    known = [tile for tile in (form[view.photos] or NO_PHOTOS)["photos"] if Path(str(tile["path"])).is_file()]
+    form[view.photos] = {"photos": known, "problems": []}
+    tiles, notes, summary = show_photos(view, context, form)
+    chosen = (form[view.settings["base"]], tuple(form[radio] for radio in view.presets.values()))
+    return [tiles, *values[1:]], chosen, notes, summary
 
 
 def choose(view: TrainView, context: AppContext, values: dict[Component, Any]) -> dict[Component, Any]:
