@@ -5,6 +5,7 @@ Pictures are 8-bit RGB from here on; sizes are in pixels.
 
 import importlib
 import io
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
+from apt_engine.config import SUBJECT_SLOT
 from apt_engine.errors import PhotoError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
@@ -43,13 +45,15 @@ except ImportError:
 class Photo:
     """One photo, upright RGB of at most 2048 px a side; `warnings` are sentences about it.
 
-    `box` (left, top, right, bottom) is the square a person chose, None where it is to be found; `source` its file.
+    `box` (left, top, right, bottom) is the square a person chose, None where it is to be found; `caption` its own
+    caption, empty for the usual one; `source` its file.
     """
 
     name: str
     image: Image.Image
     warnings: tuple[str, ...] = ()
     box: tuple[int, int, int, int] | None = None
+    caption: str = ""
     source: str = ""
 
     @property
@@ -73,7 +77,7 @@ class PhotoSet:
         """Refuse a set that cannot be trained on.
 
         Raises:
-            PhotoError: there are none, only one, or far too many.
+            PhotoError: there are none, only one, or far too many; or a caption leaves the subject out.
         """
         count = len(self.photos) + self.unopened
         if count == 0:
@@ -84,6 +88,11 @@ class PhotoSet:
             )
         if count > MAXIMUM_COUNT:
             raise PhotoError(f"{count} photos are too many; choose the 3 to 10 that differ most.")
+        for photo in self.photos:
+            if photo.caption and SUBJECT_SLOT not in photo.caption:
+                raise PhotoError(
+                    f"The caption of photo {photo.name} does not mention the subject; write {SUBJECT_SLOT} where it belongs."
+                )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -106,10 +115,13 @@ class PhotoSet:
         )
 
     def save(self, folder: Path, resolution: int) -> None:
-        """Write 01.png, 02.png ... into `folder`: RGB squares of `resolution` px around the subject."""
+        """Write 01.png, 02.png ... into `folder`: RGB squares of `resolution` px around the subject; and own captions."""
         for number, photo in enumerate(self.photos, 1):
             square = photo.image.crop(photo.square)
             square.resize((resolution, resolution), Image.Resampling.LANCZOS).save(folder / f"{number:02d}.png")
+        captions = {f"{number:02d}.png": photo.caption for number, photo in enumerate(self.photos, 1) if photo.caption}
+        if captions:
+            (folder / "captions.json").write_text(json.dumps(captions, ensure_ascii=False), encoding="utf-8")
 
 
 def photos_in(folder: Path) -> list[Path]:

@@ -46,10 +46,24 @@ def reference_pass(denoiser: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TokenPairs:
-    """Which columns of the two passes' maps belong together: indices (J,) of tokens, padding left out."""
+    """Which columns of the two passes' maps belong together: indices of tokens, padding left out.
+
+    (J,) for all samples alike, or (B, J) with `kept` (B, J): 1 for columns that count, 0 for those that fill up.
+    """
 
     tuned: Tensor
     reference: Tensor
+    kept: Tensor | None = None
+
+    def columns(self, attention: Tensor, indices: Tensor) -> Tensor:
+        """The columns (B, h, Q, J) of maps (B, h, Q, K); those that fill up are 0."""
+        if self.kept is None:
+            return attention[..., indices]
+        return torch.take_along_dim(attention, indices[:, None, None], dim=-1) * self.kept[:, None, None]
+
+    def correct(self, loss: Tensor) -> Tensor:
+        """A mean (B,) over all columns as one over those that count."""
+        return loss if self.kept is None else loss * self.kept.shape[1] / self.kept.sum(dim=1)
 
 
 @dataclass
@@ -152,15 +166,18 @@ def _key_hook(seen: Watched, name: str, heads: int) -> Any:
     def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], key: Tensor) -> None:
         query = seen.queries.pop(name)
         if not seen.is_tuned:
-            seen.reference[name] = attention_map(query, key, heads)[..., seen.tokens.reference]
+            seen.reference[name] = seen.tokens.columns(attention_map(query, key, heads), seen.tokens.reference)
             return
         valid = seen.positions(query.shape[1])
-        arguments = query, key, heads, seen.tokens.tuned, seen.reference[name], valid
+        arguments = query, key, heads, seen.tokens, seen.reference[name], valid
         seen.losses[name] = checkpoint(_alignment_of, *arguments, use_reentrant=False)
 
     return hook
 
 
-def _alignment_of(query: Tensor, key: Tensor, heads: int, tokens: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
+def _alignment_of(
+    query: Tensor, key: Tensor, heads: int, tokens: TokenPairs, reference: Tensor, valid: Tensor
+) -> Tensor:
     """AA of one layer (B,). Checkpointed: the map is formed anew in backward instead of being kept."""
-    return alignment(attention_map(query, key, heads)[..., tokens], reference, valid)
+    tuned = tokens.columns(attention_map(query, key, heads), tokens.tuned)
+    return tokens.correct(alignment(tuned, reference, valid))

@@ -1,7 +1,7 @@
 """Runs on disk. One run is one folder; its events, appended to one JSONL, are the only account of what happened.
 
     <data dir>/runs/<id>/
-        config.json   events.jsonl   photos/01.png ...   prior/   samples/000050-1.png
+        config.json   events.jsonl   photos/01.png ... captions.json   prior/   samples/000050-1.png
         checkpoints/000050/   lora.safetensors  optimizer.safetensors  manifest.json
         exports/   <name>.safetensors (kohya)   diffusers/...
 
@@ -148,6 +148,15 @@ class Run:
     def photo_paths(self) -> list[Path]:
         """The prepared photos, in the order they were given."""
         return sorted((self.path / "photos").glob("*.png"))
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of each photo, `{subject}` standing for the thing: its own, or that of the config."""
+        try:
+            own: dict[str, str] = json.loads((self.path / "photos" / "captions.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            own = {}
+        return [own.get(path.name, self.config.caption) for path in self.photo_paths]
 
     def append(self, event: Event) -> None:
         """Add one event to the run's account.

@@ -3,7 +3,7 @@
 Shapes: B samples of this step, C latent channels, h and w latent height and width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,10 @@ from apt_engine.apt.indicator import OverfittingIndicator, step_sums
 from apt_engine.apt.losses import loss_weight, masked_mean
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.calibration import Lambdas
-from apt_engine.config import SUBJECT_SLOT, TrainingConfig
+from apt_engine.captions import Captions, class_caption
+from apt_engine.config import TrainingConfig
 from apt_engine.latents import LatentSource, View
-from apt_engine.probes import Probes, TokenPairs, reference_pass
+from apt_engine.probes import Probes, reference_pass
 from apt_engine.processes import ALONE, Processes
 
 
@@ -26,7 +27,8 @@ from apt_engine.processes import ALONE, Processes
 class Batch:
     """What a step trains on: latents and noise (B, C, h, w), timesteps (B,), mask (B, h, w) of latent cells that count.
 
-    `bins` (B,) on the CPU; for each sample the chance it had of being warped and whether it was; `shown` pictures of the warped.
+    `bins` (B,) on the CPU; for each sample its photo, the chance it had of being warped and whether it was; `shown` pictures
+    of the warped.
     """
 
     latents: Tensor
@@ -34,6 +36,7 @@ class Batch:
     timesteps: Tensor
     mask: Tensor
     bins: Tensor
+    photos: tuple[int, ...]
     chances: tuple[float, ...]
     warped: tuple[bool, ...]
     shown: tuple[Image.Image, ...]
@@ -62,6 +65,7 @@ class AdaptiveStep:
     """The step of APT. Each part has its own switch in the config; with all off it is the plain DreamBooth LoRA step.
 
     Args:
+        captions: of each photo, where they have their own.
         processes: those that share the batch; the loss handed to `backward` is of this one's samples alone.
     """
 
@@ -72,6 +76,7 @@ class AdaptiveStep:
         photos: LatentSource,
         prior: LatentSource | None = None,
         *,
+        captions: Sequence[str] = (),
         processes: Processes = ALONE,
     ) -> None:
         self._config = config
@@ -80,12 +85,8 @@ class AdaptiveStep:
         self._prior = prior
         self._processes = processes
         self._samples = processes.samples(config.batch_size)
-        caption, class_caption = config.fill(config.caption), prior_caption(config)
-        reference_caption = class_caption if config.reference_caption == "class" else caption
-        self._states = base.encode_prompts([caption])
-        self._reference_states = base.encode_prompts([reference_caption])
-        self._prior_states = base.encode_prompts([class_caption])
-        self._tokens = token_pairs(base, caption, reference_caption)
+        self._captions = Captions(base, config, captions)
+        self._prior_states = base.encode_prompts([class_caption(config, config.caption)])
         self._probes = Probes(base.denoiser, features=config.stabilization > 0, maps=config.alignment > 0)
         self.indicator = OverfittingIndicator(config.indicator, config.sensitivity, base.train_timesteps)
         self.lambdas = Lambdas(config, processes)
@@ -99,13 +100,13 @@ class AdaptiveStep:
         batch = self._draw(step, self._photos, "photos")
         reference = None
         with self._probes.watch(
-            batch.mask, self._tokens
+            batch.mask, self._captions.tokens(batch.photos)
         ) as seen:  # around backward too: checkpointing runs layers again
             if config.needs_reference:
                 with reference_pass(base.denoiser):
-                    reference = self._errors(batch, self._reference_states)
+                    reference = self._errors(batch, self._captions.reference_states(batch.photos))
                 seen.is_tuned = True
-            tuned = self._errors(batch, self._states)
+            tuned = self._errors(batch, self._captions.states(batch.photos))
             if reference is not None:
                 self._observe(batch, tuned.detach(), reference)
             weights = self._weights(batch)
@@ -135,7 +136,7 @@ class AdaptiveStep:
     def _draw(self, step: int, source: LatentSource, purpose: str) -> Batch:
         """Each sample from generators of its own: the timestep first, the photo second, the coin and the warp apart."""
         gamma = self.indicator.gamma().tolist()
-        latents, noise, masks, timesteps, chances, views = [], [], [], [], [], []
+        latents, noise, masks, timesteps, chances, views, photos = [], [], [], [], [], [], []
         for sample in self._samples:
             generator = random.generator(self._config.seed, step, sample, purpose)
             timesteps.append(int(torch.randint(self._base.train_timesteps, (), generator=generator)))
@@ -150,6 +151,7 @@ class AdaptiveStep:
             masks.append(view.mask)
             chances.append(chance)
             views.append(view)
+            photos.append(photo)
         mask = torch.stack(masks)
         if self._config.border == "paper":
             mask = torch.ones_like(mask)
@@ -160,6 +162,7 @@ class AdaptiveStep:
             timesteps=numbers.to(self._base.device),
             mask=mask,
             bins=self.indicator.bins_of(numbers),
+            photos=tuple(photos),
             chances=tuple(chances),
             warped=tuple(view.shown is not None for view in views),
             shown=tuple(view.shown for view in views if view.shown is not None),
@@ -172,7 +175,7 @@ class AdaptiveStep:
     def _errors(self, batch: Batch, states: PromptStates) -> Tensor:
         """Mean squared error of each sample (B,) over the cells that count, in the space the base predicts in, in fp32."""
         noisy_latents = self._base.add_noise(batch.latents, batch.noise, batch.timesteps)
-        prediction = self._base.predict(noisy_latents, batch.timesteps, states.expand(len(batch.latents)))
+        prediction = self._base.predict(noisy_latents, batch.timesteps, states)
         target = self._base.target(batch.latents, batch.noise, batch.timesteps)
         return masked_mean((prediction.float() - target.float()).square(), batch.mask)
 
@@ -202,7 +205,7 @@ class AdaptiveStep:
         if self._prior is None:
             return None
         batch = self._draw(step, self._prior, "prior")
-        loss = (self._snr_weights(batch) * self._errors(batch, self._prior_states)).mean()
+        loss = (self._snr_weights(batch) * self._errors(batch, self._prior_states.expand(len(batch.photos)))).mean()
         backward(self._config.prior_weight * loss)
         return loss.detach()
 
@@ -215,19 +218,3 @@ def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
     if gamma == 0:
         return torch.ones_like(snr)
     return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
-
-
-def prior_caption(config: TrainingConfig) -> str:
-    """The photos' caption with the class word alone, no identifier: what the base model calls such a thing."""
-    return config.caption.replace(SUBJECT_SLOT, config.subject)
-
-
-def token_pairs(base: BaseModel, caption: str, reference_caption: str) -> TokenPairs:
-    """Which tokens of two captions belong together; what the longer one has more, the identifier, is left out."""
-    tuned, reference = base.token_ids(caption), base.token_ids(reference_caption)
-    extra = len(tuned) - len(reference)
-    start = next((place for place, token in enumerate(reference) if tuned[place] != token), len(reference))
-    kept = [place for place in range(len(tuned)) if not start <= place < start + extra]
-    return TokenPairs(
-        tuned=torch.tensor(kept, device=base.device), reference=torch.arange(len(reference), device=base.device)
-    )

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from apt_engine import exports, lora, training_state
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
+from apt_engine.captions import class_caption
 from apt_engine.config import TrainingConfig
 from apt_engine.drift import PriorDrift
 from apt_engine.errors import ConfigError, DiskError, EngineError, RunError
@@ -55,7 +56,7 @@ from apt_engine.processes import ALONE, Processes
 from apt_engine.rank import process_count
 from apt_engine.runs import KEPT_OPTIMIZER_STATES, Checkpoint, Run, write_atomically
 from apt_engine.sampler import Picture, Sampler
-from apt_engine.step import AdaptiveStep, StepResult, prior_caption
+from apt_engine.step import AdaptiveStep, StepResult
 
 ShouldStop = Callable[[], bool]
 NON_FINITE_STEPS_ALLOWED = 3
@@ -128,7 +129,9 @@ class Trainer:
             self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self._optimizer = self._accelerator.prepare(optimizer)
-        self._train_step = AdaptiveStep(config, base, photos, prior, processes=self._processes)
+        self._train_step = AdaptiveStep(
+            config, base, photos, prior, captions=self._run.captions, processes=self._processes
+        )
         if self._checkpoint:
             self._restore(self._checkpoint)
         else:
@@ -304,7 +307,7 @@ class Trainer:
                 raise RunError(f"Run {self._run.id} was stopped before its first step; resume it to go on.")
             message = f"Drawing {config.subject} {done + 1} of {len(missing)}, to remember what that looks like."
             yield StageChanged(stage="prior", message=message, fraction=done / len(missing))
-            picture = self._picture(prior_caption(config), config.seed + int(path.stem))
+            picture = self._picture(class_caption(config, config.caption), config.seed + int(path.stem))
             _save_picture(next(Sampler(self._base).generate([picture])), path)
         self._accelerator.wait_for_everyone()
         return encode_photos(self._base, paths)

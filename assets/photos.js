@@ -1,5 +1,5 @@
 // The photos as tiles: drop or choose many, take one out, move the square that is cut out of it.
-// value: {photos: [{path, name, url, whole, box: [left, top, side] or null, warnings: [string]}], problems: [string]}
+// value: {photos: [{path, name, url, whole, box: [left, top, side] or null, caption, warnings: [string]}], problems: [string]}
 // left and top are shares of the width and height, side of the shorter side.
 const root = element.querySelector(".photos-root");
 let waiting = "";
@@ -28,7 +28,7 @@ async function add(files) {
     render();
     try {
       const { path } = await upload(file);
-      added.push({ path, name: file.name, url: "", whole: "", box: null, warnings: [] });
+      added.push({ path, name: file.name, url: "", whole: "", box: null, caption: "", warnings: [] });
     } catch (error) {
       alert(`${file.name} could not be taken in: ${error.message ?? error}`);
     }
@@ -85,13 +85,16 @@ function crop(index) {
   sizes.value = Math.round(side * 100);
   sizes.addEventListener("input", () => { side = sizes.value / 100; place(); });
   image.addEventListener("load", place);
+  const caption = node("input", { type: "text", value: photo.caption ?? "", placeholder: "a photo of a {subject}", maxlength: 300 });
   const done = () => {
-    change(props.value.photos.map((one, at) => (at === index ? { ...one, box: [left, top, side] } : one)));
+    const changed = { box: [left, top, side], caption: caption.value };
+    change(props.value.photos.map((one, at) => (at === index ? { ...one, ...changed } : one)));
     dialog.close();
   };
   const dialog = node("dialog", { class: "large", "aria-label": `crop ${photo.name}` },
     node("p", {}, "Move the square over the subject; what is outside is not learnt."), stage,
     node("label", { class: "choose" }, "size", sizes),
+    node("label", { class: "choose caption" }, "caption", caption),
     node("button", { type: "button", class: "close", onclick: done }, "Use this part"), " ",
     node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Cancel"));
   dialog.addEventListener("close", () => dialog.remove());

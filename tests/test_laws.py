@@ -12,11 +12,12 @@ from apt_engine import lora, random
 from apt_engine.apt.augment import Warp
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
+from apt_engine.captions import token_pairs
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import BaseModelError
 from apt_engine.latents import LatentSource, View, encode_view
 from apt_engine.probes import Probes, TokenPairs, attention_map, position_mask, reference_pass
-from apt_engine.step import AdaptiveStep, StepResult, token_pairs
+from apt_engine.step import AdaptiveStep, StepResult
 from tests.test_bases import stable_diffusion, stable_diffusion_xl
 
 OFF: dict[str, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
@@ -280,12 +281,12 @@ def test_what_lies_outside_the_mask_has_no_part_in_the_loss() -> None:
     step = step_of(base, augmentation=0)
     batch = run(step).batch
     batch.mask[:, :, 4:] = 0
-    error = step._errors(batch, step._states)
+    error = step._errors(batch, step._captions.states(batch.photos))
     real_target = base.target
     base.target = lambda latents, noise, timesteps: (
         real_target(latents, noise, timesteps) + 9 * (1 - batch.mask[:, None])
     )
-    assert (step._errors(batch, step._states) == error).all()
+    assert (step._errors(batch, step._captions.states(batch.photos)) == error).all()
 
 
 def test_the_weight_is_one_minus_gamma_of_the_bin_after_the_update() -> None:

@@ -78,7 +78,7 @@ def test_latents_are_drawn_from_the_vaes_distribution() -> None:
 def test_errors_are_the_mean_square_of_each_sample(prediction_type: str) -> None:
     step, base = step_of(prediction_type), stable_diffusion(prediction_type)
     batch, states = batch_of(1), stable_diffusion().encode_prompts(["a car"])
-    errors = step._errors(batch, states)
+    errors = step._errors(batch, states.expand(3))
     noisy = base.add_noise(batch.latents, batch.noise, batch.timesteps)
     for sample in range(3):
         one = slice(sample, sample + 1)

@@ -29,7 +29,7 @@ from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs import Run
 from apt_engine.worker import WorkerStatus
 from ui.context import AppContext, load_examples, open_context, plain_errors
-from ui.layout import build_app, restore
+from ui.layout import build_app, restore, tell_status
 from ui.photo_tiles import read_tiles, tiles_of
 from ui.tabs import generate, runs, train, watch
 
@@ -171,6 +171,20 @@ def test_a_file_that_was_not_brought_is_never_opened(
     assert all("is not among the files you brought" in problem for problem in tiles["problems"])
     with pytest.raises(gr.Error, match="There are no photos"):
         train.start(view, context, lambda run_id: [], form(view, elsewhere, subject="car"))
+
+
+def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
+    context: AppContext, view: train.TrainView, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = form(view, photos, subject="car")
+    values[view.photos]["photos"][1]["caption"] = "a red thing"
+    with pytest.raises(gr.Error, match="caption of photo 2.png does not mention the subject"):
+        train.start(view, context, lambda run_id: [], values)
+    assert context.store.list() == []
+    values[view.photos]["photos"][1]["caption"] = "a red  {subject}"
+    monkeypatch.setattr(context.worker, "start_training", lambda run_id: None)
+    train.start(view, context, lambda run_id: [], values)
+    assert context.store.list()[0].captions[:2] == ["a photo of a {subject}", "a red {subject}"]
 
 
 def test_doubles_and_small_photos_are_marked_on_their_tiles(
@@ -443,6 +457,15 @@ def test_what_was_typed_comes_back_with_the_photos_that_are_still_there(
     assert "<b>4</b> photos" in summary
     for nothing in (None, [], typed[:-1]):
         assert all(value == gr.skip() for value in restore(context, view, generate_view, nothing))
+
+
+def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppContext) -> None:
+    told, header, button = tell_status(context, None)
+    assert ("ready" in header, button.interactive, button.value) == (True, True, "Train")
+    assert all(value == gr.skip() for value in tell_status(context, told))
+    context.worker._status = WorkerStatus("training", "r1")
+    _, header, button = tell_status(context, told)
+    assert ("training" in header, button.interactive, button.value) == (True, False, "Train: wait for the run")
 
 
 def test_the_page_is_built_without_waking_the_engine(context: AppContext) -> None:

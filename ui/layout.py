@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from apt_engine.worker import WorkerStatus
 from ui.context import ASSETS_DIR, AppContext
 from ui.guard import Guard
 from ui.tabs import generate, runs, train, watch
@@ -56,7 +57,15 @@ def build_app(context: AppContext) -> gr.Blocks:
         )
         # In the browser alone: what is typed is nobody else's business, and a reload finds it again.
         gr.on([field.change for field in fields], None, fields, typed, js="(...values) => [values]")  # pyright: ignore[reportAttributeAccessIssue]
-        timer.tick(partial(status_line, context), None, header, queue=False, show_progress="hidden")
+        told = gr.State(None)
+        timer.tick(
+            partial(tell_status, context),
+            told,
+            [told, header, train_view.train],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
         generate_tab.select(
             partial(offer_runs, context),
             [generate_view.settings["run"], watch_view.watched],
@@ -89,8 +98,20 @@ def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) ->
 
 def status_line(context: AppContext) -> str:
     """Name of the app, and what the engine does."""
-    words = {"idle": "ready", "training": "training", "sampling": "drawing"}[context.worker.status.job]
+    status = context.worker.status
+    words = {"idle": "ready", "training": "training", "sampling": "drawing"}[status.job]
     return f'<div class="brand">APT Studio <small>{words}</small></div>'
+
+
+def tell_status(context: AppContext, told: WorkerStatus | None) -> list[Any]:
+    """What the engine does, when that has changed since it was last `told`; Train waits and says why."""
+    status = context.worker.status
+    if status == told:
+        return [gr.skip()] * 3
+    words = {"idle": "Train", "training": "Train: wait for the run", "sampling": "Train: wait for the pictures"}[
+        status.job
+    ]
+    return [status, status_line(context), gr.Button(words, interactive=status.job == "idle")]
 
 
 def restore(

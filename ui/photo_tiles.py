@@ -14,13 +14,15 @@ from ui.plots import file_url
 
 TILE_SIDE = 256
 WHOLE_SIDE = 900
+LONGEST_CAPTION = 300
 NO_PHOTOS: dict[str, Any] = {"photos": [], "problems": []}
 
 
 def tiles_of(paths: Sequence[Path]) -> dict[str, Any]:
     """Tiles of files that were not looked at yet."""
     photos = [
-        {"path": str(path), "name": path.name, "url": "", "whole": "", "box": None, "warnings": []} for path in paths
+        {"path": str(path), "name": path.name, "url": "", "whole": "", "box": None, "caption": "", "warnings": []}
+        for path in paths
     ]
     return {"photos": photos, "problems": []}
 
@@ -72,7 +74,8 @@ def _read(tile: dict[str, Any], folders: Sequence[Path]) -> Photo:
     name = Path(str(tile.get("name") or path.name)).name
     if not any(path.is_relative_to(folder.resolve()) for folder in folders):
         raise PhotoError(f"Photo {name} is not among the files you brought; add it again.")
-    photo = replace(read_photo(path, name), source=str(tile["path"]))
+    caption = " ".join(str(tile.get("caption") or "").split())[:LONGEST_CAPTION]
+    photo = replace(read_photo(path, name), source=str(tile["path"]), caption=caption)
     box = tile.get("box")
     if not isinstance(box, list) or len(box) != 3 or not all(isinstance(share, int | float) for share in box):
         return photo
@@ -113,5 +116,6 @@ def _tile(tile: dict[str, Any], photo: Photo, notes: list[str], folder: Path) ->
         "url": file_url(square),
         "whole": file_url(upright),
         "box": box,
+        "caption": photo.caption,
         "warnings": notes,
     }
