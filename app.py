@@ -12,6 +12,7 @@ from apt_engine.errors import EngineError
 from apt_engine.runs import default_data_dir
 from ui.context import open_context
 from ui.layout import build_app, launch_options
+from ui.places import is_space, open_places
 
 FIRST_PORT, PORTS_TRIED = 7860, 20
 
@@ -19,7 +20,7 @@ FIRST_PORT, PORTS_TRIED = 7860, 20
 def main(arguments: list[str] | None = None) -> int:
     """Start the app and stay until Ctrl-C; returns the exit code."""
     options = _parser().parse_args(arguments)
-    host = "0.0.0.0" if options.listen else "127.0.0.1"
+    host = "0.0.0.0" if options.listen or is_space() else "127.0.0.1"
     if options.listen and not options.password:
         return _refuse("--listen lets other computers in; add --password, or set APT_STUDIO_PASSWORD.")
     wanted = [options.port] if options.port else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED)
@@ -27,20 +28,26 @@ def main(arguments: list[str] | None = None) -> int:
     if port is None:
         return _refuse(f"Port {wanted[0]} is taken or not allowed; choose another with --port.")
     try:
-        context = open_context(options.data_dir)
+        data_dir = options.data_dir.resolve()
+        places = open_places(data_dir)
+        context = open_context(places)
     except EngineError as error:
         return _refuse(str(error))
-    os.environ["GRADIO_TEMP_DIR"] = str(context.uploads_dir)
+    os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "cache")
     page = build_app(context)
     try:
         auth = ("apt", options.password) if options.listen else None
         page.launch(
-            server_name=host, server_port=port, inbrowser=options.browser, auth=auth, **launch_options(context, auth)
+            server_name=host,
+            server_port=port,
+            inbrowser=options.browser,
+            auth=auth,
+            **launch_options(context, data_dir, auth),
         )
         print(f"APT Studio runs at http://localhost:{port} - Ctrl-C ends it.", flush=True)
         page.block_thread()
     finally:
-        context.worker.close()
+        places.close()
     return 0
 
 

@@ -138,7 +138,7 @@ def _generate(options: argparse.Namespace, store: RunStore) -> int:
         }
     )
     started = time.monotonic()
-    for path in Studio(store).answer(request, options.out, _quiet):
+    for path in Studio().answer(store, request, options.out, _quiet):
         print(path, flush=True)
     print(f"{request.count} pictures in {time.monotonic() - started:.1f} s")
     return 0

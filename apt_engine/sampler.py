@@ -146,8 +146,7 @@ class Sampler:
 class Studio:
     """Answers requests: finds run and checkpoint, keeps the last base model loaded, saves pictures with their settings."""
 
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
+    def __init__(self) -> None:
         self._sampler: Sampler | None = None
         self._loaded: tuple[str, ...] = ()
 
@@ -157,18 +156,24 @@ class Studio:
 
     def answer(
         self,
+        store: RunStore,
         request: SampleRequest,
         folder: Path,
         on_progress: Callable[[str, float | None], None],
         on_preview: Callable[[Image.Image], None] | None = None,
     ) -> Iterator[Path]:
-        """Make the pictures of a request into `folder`, one PNG after the other.
+        """Make the pictures of a request into `folder`, one PNG after the other; its run is one of `store`.
 
         Raises:
             EngineError: the run, checkpoint or base model cannot be used, or what `on_progress` raises.
         """
-        config = self._config_of(request)
-        sampler = self._ready(request, config, on_progress)
+        run = store.open(request.run) if request.run else None
+        config = run.config if run else build_config(load_presets(), (), {"subject": "thing", "base": request.base})
+        lora_path = (
+            run.checkpoint(request.checkpoint).lora_path if run else Path(request.lora) if request.lora else None
+        )
+        sampler = self._ready(config, on_progress)
+        self._attach(lora_path, request.strength)
         prompt = config.fill(request.prompt)
         pictures = [
             Picture(
@@ -190,29 +195,22 @@ class Studio:
             image.save(path, pnginfo=_settings_inside(request, picture))
             yield path
 
-    def _config_of(self, request: SampleRequest) -> TrainingConfig:
-        if request.run:
-            return self._store.open(request.run).config
-        return build_config(load_presets(), (), {"subject": "thing", "base": request.base})
-
-    def _ready(
-        self, request: SampleRequest, config: TrainingConfig, on_progress: Callable[[str, float | None], None]
-    ) -> Sampler:
+    def _ready(self, config: TrainingConfig, on_progress: Callable[[str, float | None], None]) -> Sampler:
         wanted = (config.base, config.device, config.dtype, config.attention)
         if self._sampler is None or self._loaded != wanted:
             self.forget()
             on_progress(f"Loading {config.base}", None)
             base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
             self._sampler, self._loaded = Sampler(base), wanted
+        return self._sampler
+
+    def _attach(self, lora_path: Path | None, strength: float) -> None:
+        assert self._sampler
         denoiser = self._sampler.base.denoiser
         lora.detach(denoiser)
-        if request.run:
-            lora.load(denoiser, self._store.open(request.run).checkpoint(request.checkpoint).lora_path)
-            lora.set_strength(denoiser, request.strength)
-        elif request.lora:
-            lora.load(denoiser, Path(request.lora))
-            lora.set_strength(denoiser, request.strength)
-        return self._sampler
+        if lora_path:
+            lora.load(denoiser, lora_path)
+            lora.set_strength(denoiser, strength)
 
 
 def _embeddings(kind: str, states: PromptStates) -> dict[str, torch.Tensor]:

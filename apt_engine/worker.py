@@ -37,11 +37,15 @@ SECONDS_TO_QUIT = 5
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """`job` is idle, training or sampling; `message` the sentence of the last failure, empty when there was none."""
+    """`job` is idle, waiting, training or sampling; `message` the sentence of the last failure, empty when there was none.
+
+    `ahead` is how many jobs come first while this one waits.
+    """
 
     job: str = "idle"
     run_id: str = ""
     message: str = ""
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,14 @@ class SampleProgress:
 
 
 class Worker:
-    """Owner of the engine process. Safe to call from several threads."""
+    """Owner of the engine process. Safe to call from several threads.
+
+    Args:
+        store: whose runs it works on, unless a job names another; the engine's log lies beside it.
+    """
 
     def __init__(self, store: RunStore) -> None:
+        self._home = store
         self._store = store
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -89,30 +98,34 @@ class Worker:
         if status.job == "sampling":
             raise BusyError("The engine is drawing pictures; wait until they are done.")
 
-    def start_training(self, run_id: str, *, resume: bool = False) -> None:
-        """Begin or resume a run; returns at once.
+    def start_training(self, run_id: str, *, resume: bool = False, store: RunStore | None = None) -> None:
+        """Begin or resume a run of this store or another; returns at once.
 
         Raises:
             BusyError: the engine is at work.
             RunError: there is no such run.
         """
-        run = self._store.open(run_id)
+        store = store or self._home
+        run = store.open(run_id)
         with self._lock:
             self.refuse_if_busy()
             if not resume and summarize(run).state != "new":
                 raise BusyError(f"Run {run.id} was started before; resume it instead.")
+            self._store = store
             self._begin(WorkerStatus("training", run.id), {"job": "train", "run": run.id})
 
-    def sample(self, request: SampleRequest) -> Iterator[SampleProgress]:
+    def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
         """Make pictures, telling how far they are; they are kept under `generated/` in the data directory.
 
         Raises:
             BusyError: the engine is at work.
             EngineError: the pictures cannot be made; says why.
         """
-        folder = self._store.data_dir / "generated" / time.strftime("%Y%m%d-%H%M%S")
+        store = store or self._home
+        folder = store.data_dir / "generated" / time.strftime("%Y%m%d-%H%M%S")
         with self._lock:
             self.refuse_if_busy()
+            self._store = store
             self._answers = answers = queue.SimpleQueue()
             self._begin(
                 WorkerStatus("sampling"), {"job": "sample", "request": request.to_dict(), "folder": str(folder)}
@@ -143,7 +156,7 @@ class Worker:
         if self._process is None or self._process.poll() is not None:
             self._process = self._spawn()
         self._status = status
-        self._send(job)
+        self._send({**job, "data_dir": str(self._store.data_dir)})
 
     def _send(self, job: dict[str, Any]) -> None:
         process = self._process
@@ -153,7 +166,7 @@ class Worker:
             process.stdin.flush()
 
     def _spawn(self) -> subprocess.Popen[str]:
-        data_dir = self._store.data_dir
+        data_dir = self._home.data_dir
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
             log = (data_dir / "engine.log").open("wb")
@@ -161,7 +174,7 @@ class Worker:
             raise EngineError(f"Cannot write to {data_dir} ({error.strerror}); choose another --data-dir.") from error
         with log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "apt_engine.worker_child", str(data_dir)],
+                [sys.executable, "-m", "apt_engine.worker_child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -199,7 +212,7 @@ class Worker:
         if code < 0:
             cause = "killed; if nobody did that, the memory ran out" if code == -9 else f"ended by signal {-code}"
             return f"The engine was {cause}."
-        lines = (self._store.data_dir / "engine.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = (self._home.data_dir / "engine.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1][:300] if lines else f"exit code {code}"
         return (
             f"The engine ended unexpectedly ({last}); start the app again, and if that does not help delete .venv "

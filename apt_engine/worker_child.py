@@ -1,7 +1,8 @@
 """The engine process: owns the device and runs one job at a time, training or sampling.
 
-Started by `worker.Worker` as `python -m apt_engine.worker_child DATA_DIR`. Jobs arrive as lines of JSON on standard
-input: train, sample, stop. When standard input ends, the page is gone: the job is stopped, saved, and the process ends.
+Started by `worker.Worker` as `python -m apt_engine.worker_child`. Jobs arrive as lines of JSON on standard input: train,
+sample, stop; each names its data directory. When standard input ends, the page is gone: the job is stopped, saved, and the
+process ends.
 """
 
 import json
@@ -28,9 +29,8 @@ from apt_engine.session import OUT_OF_MEMORY, train
 class Child:
     """Reads jobs in a thread, runs them in the main one."""
 
-    def __init__(self, data_dir: Path, answers: TextIO) -> None:
-        self._store = RunStore(data_dir)
-        self._studio = Studio(self._store)
+    def __init__(self, answers: TextIO) -> None:
+        self._studio = Studio()
         self._answers = answers
         self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -55,22 +55,23 @@ class Child:
     def _run(self, job: dict[str, Any]) -> None:
         """The one place that catches everything: a job may break, the engine may not."""
         try:
+            store = RunStore(Path(job["data_dir"]))
             if job["job"] == "train":
-                self._train(job["run"])
+                self._train(store, job["run"])
             else:
-                self._sample(SampleRequest.from_dict(job["request"]), Path(job["folder"]))
+                self._sample(store, SampleRequest.from_dict(job["request"]), Path(job["folder"]))
             self._tell("done")
         except Stopped as error:
             self._tell("stopped", message=str(error))
         except Exception as error:
             self._fail(job, error)
 
-    def _train(self, run_id: str) -> None:
+    def _train(self, store: RunStore, run_id: str) -> None:
         self._studio.forget()
-        for _ in train(self._store, self._store.open(run_id), self._stop.is_set):
+        for _ in train(store, store.open(run_id), self._stop.is_set):
             pass
 
-    def _sample(self, request: SampleRequest, folder: Path) -> None:
+    def _sample(self, store: RunStore, request: SampleRequest, folder: Path) -> None:
         def on_progress(message: str, fraction: float | None) -> None:
             if self._stop.is_set():
                 raise Stopped("Stopped, as asked.")
@@ -85,7 +86,7 @@ class Child:
 
         shown = 0
         try:
-            for path in self._studio.answer(request, folder, on_progress, on_preview):
+            for path in self._studio.answer(store, request, folder, on_progress, on_preview):
                 self._tell("image", path=str(path))
         finally:
             for path in folder.glob("preview-*.jpg"):
@@ -96,7 +97,7 @@ class Child:
         traceback.print_exception(error)
         if job["job"] == "train":
             try:
-                self._store.open(job["run"]).append(RunFailed(message=message, detail=detail))
+                RunStore(Path(job["data_dir"])).open(job["run"]).append(RunFailed(message=message, detail=detail))
             except EngineError:
                 pass  # a full disk: the page has the sentence all the same
         self._tell("failed", message=message)
@@ -121,7 +122,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the page, which closes our input
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    Child(Path(sys.argv[1]), answers).serve()
+    Child(answers).serve()
 
 
 if __name__ == "__main__":

@@ -18,14 +18,16 @@ function link(words, action, attributes = {}) {
 }
 
 async function download(run, kind) {
-  const answer = await server.export_url(run.id, kind);
-  if (answer.error) {
-    alert(answer.error);
+  const answer = await fetch(`export/${encodeURIComponent(run.id)}/${kind}`);
+  if (!answer.ok) {
+    alert((await answer.json()).error);
     return;
   }
-  const anchor = node("a", { href: answer.url, download: answer.name });
+  const name = /filename="([^"]+)"/.exec(answer.headers.get("content-disposition"))?.[1] ?? `${run.id}.zip`;
+  const anchor = node("a", { href: URL.createObjectURL(await answer.blob()), download: name });
   root.append(anchor);
   anchor.click();
+  URL.revokeObjectURL(anchor.href);
   anchor.remove();
 }
 

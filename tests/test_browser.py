@@ -76,10 +76,17 @@ class Page:
         next(button for button in self.find("button[role=tab]") if button.text.strip() == name).click()
 
     def click(self, selector: str) -> None:
-        self.until(lambda: bool(shown := self.find(selector)) and shown[0].is_displayed())
-        button = self.browser.find_element(By.CSS_SELECTOR, selector)
-        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)  # clear of messages
-        button.click()
+        def pressed() -> bool:
+            button = self.browser.find_element(By.CSS_SELECTOR, selector)
+            if button.is_displayed() and button.is_enabled():
+                self.browser.execute_script(
+                    "arguments[0].scrollIntoView({block: 'center'})", button
+                )  # clear of messages
+                button.click()
+                return True
+            return False
+
+        self.until(pressed)
 
     def drop(self, paths: list[Path]) -> None:
         self.browser.find_element(By.CSS_SELECTOR, "#photos input[type=file]").send_keys("\n".join(map(str, paths)))
@@ -229,13 +236,12 @@ def test_a_killed_engine_is_told_and_the_run_resumes(page: Page, photos: list[Pa
     page.until(lambda: bool(page.store.list()) and summarize(page.store.list()[0]).step >= 6)
     page.browser.switch_to.new_window("tab")
     page.open()
-    page.fill_in(photos, steps=50)
-    page.click("#train")
-    page.until(lambda: "The engine is training" in page.toasts())
-    assert len(page.store.list()) == 1
+    page.until(lambda: page.text("#train") == "Train: wait for the run")
+    assert not page.browser.find_element(By.ID, "train").is_enabled()
+    page.tab("Watch")
+    page.until(lambda: "Learning your car" in page.sentence())  # the other tab's run
 
     _engine(page).kill()
-    page.tab("Watch")
     page.until(lambda: "The engine was killed" in page.sentence())
     assert page.process.poll() is None
     page.click("#resume")

@@ -90,7 +90,7 @@ def trained(tmp_path: Path, toy_base: Path) -> Run:
 def answer(trained: Run, folder: Path, **wishes: object) -> list[numpy.ndarray]:
     request = SampleRequest.from_dict({"prompt": "a {subject}", "count": 1, "steps": 2, **wishes})
     store = RunStore(trained.path.parent.parent)
-    return [pixels(path) for path in Studio(store).answer(request, folder, lambda message, fraction: None)]
+    return [pixels(path) for path in Studio().answer(store, request, folder, lambda message, fraction: None)]
 
 
 def test_run_checkpoint_and_strength_each_matter(trained: Run, tmp_path: Path, toy_base: Path) -> None:
@@ -116,12 +116,12 @@ def test_the_settings_are_inside_the_picture(trained: Run, tmp_path: Path) -> No
 
 
 def test_the_model_stays_loaded_between_requests(trained: Run, tmp_path: Path) -> None:
-    studio = Studio(RunStore(trained.path.parent.parent))
+    store, studio = RunStore(trained.path.parent.parent), Studio()
     messages: list[str] = []
     note: Callable[[str, float | None], None] = lambda message, _fraction: messages.append(message)  # noqa: E731
     for wish in ("2", "4"):
         request = SampleRequest(prompt="a {subject}", checkpoint=wish, count=1, steps=2)
-        list(studio.answer(request, tmp_path / wish, note))
+        list(studio.answer(store, request, tmp_path / wish, note))
     assert sum(message.startswith("Loading") for message in messages) == 1
 
 

@@ -10,11 +10,12 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from ui.guard import Guard
+from ui.places import OnePlace
 
 
 def client(data_dir: Path, *, is_public: bool = False) -> TestClient:
     routes = [Route("/{path:path}", lambda request: PlainTextResponse("in"), methods=["GET", "POST"])]
-    guard = Middleware(Guard, data_dir=data_dir, is_public=is_public)
+    guard = Middleware(Guard, data_dir=data_dir, places=OnePlace(data_dir), is_public=is_public)
     return TestClient(Starlette(routes=routes, middleware=[guard]), base_url="http://127.0.0.1:7860")
 
 

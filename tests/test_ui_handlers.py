@@ -27,18 +27,25 @@ from apt_engine.events import (
 )
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs import Run
-from apt_engine.worker import WorkerStatus
+from apt_engine.worker import Worker, WorkerStatus
 from ui.context import AppContext, load_examples, open_context, plain_errors
 from ui.layout import build_app, restore, tell_status
 from ui.photo_tiles import read_tiles, tiles_of
+from ui.places import OnePlace
 from ui.tabs import generate, runs, train, watch
 
 
 @pytest.fixture
 def context(data_dir: Path) -> Iterator[AppContext]:
-    made = open_context(data_dir)
-    yield made
-    made.worker.close()
+    places = OnePlace(data_dir)
+    yield open_context(places)
+    places.close()
+
+
+def engine(context: AppContext) -> Worker:
+    """The engine's parent side."""
+    assert isinstance(context.worker, Worker)
+    return context.worker
 
 
 @pytest.fixture
@@ -104,7 +111,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_run(
     with pytest.raises(gr.Error, match=sentence):
         train.start(view, context, lambda run_id: [], form(view, photos[:count], **settings))
     assert context.store.list() == []
-    assert context.worker.process_id is None
+    assert engine(context).process_id is None
 
 
 @pytest.mark.parametrize(
@@ -114,11 +121,11 @@ def test_a_mistake_is_one_sentence_and_leaves_no_run(
 def test_an_engine_at_work_takes_no_second_run(
     context: AppContext, view: train.TrainView, photos: list[Path], status: WorkerStatus, sentence: str
 ) -> None:
-    context.worker._status = status
+    engine(context)._status = status
     with pytest.raises(gr.Error, match=sentence):
         train.start(view, context, lambda run_id: [], form(view, photos, subject="car"))
     assert context.store.list() == []
-    assert context.worker.process_id is None
+    assert engine(context).process_id is None
 
 
 def test_sixty_photos_are_refused(context: AppContext, view: train.TrainView, photos: list[Path]) -> None:
@@ -243,7 +250,7 @@ def test_watching_reads_on_where_it_was(context: AppContext) -> None:
 def test_the_bar_stays_where_it_is_while_samples_are_drawn(context: AppContext, stage: str, is_known: bool) -> None:
     run = begun(new_run(context), steps=5)
     run.append(StageChanged(stage=stage, message="At it."))
-    context.worker._status = WorkerStatus("training", run.id)
+    engine(context)._status = WorkerStatus("training", run.id)
     shown = named(watch.open_run(context, run.id))
     assert "At it." in shown["sentence"]
     assert ('aria-valuenow="50"' in shown["progress"]) is is_known
@@ -284,15 +291,11 @@ def test_a_run_deleted_elsewhere_is_a_sentence_and_no_error(context: AppContext)
 
 def test_lora_files_can_be_downloaded_once_they_are_there(context: AppContext) -> None:
     run = begun(new_run(context), steps=10)
-    assert named(watch.open_run(context, run.id))["kohya"].visible is False
-    export = run.path / "exports" / "zwx.safetensors"
-    export.parent.mkdir()
-    export.touch()
+    assert named(watch.open_run(context, run.id))["files"] == ""
     run.append(ExportReady(step=10, layout="kohya", path="exports/zwx.safetensors", keys=8, difference=0.0))
-    kohya, diffusers = (named(watch.open_run(context, run.id))[name] for name in ("kohya", "diffusers"))
-    assert kohya.visible is True
-    assert kohya.value["path"].endswith("zwx.safetensors")
-    assert diffusers.visible is False
+    links = named(watch.open_run(context, run.id))["files"]
+    assert f'href="export/{run.id}/kohya"' in links
+    assert "diffusers" not in links
 
 
 def test_a_page_opened_anew_looks_at_the_newest_run(context: AppContext) -> None:
@@ -321,25 +324,15 @@ def test_all_runs_are_listed_with_what_became_of_them(context: AppContext) -> No
 def test_a_run_is_renamed_put_into_the_bin_and_taken_out(context: AppContext) -> None:
     run = begun(new_run(context), steps=4)
     assert runs.rename(context, run.id, "my bag")[0]["runs"][0]["title"] == "my bag"
-    context.worker._status = WorkerStatus("training", run.id)
+    engine(context)._status = WorkerStatus("training", run.id)
     with pytest.raises(gr.Error, match="This run is training; stop it first"):
         runs.discard(context, run.id)
-    context.worker._status = WorkerStatus()
+    engine(context)._status = WorkerStatus()
     table = runs.discard(context, run.id)[0]
     assert (table["runs"], [old["title"] for old in table["bin"]]) == ([], ["my bag"])
     assert [row["id"] for row in runs.restore(context, run.id)[0]["runs"]] == [run.id]
     with pytest.raises(gr.Error, match="not in the bin any more"):
         runs.restore(context, run.id)
-
-
-def test_a_file_is_offered_or_a_sentence_says_why_not(context: AppContext) -> None:
-    run = begun(new_run(context), steps=4)
-    assert "has no kohya file yet" in runs.offer_file(context, run.id, "kohya")["error"]
-    assert "cannot be exported as ../x" in runs.offer_file(context, run.id, "../x")["error"]
-    assert "There is no run nothing" in runs.offer_file(context, "nothing", "zip")["error"]
-    offered = runs.offer_file(context, run.id, "zip")
-    assert offered["name"] == f"{run.id}.zip"
-    assert (context.uploads_dir / "packed" / offered["name"]).is_file()
 
 
 def test_two_runs_are_compared_by_settings_and_samples(context: AppContext) -> None:
@@ -438,7 +431,7 @@ def test_a_mistake_is_a_sentence_and_wakes_no_engine(
 ) -> None:
     with pytest.raises(gr.Error, match=sentence):
         next(generate.generate(generate_view, context, form_of(generate_view, **wish)))
-    assert context.worker.process_id is None
+    assert engine(context).process_id is None
 
 
 def test_what_was_typed_comes_back_with_the_photos_that_are_still_there(
@@ -463,7 +456,7 @@ def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppC
     told, header, button = tell_status(context, None)
     assert ("ready" in header, button.interactive, button.value) == (True, True, "Train")
     assert all(value == gr.skip() for value in tell_status(context, told))
-    context.worker._status = WorkerStatus("training", "r1")
+    engine(context)._status = WorkerStatus("training", "r1")
     _, header, button = tell_status(context, told)
     assert ("training" in header, button.interactive, button.value) == (True, False, "Train: wait for the run")
 
@@ -471,5 +464,5 @@ def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppC
 def test_the_page_is_built_without_waking_the_engine(context: AppContext) -> None:
     page = build_app(context)
     assert page.title == "APT Studio"
-    assert context.worker.process_id is None
+    assert engine(context).process_id is None
     assert not context.store.data_dir.exists()

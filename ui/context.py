@@ -8,10 +8,12 @@ from pathlib import Path
 
 import gradio as gr
 
+from apt_engine.desk import Seat
 from apt_engine.errors import EngineError
 from apt_engine.presets import Preset, load_presets
 from apt_engine.runs import RunStore
 from apt_engine.worker import Worker
+from ui.places import Places
 
 ASSETS_DIR = Path(__file__).resolve().parent.parent / "assets"
 SECONDS_SHOWN = 12
@@ -37,25 +39,33 @@ class Example:
 class AppContext:
     """The engine's parent side, and what the forms offer."""
 
-    store: RunStore
-    worker: Worker
+    places: Places
     presets: dict[str, Preset]
     examples: dict[str, Example]
 
     @property
+    def store(self) -> RunStore:
+        """The runs of whoever's event is being handled."""
+        return self.places.here().store
+
+    @property
+    def worker(self) -> Worker | Seat:
+        """The engine as that visitor sees it."""
+        return self.places.here().worker
+
+    @property
     def uploads_dir(self) -> Path:
-        """Where Gradio keeps what is dropped on the page and what it shows; emptied when the app starts."""
-        return self.store.data_dir / "uploads"
+        """Where that visitor's photos are kept."""
+        return self.places.here().uploads_dir
 
 
-def open_context(data_dir: Path) -> AppContext:
-    """The context over one data directory. Starts no process and touches no disk but to read.
+def open_context(places: Places) -> AppContext:
+    """The context over the places of the visitors. Starts no process and touches no disk but to read.
 
     Raises:
         ConfigError: a preset file cannot be used.
     """
-    store = RunStore(data_dir.resolve())
-    return AppContext(store, Worker(store), load_presets(), load_examples(ASSETS_DIR / "examples"))
+    return AppContext(places, load_presets(), load_examples(ASSETS_DIR / "examples"))
 
 
 def load_examples(folder: Path) -> dict[str, Example]:

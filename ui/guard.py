@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ui.places import COOKIE, Places, new_token, set_cookie, token_of
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SERVED = re.compile(r"generated/.+|uploads/.+|runs/[^/]+/(samples|exports|photos|views)/.+")
@@ -19,16 +21,18 @@ FILE_ROUTE = re.compile(r".*?/file[=/](.+)", re.DOTALL)
 class Guard:
     """ASGI middleware that refuses a request before Gradio sees it."""
 
-    def __init__(self, app: ASGIApp, data_dir: Path, is_public: bool) -> None:
+    def __init__(self, app: ASGIApp, data_dir: Path, places: Places, is_public: bool) -> None:
         """Set what may pass.
 
         Args:
             app: what comes behind.
-            data_dir: its pictures and LoRA files are served, nothing else of it.
+            data_dir: of it, pictures and LoRA files of the visitor's own place are served, nothing else.
+            places: whose place is whose.
             is_public: whether other machines may reach the page, by names we cannot know.
         """
         self._app = app
         self._data_dir = data_dir.resolve()
+        self._places = places
         self._is_public = is_public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,6 +43,8 @@ class Guard:
         if refusal:
             await PlainTextResponse(refusal, status_code=403)(scope, receive, send)
             return
+        if self._places.is_shared:
+            scope, send = _with_cookie(scope, send)
         await self._app(scope, receive, send)
 
     def refusal(self, path: str, headers: Headers, *, is_reading: bool) -> str:
@@ -49,16 +55,32 @@ class Guard:
         if not is_reading and origin is not None and urlsplit(origin).netloc != host:
             return f"APT Studio takes no orders from the page {origin}; use its own page."
         asked = FILE_ROUTE.fullmatch(path)
-        if asked and not self._may_serve(Path(asked[1])):
+        if asked and not self._may_serve(Path(asked[1]), headers):
             return "APT Studio serves pictures and LoRA files only."
         return ""
 
-    def _may_serve(self, path: Path) -> bool:
+    def _may_serve(self, path: Path, headers: Headers) -> bool:
         """Gradio itself guards what lies outside the data directory."""
         path = path.resolve()
-        return not path.is_relative_to(self._data_dir) or bool(
-            SERVED.fullmatch(path.relative_to(self._data_dir).as_posix())
-        )
+        if not path.is_relative_to(self._data_dir):
+            return True
+        own = self._places.of(headers).store.data_dir.resolve()
+        return path.is_relative_to(own) and bool(SERVED.fullmatch(path.relative_to(own).as_posix()))
+
+
+def _with_cookie(scope: Scope, send: Send) -> tuple[Scope, Send]:
+    """Give a visitor who has none a cookie, which counts from this very request on."""
+    if token_of(Headers(scope=scope).get("cookie", "")):
+        return scope, send
+    token = new_token()
+
+    async def answer(message: Message) -> None:
+        if message["type"] in ("http.response.start", "websocket.accept"):
+            message = {**message, "headers": [*message.get("headers", []), (b"set-cookie", set_cookie(token).encode())]}
+        await send(message)
+
+    headers = [*scope["headers"], (b"cookie", f"{COOKIE}={token}".encode())]
+    return {**scope, "headers": headers}, answer
 
 
 def _name_of(host: str) -> str:

@@ -1,6 +1,7 @@
 """The page: four tabs, how one leads to another, and what a reload finds again."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -9,6 +10,7 @@ from starlette.middleware import Middleware
 from apt_engine.worker import WorkerStatus
 from ui.context import ASSETS_DIR, AppContext
 from ui.guard import Guard
+from ui.routes import routes
 from ui.tabs import generate, runs, train, watch
 from ui.theme import STYLE_SHEET, build_theme
 
@@ -57,11 +59,11 @@ def build_app(context: AppContext) -> gr.Blocks:
         )
         # In the browser alone: what is typed is nobody else's business, and a reload finds it again.
         gr.on([field.change for field in fields], None, fields, typed, js="(...values) => [values]")  # pyright: ignore[reportAttributeAccessIssue]
-        told = gr.State(None)
+        known = gr.State(None)
         timer.tick(
             partial(tell_status, context),
-            told,
-            [told, header, train_view.train],
+            known,
+            [known, header, train_view.train],
             queue=False,
             show_progress="hidden",
             api_visibility="private",
@@ -103,14 +105,17 @@ def status_line(context: AppContext) -> str:
     return f'<div class="brand">APT Studio <small>{words}</small></div>'
 
 
-def tell_status(context: AppContext, told: WorkerStatus | None) -> list[Any]:
-    """What the engine does, when that has changed since it was last `told`; Train waits and says why."""
+def tell_status(context: AppContext, known: WorkerStatus | None) -> list[Any]:
+    """What the engine does, when that has changed since it was last `known`; Train waits and says why."""
     status = context.worker.status
-    if status == told:
+    if status == known:
         return [gr.skip()] * 3
-    words = {"idle": "Train", "training": "Train: wait for the run", "sampling": "Train: wait for the pictures"}[
-        status.job
-    ]
+    waits = {
+        "training": "Train: wait for the run",
+        "sampling": "Train: wait for the pictures",
+        "waiting": "Train: in line",
+    }
+    words = waits.get(status.job, "Train")
     return [status, status_line(context), gr.Button(words, interactive=status.job == "idle")]
 
 
@@ -126,15 +131,16 @@ def restore(
     return [*train_values, *generate.restore(generate_view, typed[count:]), *more]
 
 
-def launch_options(context: AppContext, auth: tuple[str, str] | None) -> dict[str, Any]:
+def launch_options(context: AppContext, data_dir: Path, auth: tuple[str, str] | None) -> dict[str, Any]:
     """How the page is served: nothing from the net, and only pictures and LoRA files of the data directory."""
-    guard = Middleware(Guard, data_dir=context.store.data_dir, is_public=auth is not None)
+    is_public = auth is not None or context.places.is_shared
+    guard = Middleware(Guard, data_dir=data_dir, places=context.places, is_public=is_public)
     return {
         "theme": build_theme(),
         "css_paths": STYLE_SHEET,
         "footer_links": [],
-        "app_kwargs": {"middleware": [guard]},
-        "allowed_paths": [str(context.store.data_dir), str(ASSETS_DIR / "examples")],
+        "app_kwargs": {"middleware": [guard], "routes": routes(context.places)},
+        "allowed_paths": [str(data_dir), str(ASSETS_DIR / "examples")],
         "ssr_mode": False,
         "run_history": False,
         "share": False,

@@ -18,6 +18,7 @@ from apt_engine.runs import summarize
 from ui.context import AppContext, plain_errors
 from ui.form import build_input
 from ui.plots import file_url, progress_line
+from ui.scripted import scripted
 
 BARE = ""
 BASE_TOO = "the base model"
@@ -48,8 +49,8 @@ class GenerateView:
     generate: gr.Button
     stop: gr.Button
     progress: gr.HTML
-    pictures: gr.Gallery
-    history: gr.Gallery
+    pictures: gr.HTML
+    history: gr.HTML
 
 
 def build(context: AppContext) -> GenerateView:
@@ -76,15 +77,7 @@ def build(context: AppContext) -> GenerateView:
                 generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=180)
                 stop = gr.Button("Stop", visible=False, elem_id="stop-drawing", min_width=90)
             progress = gr.HTML(progress_line(0.0, []), elem_id="drawing")
-            pictures = gr.Gallery(
-                label="Pictures",
-                show_label=False,
-                columns=2,
-                height="auto",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="pictures",
-            )
+            pictures = scripted("gallery", {"pictures": []}, elem_id="pictures")
         with gr.Column(scale=4, min_width=280, elem_classes="card"):
             gr.HTML('<h2 class="title">Settings</h2><p>saved inside every PNG</p>')
             with gr.Row(elem_classes="prompt-row"):
@@ -102,17 +95,7 @@ def build(context: AppContext) -> GenerateView:
                     label="LoRA file (kohya or diffusers)", file_types=[".safetensors"], height=90, elem_id="lora-file"
                 )
             gr.HTML('<h2 class="title second">History</h2><p>click one to use its settings again</p>')
-            history = gr.Gallery(
-                remembered(context),
-                label="Pictures made before",
-                show_label=False,
-                columns=4,
-                height="auto",
-                interactive=False,
-                allow_preview=False,
-                buttons=[],
-                elem_id="history",
-            )
+            history = scripted("gallery", {"pictures": [], "pick": True}, elem_id="history")
     settings = {"prompt": prompt, "run": run, "checkpoint": checkpoint, "seed": seed, "base": base, **more}
     return GenerateView(settings, chip, lora, keep_seed, compare, generate, stop, progress, pictures, history)
 
@@ -136,10 +119,12 @@ def connect(view: GenerateView, context: AppContext) -> None:
     )
     view.stop.click(context.worker.stop, None, None, queue=False, api_visibility="private")
 
-    def reuse(event: gr.SelectData) -> list[Any]:  # Gradio finds no event data in a partial
-        return use_again(view, context, event.index)
+    def reuse(event: gr.EventData) -> list[Any]:  # Gradio finds no event data in a partial
+        return use_again(view, context, int(event.index))
 
-    view.history.select(reuse, None, [*view.settings.values(), view.keep_seed], show_progress="hidden")
+    view.history.select(
+        reuse, None, [*view.settings.values(), view.keep_seed], show_progress="hidden", api_visibility="private"
+    )
 
 
 def remembered_fields(view: GenerateView) -> list[Component]:
@@ -245,23 +230,24 @@ def generate(view: GenerateView, context: AppContext, values: dict[Component, An
     free = [gr.skip(), gr.Button(interactive=True), gr.Button(visible=False), remembered(context)]
     try:
         for bar, pictures in _draw(context, wanted):
-            yield [bar, pictures or gr.skip(), *busy]
+            yield [bar, {"pictures": pictures} if pictures else gr.skip(), *busy]
     except gr.Error:
         yield [progress_line(0.0, []), gr.skip(), *free]
         raise
     yield [gr.skip(), gr.skip(), *free[:-1], remembered(context)]
 
 
-def _draw(context: AppContext, wanted: list[tuple[str, SampleRequest]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _draw(context: AppContext, wanted: list[tuple[str, SampleRequest]]) -> Iterator[tuple[str, list[dict[str, str]]]]:
     """The progress bar and all pictures so far, request after request, until one is stopped."""
-    shown: list[tuple[str, str]] = []
+    shown: list[dict[str, str]] = []
     total = sum(request.count for _, request in wanted)
     for place, (caption, request) in enumerate(wanted):
-        done: list[tuple[str, str]] = []
+        done: list[dict[str, str]] = []
         with plain_errors():
             for progress in context.worker.sample(request):
                 done = [
-                    (str(path), _caption(caption, request.seed + number)) for number, path in enumerate(progress.images)
+                    {"url": file_url(path), "name": path.name, "words": _caption(caption, request.seed + number)}
+                    for number, path in enumerate(progress.images)
                 ]
                 fraction = None if progress.fraction is None else (place + progress.fraction) / len(wanted)
                 bar = progress_line(fraction, [(progress.message, f"{len(shown) + len(done)} of {total}", "")])
@@ -271,15 +257,16 @@ def _draw(context: AppContext, wanted: list[tuple[str, SampleRequest]]) -> Itera
             return  # stopped
 
 
-def remembered(context: AppContext) -> list[str]:
+def remembered(context: AppContext) -> dict[str, Any]:
     """The newest pictures made, over restarts of the app."""
-    return [str(path) for path in shelf.recent_pictures(context.store, PICTURES_REMEMBERED)]
+    paths = shelf.recent_pictures(context.store, PICTURES_REMEMBERED)
+    return {"pictures": [{"url": file_url(path), "name": path.name, "words": ""} for path in paths], "pick": True}
 
 
 def use_again(view: GenerateView, context: AppContext, index: int) -> list[Any]:
     """The settings inside a picture of the history, into the form; its seed is kept."""
     with plain_errors():
-        request = shelf.settings_inside(Path(remembered(context)[index]))
+        request = shelf.settings_inside(shelf.recent_pictures(context.store, PICTURES_REMEMBERED)[index])
     values = request.to_dict()
     known = [run_id for _, run_id in runs_offered(context)]
     if values["run"] not in known:

@@ -11,14 +11,13 @@ import gradio as gr
 
 from apt_engine import shelf
 from apt_engine.errors import EngineError, RunError
-from apt_engine.events import ExportReady, SampleReady
+from apt_engine.events import SampleReady
 from apt_engine.runs import Run, summarize
 from ui.context import AppContext, plain_errors
 from ui.plots import Series, file_url, line_plot, smoothed
+from ui.routes import exported
 from ui.scripted import scripted
 from ui.story import Story
-
-EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos")
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,7 @@ def build(context: AppContext) -> RunsView:
         about = html.escape(str(context.store.runs_dir))
         gr.HTML(f'<h2 class="title">Runs</h2><p>everything is in one folder: <code>{about}</code></p>')
 
-        def export_url(run_id: str, kind: str) -> dict[str, str]:  # the page knows it by this name
-            return offer_file(context, run_id, kind)
-
-        table = scripted("runs", {"runs": [], "bin": []}, elem_id="runs", server_functions=[export_url])
+        table = scripted("runs", {"runs": [], "bin": []}, elem_id="runs")
     comparison = gr.HTML("", elem_id="comparison")
     return RunsView(table, comparison)
 
@@ -122,24 +118,6 @@ def empty_bin(context: AppContext) -> list[Any]:
     return [rows(context), gr.skip()]
 
 
-def offer_file(context: AppContext, run_id: str, kind: str) -> dict[str, str]:
-    """Where the page finds a file of a run, made now if it must be; or a sentence why it cannot be had."""
-    try:
-        if kind not in EXPORTS:
-            raise RunError(f"A run cannot be exported as {kind}; choose one of {', '.join(EXPORTS)}.")
-        run = context.store.open(run_id)
-        if kind.startswith("zip"):
-            path = context.uploads_dir / "packed" / f"{run.id}.zip"
-            shelf.pack(run, path, with_photos=kind == "zip-with-photos")
-        else:
-            path = _exported(run).get(kind) or Path()
-            if not path.is_file():
-                raise RunError(f"Run {run.id} has no {kind} file yet; let it finish, or stop it.")
-    except EngineError as error:
-        return {"error": str(error)}
-    return {"url": f"{file_url(path)}?t={time.time_ns()}", "name": path.name}
-
-
 def compare(context: AppContext, run_ids: Sequence[str]) -> str:
     """Two runs side by side: what was set differently, their samples, loss and drift."""
     with plain_errors():
@@ -192,7 +170,7 @@ def _row(context: AppContext, run: Run) -> dict[str, Any]:
         "state": words if summary.state != "failed" else f"{words}: {summary.message}",
         "step": f"last, {checkpoints[-1].step:,}" if checkpoints else "nothing yet",
         "picture": file_url(photo) if photo else "",
-        "files": list(_exported(run)),
+        "files": list(exported(run)),
         "working": is_working,
         "drawable": bool(checkpoints),
     }
@@ -211,10 +189,6 @@ def _begun(run: Run) -> str:
         return time.strftime("%d %b, %H:%M", time.strptime(run.id[:15], "%Y%m%d-%H%M%S"))
     except ValueError:
         return ""
-
-
-def _exported(run: Run) -> dict[str, Path]:
-    return {event.layout: run.path / event.path for event in run.events()[0] if isinstance(event, ExportReady)}
 
 
 def _story(run: Run) -> Story:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -60,8 +61,7 @@ class WatchView:
     stop: gr.Button
     resume: gr.Button
     more: gr.Row
-    kohya: gr.DownloadButton
-    diffusers: gr.DownloadButton
+    files: gr.HTML
     more_steps: gr.Number
     go_on: gr.Button
 
@@ -82,8 +82,7 @@ def build() -> WatchView:
     with gr.Row(elem_classes="actions"):
         stop = gr.Button("Stop and keep", visible=False, size="sm", elem_id="stop")
         resume = gr.Button("Resume", variant="primary", visible=False, size="sm", elem_id="resume")
-        kohya = gr.DownloadButton("LoRA for ComfyUI, Forge, A1111", visible=False, size="sm", elem_id="kohya")
-        diffusers = gr.DownloadButton("LoRA for diffusers", visible=False, size="sm", elem_id="diffusers")
+        files = gr.HTML("", elem_id="files")
         with gr.Row(visible=False, elem_classes="more", scale=0) as more:
             more_steps = gr.Number(
                 100, label="more steps", minimum=1, maximum=10_000, precision=0, min_width=90, container=False, scale=0
@@ -117,8 +116,7 @@ def build() -> WatchView:
         stop=stop,
         resume=resume,
         more=more,
-        kohya=kohya,
-        diffusers=diffusers,
+        files=files,
         more_steps=more_steps,
         go_on=go_on,
     )
@@ -228,10 +226,7 @@ def _show(folder: Path, story: Story, state: str) -> list[Any]:
         gr.Button(visible=state in AT_WORK),
         gr.Button(visible=state in RESUMABLE),
         gr.Row(visible=state == "finished"),
-        *(
-            gr.DownloadButton(visible=layout in story.exports, value=_file(folder, story, layout))
-            for layout in ("kohya", "diffusers")
-        ),
+        _files(story),
     ]
 
 
@@ -321,6 +316,11 @@ def _progress(story: Story, state: str) -> str:
     return progress_line(fraction, numbers)
 
 
-def _file(folder: Path, story: Story, layout: str) -> str | None:
-    export = story.exports.get(layout)
-    return str(folder / export.path) if export else None
+def _files(story: Story) -> str:
+    """Links to the LoRA files for other programs."""
+    names = {"kohya": "LoRA for ComfyUI, Forge, A1111", "diffusers": "LoRA for diffusers"}
+    return "".join(
+        f'<a class="button" id="{layout}" href="export/{quote(story.run_id)}/{layout}" download>{words}</a>'
+        for layout, words in names.items()
+        if layout in story.exports
+    )

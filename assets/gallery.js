@@ -1,0 +1,60 @@
+// Pictures with a caption each. A click opens one large, with a link to keep it; or, where they are to be picked, picks it.
+// value: {pictures: [{url, name, words}], pick: bool}
+const root = element.querySelector(".gallery-root");
+
+function node(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function enlarge(index) {
+  const picture = props.value.pictures[index];
+  const step = (by) => {
+    dialog.close();
+    const count = props.value.pictures.length;
+    enlarge((index + by + count) % count);
+  };
+  const dialog = node("dialog", { class: "large", "aria-label": picture.words || picture.name },
+    node("img", { src: picture.url, alt: picture.words || picture.name }),
+    node("p", {}, picture.words),
+    node("button", { type: "button", class: "close", onclick: () => step(-1) }, "Previous"), " ",
+    node("button", { type: "button", class: "close", onclick: () => step(1) }, "Next"), " ",
+    node("a", { class: "close", href: picture.url, download: picture.name }, "Download"), " ",
+    node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"));
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
+  });
+  dialog.addEventListener("close", () => dialog.remove());
+  element.append(dialog);
+  dialog.showModal();
+}
+
+function figure(picture, index, pick) {
+  const words = picture.words || picture.name;
+  const act = pick ? () => trigger("select", { index }) : () => enlarge(index);
+  const label = pick ? `use the settings of ${words} again` : `${words}: enlarge`;
+  const children = [node("button", { type: "button", class: "tile", "aria-label": label, onclick: act },
+    node("img", { src: picture.url, alt: "", loading: "lazy" }))];
+  if (!pick) {
+    children.push(node("figcaption", {}, picture.words, " ",
+      node("a", { href: picture.url, download: picture.name, "aria-label": `download ${words}` }, "download")));
+  }
+  return node("figure", {}, ...children);
+}
+
+function render() {
+  const { pictures = [], pick = false } = props.value ?? {};
+  root.classList.toggle("pick", pick);
+  root.replaceChildren(...pictures.map((picture, index) => figure(picture, index, pick)));
+  if (!pictures.length && pick) root.replaceChildren(node("p", { class: "quiet" }, "nothing yet"));
+}
+
+render();
+watch("value", render);

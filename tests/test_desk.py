@@ -1,0 +1,142 @@
+"""One engine, many visitors: a line, places in it, and leaving it. With an engine that only notes what it is told."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from apt_engine.config import SampleRequest, TrainingConfig
+from apt_engine.desk import Desk, Seat, told
+from apt_engine.errors import BusyError
+from apt_engine.runs import Run, RunStore
+from apt_engine.worker import SampleProgress, Worker, WorkerStatus
+
+
+class Engine(Worker):
+    """Trains until it is told that it has finished."""
+
+    def __init__(self, store: RunStore) -> None:
+        super().__init__(store)
+        self.begun: list[str] = []
+
+    def start_training(self, run_id: str, *, resume: bool = False, store: RunStore | None = None) -> None:
+        assert store
+        store.open(run_id)
+        self.begun.append(run_id)
+        self._status = WorkerStatus("training", run_id)
+
+    def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        self.begun.append(request.prompt)
+        yield SampleProgress("Drawing", 0.5, ())
+        yield SampleProgress("Done", 1.0, (Path("a.png"),))
+
+    def stop(self) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        self._status = WorkerStatus()
+
+
+@pytest.fixture
+def engine(data_dir: Path) -> Engine:
+    return Engine(RunStore(data_dir))
+
+
+@pytest.fixture
+def desk(engine: Engine) -> Iterator[Desk]:
+    desk = Desk(engine)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def seats(desk: Desk, data_dir: Path) -> list[Seat]:
+    return [Seat(desk, RunStore(data_dir / name)) for name in ("ada", "bob", "eve")]
+
+
+def new_run(seat: Seat) -> Run:
+    return seat.store.create(TrainingConfig(subject="car"), lambda folder: None)
+
+
+def soon(is_true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not is_true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def test_jobs_are_done_in_turn_and_each_visitor_sees_the_own_place(engine: Engine, seats: list[Seat]) -> None:
+    runs = [new_run(seat) for seat in seats]
+    for seat, run in zip(seats, runs, strict=True):
+        seat.start_training(run.id)
+        time.sleep(0.01)
+    soon(lambda: seats[0].status.job == "training")
+    assert [(seat.status.job, seat.status.ahead) for seat in seats] == [("training", 0), ("waiting", 1), ("waiting", 2)]
+    assert told(seats[2].status) == "in line, 2 before you"
+    engine.finish()
+    soon(lambda: seats[1].status.job == "training")
+    assert [seat.status.job for seat in seats] == ["idle", "training", "waiting"]
+    engine.finish()
+    soon(lambda: engine.begun == [run.id for run in runs])
+
+
+def test_a_visitor_has_one_job_at_a_time(seats: list[Seat]) -> None:
+    seats[0].start_training(new_run(seats[0]).id)
+    with pytest.raises(BusyError, match="Your last job is still"):
+        seats[0].start_training(new_run(seats[0]).id)
+    with pytest.raises(BusyError, match="Your last job is still"):
+        seats[0].sample(SampleRequest(prompt="a cat", run=""))
+
+
+def test_one_who_waits_can_leave_and_those_behind_move_up(engine: Engine, seats: list[Seat]) -> None:
+    for seat in seats:
+        seat.start_training(new_run(seat).id)
+        time.sleep(0.01)
+    soon(lambda: seats[0].status.job == "training")
+    seats[1].stop()
+    assert (seats[1].status.job, seats[2].status.ahead) == ("idle", 1)
+    engine.finish()
+    soon(lambda: seats[2].status.job == "training")
+    assert len(engine.begun) == 2
+
+
+def test_stop_reaches_only_the_own_job(engine: Engine, seats: list[Seat]) -> None:
+    seats[0].start_training(new_run(seats[0]).id)
+    soon(lambda: seats[0].status.job == "training")
+    seats[1].stop()
+    assert seats[0].status.job == "training"
+    seats[0].stop()
+    soon(lambda: seats[0].status.job == "idle")
+
+
+def test_pictures_wait_their_turn_and_say_so(engine: Engine, seats: list[Seat]) -> None:
+    seats[0].start_training(new_run(seats[0]).id)
+    soon(lambda: seats[0].status.job == "training")
+    told_so_far: list[str] = []
+
+    def draw() -> None:
+        told_so_far.extend(progress.message for progress in seats[1].sample(SampleRequest(prompt="a cat", run="")))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    soon(lambda: "In line, 1 before you" in told_so_far)
+    assert "a cat" not in engine.begun
+    engine.finish()
+    thread.join(10)
+    assert told_so_far[-2:] == ["Drawing", "Done"]
+    assert seats[1].status.job == "idle"
+
+
+def test_a_run_that_is_gone_when_its_turn_comes_holds_nobody_up(engine: Engine, seats: list[Seat]) -> None:
+    first, second, third = (new_run(seat) for seat in seats)
+    seats[0].start_training(first.id)
+    soon(lambda: seats[0].status.job == "training")
+    seats[1].start_training(second.id)
+    time.sleep(0.01)
+    seats[2].start_training(third.id)
+    (second.path / "config.json").unlink()
+    engine.finish()
+    soon(lambda: seats[2].status.job == "training")
+    assert "There is no run" in seats[1].message

@@ -1,0 +1,169 @@
+"""On a Space strangers share the machine: nobody reaches what is another's, by any route, and what is left behind goes."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from apt_engine.config import TrainingConfig
+from apt_engine.desk import Desk
+from apt_engine.events import ExportReady
+from apt_engine.runs import RunStore
+from apt_engine.worker import Worker
+from ui.guard import Guard
+from ui.places import COOKIE, HOURS_KEPT, OnePlace, Place, VisitorPlaces, is_space, open_places, token_of
+from ui.routes import routes
+
+
+@pytest.fixture
+def places(data_dir: Path) -> Iterator[VisitorPlaces]:
+    places = VisitorPlaces(data_dir, Desk(Worker(RunStore(data_dir))))
+    yield places
+    places.close()
+
+
+@pytest.fixture
+def page(data_dir: Path, places: VisitorPlaces) -> Starlette:
+    """The guard and the routes, before something that would serve any file, as Gradio might."""
+
+    def serve(request: Request) -> FileResponse:
+        return FileResponse("/" + request.path_params["path"])
+
+    guard = Middleware(Guard, data_dir=data_dir, places=places, is_public=True)
+    return Starlette(routes=[*routes(places), Route("/gradio_api/file={path:path}", serve)], middleware=[guard])
+
+
+def visitor(page: Starlette) -> TestClient:
+    return TestClient(page, base_url="https://me-apt.hf.space")
+
+
+def place_of(client: TestClient, places: VisitorPlaces) -> Place:
+    return places.of({"cookie": f"{COOKIE}={client.cookies[COOKIE]}"})
+
+
+def bring(client: TestClient, path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return client.post("/photos", files={"file": (path.name, file)}).json()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "my cat.png"
+    Image.new("RGB", (80, 80), "red").save(path)
+    return path
+
+
+def test_a_visitor_gets_a_cookie_once_and_a_folder_of_the_own(
+    page: Starlette, places: VisitorPlaces, photo: Path
+) -> None:
+    ada, bob = visitor(page), visitor(page)
+    first, second, other = bring(ada, photo), bring(ada, photo), bring(bob, photo)
+    assert Path(first["path"]).read_bytes() == photo.read_bytes()
+    assert len({first["path"], second["path"], other["path"]}) == 3
+    folders = [place_of(client, places).store.data_dir for client in (ada, bob)]
+    assert Path(first["path"]).is_relative_to(folders[0])
+    assert Path(second["path"]).is_relative_to(folders[0])
+    assert Path(other["path"]).is_relative_to(folders[1])
+    assert ada.cookies[COOKIE] not in str(folders[0])  # the folder's name gives no cookie away
+
+
+def test_no_route_leads_to_what_is_anothers(
+    page: Starlette, places: VisitorPlaces, photo: Path, data_dir: Path
+) -> None:
+    ada, bob = visitor(page), visitor(page)
+    brought = bring(ada, photo)["path"]
+    bring(bob, photo)
+    store = place_of(ada, places).store
+    run = store.create(TrainingConfig(subject="cat"), lambda folder: Image.new("RGB", (8, 8)).save(folder / "01.png"))
+    for name in ("samples/000000-0.png", "exports/cat.safetensors", "views/000010-0.png"):
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_bytes(b"secret")
+    (store.data_dir / "generated" / "1").mkdir(parents=True)
+    (store.data_dir / "generated" / "1" / "01.png").write_bytes(b"secret")
+    run.append(ExportReady(step=1, layout="kohya", path="exports/cat.safetensors", keys=1, difference=0))
+    files = [Path(brought), *(path for path in store.data_dir.rglob("*") if path.is_file())]
+    urls = [f"/gradio_api/file={path}" for path in files]
+    urls += [f"/export/{run.id}/{kind}" for kind in ("kohya", "zip", "zip-with-photos")]
+    dotted = (
+        f"/gradio_api/file={place_of(bob, places).store.data_dir}/uploads/../../{store.data_dir.name}/uploads/x.png"
+    )
+    for url in [*urls, dotted.replace("..", "%2e%2e")]:
+        assert bob.get(url).status_code in (403, 404), url
+        assert visitor(page).get(url).status_code in (403, 404), url
+    assert ada.get(f"/gradio_api/file={brought}").status_code == 200
+    assert ada.get(f"/export/{run.id}/kohya").content == b"secret"
+    assert ada.get(f"/gradio_api/file={run.path}/config.json").status_code == 403
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "../ada", "0" * 31, "0" * 33, "Z" * 32])
+def test_a_made_up_cookie_is_nobodys(places: VisitorPlaces, cookie: str) -> None:
+    assert token_of(f"{COOKIE}={cookie}") == ""
+    assert places.of({"cookie": f"{COOKIE}={cookie}"}).store.data_dir.name == "nobody"
+
+
+def test_what_nobody_came_back_to_is_deleted_but_not_under_a_job(
+    page: Starlette, places: VisitorPlaces, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, bob, eve = (visitor(page) for _ in range(3))
+    folders = []
+    for client in (ada, bob, eve):
+        bring(client, photo)
+        folders.append(place_of(client, places).store.data_dir)
+    old = folders[0].stat().st_mtime - HOURS_KEPT * 3600 - 60
+    for folder in folders[:2]:
+        os.utime(folder, (old, old))
+    busy = places._places[folders[1].name].worker
+    monkeypatch.setattr(type(busy), "status", property(lambda seat: _status(seat is busy)))
+    assert places.sweep() == [folders[0].name]
+    assert [folder.exists() for folder in folders] == [False, True, True]
+
+
+def _status(is_busy: bool) -> Any:
+    from apt_engine.worker import WorkerStatus
+
+    return WorkerStatus("training" if is_busy else "idle")
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"), [({}, "No file came along"), ({"file": ("../../x/ö b?.png", b"data")}, "")]
+)
+def test_a_bad_upload_is_a_sentence_and_a_name_cannot_lead_away(
+    page: Starlette, places: VisitorPlaces, files: Mapping[str, Any], sentence: str
+) -> None:
+    client = visitor(page)
+    answer = client.post("/photos", files=files) if files else client.post("/photos", data={"a": "b"})
+    assert sentence in answer.json().get("error", "")
+    if files:
+        path = Path(answer.json()["path"])
+        assert path.is_relative_to(place_of(client, places).uploads_dir)
+        assert path.name == "ö b_.png"
+
+
+def test_an_export_that_does_not_exist_is_a_sentence(page: Starlette, photo: Path, places: VisitorPlaces) -> None:
+    client = visitor(page)
+    bring(client, photo)
+    assert "cannot be exported as png" in client.get("/export/r1/png").json()["error"]
+    assert "There is no run r1" in client.get("/export/r1/zip").json()["error"]
+    run = place_of(client, places).store.create(TrainingConfig(subject="cat"), lambda folder: None)
+    assert "has no kohya file yet" in client.get(f"/export/{run.id}/kohya").json()["error"]
+    packed = client.get(f"/export/{run.id}/zip")
+    assert packed.headers["content-disposition"].endswith(f'"{run.id}.zip"')
+
+
+def test_the_place_depends_on_the_environment(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    assert not is_space()
+    assert isinstance(open_places(data_dir), OnePlace)
+    monkeypatch.setenv("SPACE_ID", "me/apt")
+    places = open_places(data_dir)
+    assert isinstance(places, VisitorPlaces)
+    places.close()

@@ -1,0 +1,172 @@
+"""Where a page's runs live and who works on them: one place for the owner of this computer, or one for each visitor.
+
+On a Hugging Face Space strangers share the machine. Each browser gets a random cookie and, behind it, a folder of its own;
+nothing of another visitor's can be read, and what nobody has come back to is deleted.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Protocol
+
+from gradio.context import LocalContext
+
+from apt_engine.desk import Desk, Seat
+from apt_engine.runs import RunStore
+from apt_engine.worker import Worker
+
+COOKIE = "apt-visitor"
+TOKEN = re.compile(r"[0-9a-f]{32}")
+HOURS_KEPT = 24
+SECONDS_BETWEEN_SWEEPS = 600
+
+
+@dataclass(frozen=True)
+class Place:
+    """One store of runs and the engine that works on them."""
+
+    store: RunStore
+    worker: Worker | Seat
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where photos brought to the page and small pictures of them are kept."""
+        return self.store.data_dir / "uploads"
+
+
+class Places(Protocol):
+    """Finds the place of whoever asks."""
+
+    is_shared: bool
+
+    def here(self) -> Place:
+        """The place of the visitor whose event is being handled."""
+        ...
+
+    def of(self, headers: Mapping[str, str]) -> Place:
+        """The place of the visitor who sent a request."""
+        ...
+
+    def close(self) -> None:
+        """End the engine."""
+        ...
+
+
+class OnePlace:
+    """This computer is its owner's: everybody who gets in shares one place.
+
+    Args:
+        data_dir: holds the runs.
+    """
+
+    is_shared = False
+
+    def __init__(self, data_dir: Path) -> None:
+        store = RunStore(data_dir)
+        self._place = Place(store, Worker(store))
+
+    def here(self) -> Place:
+        return self._place
+
+    def of(self, headers: Mapping[str, str]) -> Place:
+        del headers
+        return self._place
+
+    def close(self) -> None:
+        self._place.worker.close()
+
+
+class VisitorPlaces:
+    """A folder and a seat for each visitor, known by the cookie; deleted when nobody came for HOURS_KEPT hours.
+
+    Args:
+        data_dir: holds the visitors' folders.
+        desk: the engine they share.
+    """
+
+    is_shared = True
+
+    def __init__(self, data_dir: Path, desk: Desk) -> None:
+        self._folder = data_dir / "visitors"
+        self._desk = desk
+        self._places: dict[str, Place] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        threading.Thread(target=self._sweep_for_ever, daemon=True).start()
+
+    def here(self) -> Place:
+        request = LocalContext.request.get(None)
+        return self.of(request.headers if request else {})
+
+    def of(self, headers: Mapping[str, str]) -> Place:
+        """Without a cookie, as while the page is being built, it is the place of nobody, where nothing is."""
+        token = token_of(headers.get("cookie", ""))
+        name = hashlib.sha256(token.encode()).hexdigest()[:32] if token else "nobody"
+        with self._lock:
+            if name not in self._places:
+                store = RunStore(self._folder / name)
+                self._places[name] = Place(store, Seat(self._desk, store))
+            place = self._places[name]
+        if place.store.data_dir.exists():
+            os.utime(place.store.data_dir)
+        return place
+
+    def sweep(self, now: float | None = None) -> list[str]:
+        """Delete the folders nobody came back to; returns their names. A visitor with a job is kept."""
+        oldest = (now or time.time()) - HOURS_KEPT * 3600
+        gone = []
+        for folder in self._folder.glob("*"):
+            place = self._places.get(folder.name)
+            is_busy = place is not None and place.worker.status.job != "idle"
+            if not is_busy and folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+                self._places.pop(folder.name, None)
+                gone.append(folder.name)
+        return gone
+
+    def close(self) -> None:
+        self._closed.set()
+        self._desk.close()
+
+    def _sweep_for_ever(self) -> None:
+        while not self._closed.wait(SECONDS_BETWEEN_SWEEPS):
+            self.sweep()
+
+
+def is_space() -> bool:
+    """Whether this is a Hugging Face Space, where strangers come in."""
+    return bool(os.environ.get("SPACE_ID"))
+
+
+def open_places(data_dir: Path) -> Places:
+    """A place for each visitor on a Space, one place elsewhere. Starts no process."""
+    if is_space():
+        return VisitorPlaces(data_dir, Desk(Worker(RunStore(data_dir))))
+    return OnePlace(data_dir)
+
+
+def token_of(cookies: str) -> str:
+    """The visitor's token in a Cookie header; empty when there is none, or one that was not made here."""
+    try:
+        morsel = SimpleCookie(cookies).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel and TOKEN.fullmatch(morsel.value) else ""
+
+
+def new_token() -> str:
+    """128 random bits."""
+    return secrets.token_hex(16)
+
+
+def set_cookie(token: str) -> str:
+    """The Set-Cookie header of a token. A Space's page stands in a frame of another site, hence SameSite=None."""
+    return f"{COOKIE}={token}; Path=/; Max-Age={HOURS_KEPT * 3600}; HttpOnly; Secure; SameSite=None; Partitioned"

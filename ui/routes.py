@@ -1,0 +1,88 @@
+"""Two plain routes beside Gradio's: photos come in, and files made for the moment go out. Both know whose they are."""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from apt_engine import shelf
+from apt_engine.errors import EngineError, RunError
+from apt_engine.events import ExportReady
+from apt_engine.runs import Run
+from ui.places import Places
+
+LARGEST_PHOTO = 100_000_000
+PHOTOS_AT_ONCE = 60
+EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def routes(places: Places) -> list[Route]:
+    """The routes over the places of their visitors."""
+    return [
+        Route("/photos", _take_photos(places), methods=["POST"]),
+        Route("/export/{run_id}/{kind}", _export(places), methods=["GET"]),
+    ]
+
+
+def exported(run: Run) -> dict[str, Path]:
+    """The LoRA files of a run by their layout."""
+    return {event.layout: run.path / event.path for event in run.events()[0] if isinstance(event, ExportReady)}
+
+
+def _take_photos(places: Places) -> Handler:
+    async def take(request: Request) -> Response:
+        """Keep one photo under a name nobody can guess."""
+        if int(request.headers.get("content-length") or 0) > LARGEST_PHOTO:
+            return _refusal("This file is larger than 100 MB; bring a smaller photo.", 413)
+        async with request.form(max_files=1) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                return _refusal("No file came along; choose it again.", 400)
+            place = places.of(request.headers)
+            name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "photo").name)[-80:]
+            path = place.uploads_dir / secrets.token_hex(12) / name
+            try:
+                path.parent.mkdir(parents=True)
+                path.write_bytes(await file.read())
+            except OSError as error:
+                return _refusal(f"{name} cannot be kept ({error.strerror}); free some disk space.", 507)
+        return JSONResponse({"path": str(path), "name": name})
+
+    return take
+
+
+def _export(places: Places) -> Handler:
+    async def export(request: Request) -> Response:
+        """A LoRA file of a run, or a zip made now."""
+        run_id, kind = request.path_params["run_id"], request.path_params["kind"]
+        try:
+            path = _file_of(places, request, run_id, kind)
+        except EngineError as error:
+            return _refusal(str(error), 404)
+        return FileResponse(path, filename=path.name)
+
+    return export
+
+
+def _file_of(places: Places, request: Request, run_id: str, kind: str) -> Path:
+    if kind not in EXPORTS:
+        raise RunError(f"A run cannot be exported as {kind}; choose one of {', '.join(EXPORTS)}.")
+    place = places.of(request.headers)
+    run = place.store.open(run_id)
+    if kind.startswith("zip"):
+        path = place.uploads_dir / "packed" / f"{run.id}.zip"
+        return shelf.pack(run, path, with_photos=kind == "zip-with-photos")
+    path = exported(run).get(kind)
+    if path is None or not path.is_file():
+        raise RunError(f"Run {run.id} has no {kind} file yet; let it finish, or stop it.")
+    return path
+
+
+def _refusal(sentence: str, status: int) -> Response:
+    return JSONResponse({"error": sentence}, status_code=status)
