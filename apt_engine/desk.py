@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.runs import RunStore, summarize
+from apt_engine.slices import SliceWorker
 from apt_engine.worker import SampleProgress, Worker, WorkerStatus
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -30,7 +31,7 @@ class Desk:
         worker: the engine; nobody else gives it jobs.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker | SliceWorker) -> None:
         self.worker = worker
         self._lock = threading.RLock()
         self._line: list[Ticket] = []

@@ -64,15 +64,17 @@ def create(store: RunStore, config: TrainingConfig, save_photos: Callable[[Path]
     return store.open(made[0])
 
 
-def train(store: RunStore, run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
-    """Train a run and append each event to it before passing it on.
+def train(
+    store: RunStore, run: Run, should_stop: Callable[[], bool], should_pause: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+    """Train a run and append each event to it before passing it on; see `Trainer.run`.
 
     Raises:
         EngineError: as `alone` and `Trainer.run` do.
     """
     with alone(store):
         try:
-            for event in Trainer(run).run(should_stop):
+            for event in Trainer(run).run(should_stop, should_pause):
                 if not rank():
                     run.append(event)
                 yield event

@@ -77,8 +77,11 @@ class Trainer:
         self._started = time.monotonic()
         self._shown: deque[Image.Image] = deque(maxlen=VIEWS_SHOWN)
 
-    def run(self, should_stop: ShouldStop = lambda: False) -> Iterator[Event]:
+    def run(self, should_stop: ShouldStop = lambda: False, should_pause: ShouldStop = lambda: False) -> Iterator[Event]:
         """Train to the last step, or until `should_stop()`; what was learnt by then is saved and exported.
+
+        `should_pause()` ends it too, after one step at least, but as a run that goes on elsewhere: saved, with neither exports
+        nor an end.
 
         Raises:
             EngineError: the run cannot go on; its checkpoints are kept.
@@ -88,7 +91,11 @@ class Trainer:
         yield self._start_event()
         try:
             yield from self._prepare(should_stop)
-            yield from self._loop(should_stop)
+            first = self._step
+            yield from self._loop(lambda: should_stop() or (self._step > first and should_pause()))
+            if self._step < self._last_step and not should_stop():
+                yield from self._pause()
+                return
             yield from self._finish()
         finally:
             if process_count() == 1:  # the next run may need another device or format
@@ -204,6 +211,10 @@ class Trainer:
                 f"Training broke at step {self._step}: {broken} steps in a row gave numbers that are not finite; "
                 "lower learning_rate, or set dtype to fp32."
             )
+
+    def _pause(self) -> Iterator[Event]:
+        yield self._save()
+        yield StageChanged(stage="waiting", message=f"Step {self._step} is saved; waiting for the next turn.")
 
     def _finish(self) -> Iterator[Event]:
         is_complete = self._step >= self._last_step

@@ -5,6 +5,7 @@ nothing of another visitor's can be read, and what nobody has come back to is de
 """
 
 import hashlib
+import importlib.util
 import os
 import re
 import secrets
@@ -15,12 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gradio.context import LocalContext
 
 from apt_engine.desk import Desk, Seat
 from apt_engine.runs import RunStore
+from apt_engine.slices import CALL_SECONDS, SliceWorker
 from apt_engine.worker import Worker
 
 COOKIE = "apt-visitor"
@@ -149,8 +151,16 @@ def is_space() -> bool:
 def open_places(data_dir: Path) -> Places:
     """A place for each visitor on a Space, one place elsewhere. Starts no process."""
     if is_space():
-        return VisitorPlaces(data_dir, Desk(Worker(RunStore(data_dir))))
+        return VisitorPlaces(data_dir, Desk(open_engine(RunStore(data_dir))))
     return OnePlace(data_dir)
+
+
+def open_engine(store: RunStore) -> Worker | SliceWorker:
+    """The engine of a Space: a process that owns the device, or, on ZeroGPU, one that borrows it call by call."""
+    if os.environ.get("SPACES_ZERO_GPU") and importlib.util.find_spec("spaces"):
+        spaces: Any = importlib.import_module("spaces")
+        return SliceWorker(store, spaces.GPU(duration=CALL_SECONDS))
+    return Worker(store)
 
 
 def token_of(cookies: str) -> str:

@@ -1,0 +1,161 @@
+"""Work in slices that fit one call of a borrowed GPU, as on Hugging Face's ZeroGPU: there a GPU exists only inside a call.
+
+Training goes on from its checkpoint in call after call until it is done; pictures take one call. This module imports no
+torch: the functions that are called on the GPU do so there, in a process of their own.
+"""
+
+import contextlib
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from apt_engine.config import SampleRequest
+from apt_engine.errors import BusyError, EngineError
+from apt_engine.events import RunFailed
+from apt_engine.runs import RunStore, summarize
+from apt_engine.worker import SampleProgress, WorkerStatus
+
+SLICE_SECONDS = 90.0  # of training in one call; loading, saving and samples come on top
+CALL_SECONDS = 150  # asked of the GPU's owner
+FAILED_SLICES_ALLOWED = 3  # in a row, without a step between them
+Borrow = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
+    """Train for some seconds; what follows is done, paused or failed. To be called on the GPU."""
+    from apt_engine.session import train
+
+    store = RunStore(Path(data_dir))
+    run = store.open(run_id)
+    end = time.monotonic() + seconds
+    is_paused = False
+    try:
+        for event in train(store, run, (run.path / "stop").exists, lambda: time.monotonic() > end):
+            is_paused = getattr(event, "stage", "") == "waiting"
+    except EngineError as error:
+        run.append(RunFailed(message=str(error)))
+        return "failed"
+    except Exception as error:  # noqa: BLE001 - a call may break, the app may not
+        run.append(RunFailed(message=f"Something unexpected happened ({error}).", detail=traceback.format_exc()))
+        return "failed"
+    return "paused" if is_paused else "done"
+
+
+def draw_slice(data_dir: str, request: dict[str, Any], folder: str) -> tuple[list[str], str]:
+    """Make the pictures of a request; their paths, and a sentence where it failed. To be called on the GPU."""
+    from apt_engine.sampler import Studio
+
+    store = RunStore(Path(data_dir))
+    try:
+        wanted = SampleRequest.from_dict(request)
+        return [str(path) for path in Studio().answer(store, wanted, Path(folder), lambda *_: None)], ""
+    except EngineError as error:
+        return [], str(error)
+
+
+class SliceWorker:
+    """What `worker.Worker` offers, over a GPU that is borrowed call by call.
+
+    Args:
+        store: whose runs it works on, unless a job names another.
+        borrow: makes of a function one that runs on the GPU, such as `spaces.GPU(duration=...)`.
+        seconds: of training in one call.
+    """
+
+    def __init__(self, store: RunStore, borrow: Borrow, seconds: float = SLICE_SECONDS) -> None:
+        self._home = store
+        self._seconds = seconds
+        self._train, self._draw = borrow(train_slice), borrow(draw_slice)
+        self._status = WorkerStatus()
+        self._lock = threading.Lock()
+        self._stopping: Path | None = None
+
+    @property
+    def status(self) -> WorkerStatus:
+        return self._status
+
+    def refuse_if_busy(self) -> None:
+        """Raise if a job is under way.
+
+        Raises:
+            BusyError: says so.
+        """
+        if self._status.job != "idle":
+            raise BusyError("The engine is at work; wait until it is done, or stop it first.")
+
+    def start_training(self, run_id: str, *, resume: bool = False, store: RunStore | None = None) -> None:
+        """Begin or resume a run; returns at once.
+
+        Raises:
+            BusyError: the engine is at work, or the run was started before.
+            RunError: there is no such run.
+        """
+        store = store or self._home
+        run = store.open(run_id)
+        with self._lock:
+            self.refuse_if_busy()
+            if not resume and summarize(run).state != "new":
+                raise BusyError(f"Run {run.id} was started before; resume it instead.")
+            self._stopping = run.path / "stop"
+            self._stopping.unlink(missing_ok=True)
+            self._status = WorkerStatus("training", run.id)
+        threading.Thread(target=self._slices, args=(store, run.id), daemon=True).start()
+
+    def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        """Make pictures in one call.
+
+        Raises:
+            BusyError: the engine is at work.
+            EngineError: the pictures cannot be made; says why.
+        """
+        store = store or self._home
+        folder = store.data_dir / "generated" / time.strftime("%Y%m%d-%H%M%S")
+        with self._lock:
+            self.refuse_if_busy()
+            self._status = WorkerStatus("sampling")
+        return self._sampled(store, request, folder)
+
+    def stop(self) -> None:
+        """Ask a training to stop after its step; pictures in work are finished."""
+        with self._lock:
+            if self._status.job == "training" and self._stopping:
+                with contextlib.suppress(OSError):
+                    self._stopping.touch()
+
+    def close(self) -> None:
+        """A call that is under way ends with its process."""
+        self.stop()
+
+    def _slices(self, store: RunStore, run_id: str) -> None:
+        """Call after call until the run is done. A call that is cut off is made again, from the last checkpoint."""
+        message, failures = "", 0
+        run = store.open(run_id)
+        while True:
+            before = summarize(run).step
+            try:
+                outcome = self._train(str(store.data_dir), run_id, self._seconds)
+            except Exception as error:  # noqa: BLE001 - the owner's limits and timeouts have many types
+                failures = 0 if summarize(run).step > before else failures + 1
+                if failures < FAILED_SLICES_ALLOWED:
+                    continue
+                message = f"The GPU was taken away {failures} times in a row ({error}); press Resume to go on."
+                run.append(RunFailed(message=message))
+                break
+            if outcome != "paused":
+                break
+        if self._stopping:
+            self._stopping.unlink(missing_ok=True)
+        self._status = WorkerStatus(message=message)
+
+    def _sampled(self, store: RunStore, request: SampleRequest, folder: Path) -> Iterator[SampleProgress]:
+        try:
+            yield SampleProgress("Borrowing a GPU", None, ())
+            paths, sentence = self._draw(str(store.data_dir), request.to_dict(), str(folder))
+            if sentence:
+                raise EngineError(sentence)
+            yield SampleProgress("Done", 1.0, tuple(Path(path) for path in paths))
+        finally:
+            self._status = WorkerStatus()
