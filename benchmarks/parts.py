@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Each part of APT on the pocket model.")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", help="where runs are kept (%(default)s)")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--subjects", nargs="+", default=["purple_robot", "backpack_dog"])
+    parser.add_argument("--subjects", nargs="+", default=["teddy_bear", "backpack_dog"])
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     DOCS.mkdir(exist_ok=True)

@@ -76,7 +76,7 @@ def test_a_visitor_gets_a_cookie_once_and_a_folder_of_the_own(
     assert ada.cookies[COOKIE] not in str(folders[0])  # the folder's name gives no cookie away
 
 
-def test_no_route_leads_to_what_is_anothers(
+def test_no_route_leads_to_the_files_of_another(
     page: Starlette, places: VisitorPlaces, photo: Path, data_dir: Path
 ) -> None:
     ada, bob = visitor(page), visitor(page)
@@ -102,6 +102,11 @@ def test_no_route_leads_to_what_is_anothers(
     assert ada.get(f"/gradio_api/file={brought}").status_code == 200
     assert ada.get(f"/export/{run.id}/kohya").content == b"secret"
     assert ada.get(f"/gradio_api/file={run.path}/config.json").status_code == 403
+
+
+def test_gradios_own_way_in_is_closed(page: Starlette) -> None:
+    answer = visitor(page).post("/gradio_api/upload", files={"files": ("a.txt", b"x")})
+    assert (answer.status_code, "own route" in answer.text) == (403, True)
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "../ada", "0" * 31, "0" * 33, "Z" * 32])

@@ -56,6 +56,8 @@ def test_the_page_itself_and_programs_may(tmp_path: Path, headers: dict[str, str
         ("runs/r1/photos/01.png", True),
         ("generated/20260101-000000/01.png", True),
         ("uploads/abc/photo.jpg", True),
+        ("cache/abc/icon.jpg", True),
+        ("bin/r1/photos/01.png", False),
         ("runs/r1/config.json", False),
         ("runs/r1/checkpoints/000050/optimizer.safetensors", False),
         ("engine.log", False),

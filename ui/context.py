@@ -69,15 +69,16 @@ def open_context(places: Places) -> AppContext:
 
 
 def load_examples(folder: Path) -> dict[str, Example]:
-    """Example subjects by key; none when the app came without them."""
+    """Example subjects by key; those the app came without are left out."""
     try:
         entries = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    return {
+    found = {
         entry["key"]: Example(folder / entry["folder"], entry["subject"], entry["title"], entry["credit"])
         for entry in entries
     }
+    return {key: example for key, example in found.items() if example.folder.is_dir() and example.photo_paths}
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from ui.places import COOKIE, Places, new_token, set_cookie, token_of
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SERVED = re.compile(r"generated/.+|uploads/.+|runs/[^/]+/(samples|exports|photos|views)/.+")
+UPLOAD_ROUTE = re.compile(r"/upload/?$")
 FILE_ROUTE = re.compile(r".*?/file[=/](.+)", re.DOTALL)
 
 
@@ -54,6 +55,8 @@ class Guard:
             return f"APT Studio answers only as localhost, not as {host or 'nothing'}; open http://localhost instead."
         if not is_reading and origin is not None and urlsplit(origin).netloc != host:
             return f"APT Studio takes no orders from the page {origin}; use its own page."
+        if self._places.is_shared and UPLOAD_ROUTE.search(path):
+            return "Photos come in by the page's own route; files of other kinds are not taken here."
         asked = FILE_ROUTE.fullmatch(path)
         if asked and not self._may_serve(Path(asked[1]), headers):
             return "APT Studio serves pictures and LoRA files only."
@@ -62,8 +65,10 @@ class Guard:
     def _may_serve(self, path: Path, headers: Headers) -> bool:
         """Gradio itself guards what lies outside the data directory."""
         path = path.resolve()
-        if not path.is_relative_to(self._data_dir):
-            return True
+        if not path.is_relative_to(self._data_dir) or path.is_relative_to(self._data_dir / "cache"):
+            return (
+                True  # Gradio's cache holds the page's own pictures, and nothing of a visitor's where places are shared
+            )
         own = self._places.of(headers).store.data_dir.resolve()
         return path.is_relative_to(own) and bool(SERVED.fullmatch(path.relative_to(own).as_posix()))
 

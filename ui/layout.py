@@ -102,7 +102,7 @@ def status_line(context: AppContext) -> str:
     """Name of the app, and what the engine does."""
     status = context.worker.status
     words = {"idle": "ready", "training": "training", "sampling": "drawing"}[status.job]
-    return f'<div class="brand">APT Studio <small>{words}</small></div>'
+    return f'<h1 class="brand">APT Studio <small>{words}</small></h1>'
 
 
 def tell_status(context: AppContext, known: WorkerStatus | None) -> list[Any]:

@@ -1,0 +1,155 @@
+"""The page as a whole: reachable for everybody, nothing asked of the outside, two visitors of a Space apart."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_core_python.base import AXE_SCRIPT
+from PIL import Image
+from selenium.webdriver.common.by import By
+
+from apt_engine.config import TrainingConfig
+from apt_engine.events import (
+    CheckpointSaved,
+    DriftMeasured,
+    ExportReady,
+    RunFinished,
+    RunStarted,
+    SampleReady,
+    StepFinished,
+)
+from apt_engine.runs import Run, RunStore
+from tests.browser import NEEDS_BROWSER, Page, browsing, opened, serving
+
+pytestmark = NEEDS_BROWSER
+TABS = ("Train", "Watch", "Generate", "Runs")
+RUN_AXE = (
+    "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then((all) => done(all.violations))"
+)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page with a finished run, so that every tab has something to show."""
+    folder = tmp_path_factory.mktemp("page")
+    tell_a_run(RunStore(folder / "data"))
+    with opened(folder) as page:
+        yield page
+
+
+def tell_a_run(store: RunStore, steps: int = 60) -> Run:
+    """A finished run whose events were made up."""
+
+    def picture(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), "teal").save(path)
+
+    config = TrainingConfig(subject="teddy bear", steps=steps)
+    run = store.create(config, lambda folder: picture(folder / "01.png"))
+    run.append(
+        RunStarted(run=run.id, base="pocket", subject="teddy bear", photo_count=1, first_step=0, last_step=steps)
+    )
+    for step in range(1, steps + 1):
+        gamma = tuple(min(0.99, step / steps * (1.2 - row / 10)) for row in range(10))
+        run.append(
+            StepFinished(
+                step=step,
+                loss=0.1,
+                reference_loss=0.15,
+                stabilization=0.2,
+                alignment=0.1,
+                gradient_norm=1,
+                learning_rate=1e-3,
+                seconds=0.2,
+                gamma=gamma,
+                chances=(0.5,),
+            )
+        )
+    for step in range(0, steps + 1, 10):
+        picture(run.path / f"samples/{step:06d}-0.png")
+        run.append(SampleReady(step=step, index=0, prompt="a photo", seed=0, path=f"samples/{step:06d}-0.png"))
+        run.append(DriftMeasured(step=step, drift=step / 1000))
+    run.save_checkpoint(steps, lambda folder: (folder / "lora.safetensors").touch())
+    run.append(CheckpointSaved(step=steps, path=f"checkpoints/{steps:06d}"))
+    (run.path / "exports").mkdir()
+    (run.path / "exports" / "bear.safetensors").write_bytes(b"weights")
+    run.append(ExportReady(step=steps, layout="kohya", path="exports/bear.safetensors", keys=1, difference=0.0))
+    run.append(RunFinished(step=steps, reason="Done.", is_complete=True, seconds=9, peak_memory_bytes=1))
+    return run
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_tab(page: Page, theme: str) -> None:
+    page.browser.get(f"{page.address}?__theme={theme}")
+    page.until(lambda: bool(page.find("#train")))
+    found = []
+    for tab in TABS:
+        page.tab(tab)
+        page.until(lambda tab=tab: len([panel for panel in page.find("[role=tabpanel]") if panel.is_displayed()]) == 1)
+        if tab == "Watch":
+            page.until(lambda: "It knows your teddy bear" in page.sentence())
+        page.browser.execute_script(AXE_SCRIPT)
+        violations = page.browser.execute_async_script(RUN_AXE)
+        found += [
+            (theme, tab, violation["id"], violation["nodes"][0]["html"][:200])
+            for violation in violations
+            if violation["impact"] in ("serious", "critical")
+        ]
+    assert found == []
+
+
+def test_the_samples_are_slid_through_and_compared_large(page: Page) -> None:
+    page.open()
+    page.tab("Watch")
+    page.until(lambda: len(page.find("#samples td img")) == 3)
+    slider = page.browser.find_element(By.CSS_SELECTOR, "#samples input[type=range]")
+    page.browser.execute_script(
+        "arguments[0].value = 5; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))", slider
+    )
+    page.until(lambda: "step 50" in page.text("#samples th.chosen"))
+    page.click("#samples button.tile")
+    page.until(lambda: len(page.find("dialog.large img")) == 2)
+    shown = [image.get_attribute("src") or "" for image in page.find("dialog.large img")]
+    assert [re.findall(r"(\d{6})-0", source)[-1] for source in shown] == ["000000", "000060"]
+    page.click("dialog.large .close")
+    page.until(lambda: page.find("dialog.large") == [])
+
+
+def test_the_browser_asks_nothing_of_the_outside(page: Page) -> None:
+    page.requests()
+    page.open()
+    for tab in TABS:
+        page.tab(tab)
+        page.until(lambda: len([panel for panel in page.find("[role=tabpanel]") if panel.is_displayed()]) == 1)
+    asked = page.requests()
+    assert len(asked) > 10
+    outside = [url for url in asked if not url.startswith((page.address, "data:", "blob:", "chrome"))]
+    assert outside == []
+
+
+def test_two_visitors_of_a_space_do_not_see_each_other(tmp_path: Path, photo_dir: Path) -> None:
+    with (
+        serving(tmp_path / "data", SPACE_ID="me/apt") as (served_at, process),
+        browsing(tmp_path / "ada") as ada_browser,
+        browsing(tmp_path / "bob") as bob_browser,
+    ):
+        address = served_at.replace("127.0.0.1", "localhost")  # where a browser keeps a Secure cookie without TLS
+        store = RunStore(tmp_path / "data")
+        ada, bob = (Page(browser, address, store, process) for browser in (ada_browser, bob_browser))
+        for visitor in (ada, bob):
+            visitor.open()
+        photos = sorted(photo_dir.iterdir())
+        ada.drop(photos)
+        ada.until(lambda: len(ada.find("#photos img.photo")) == len(photos))
+        ada.until(lambda: all(image.get_property("naturalWidth") for image in ada.find("#photos img.photo")))
+        source = ada.find("#photos img.photo")[0].get_attribute("src") or ""
+        bob.browser.get(source)
+        assert "serves pictures and LoRA files only" in bob.text("body")
+        folders = [folder for folder in (tmp_path / "data" / "visitors").iterdir() if folder.name != "nobody"]
+        tell_a_run(RunStore(next(folder for folder in folders if (folder / "uploads").exists())))
+        for visitor, sees in ((ada, True), (bob, False)):
+            visitor.open()
+            visitor.tab("Runs")
+            visitor.until(lambda visitor=visitor: "run" in visitor.text("#runs") or "subject" in visitor.text("#runs"))
+            visitor.until(lambda visitor=visitor, sees=sees: ("teddy bear" in visitor.text("#runs")) is sees)
