@@ -2,16 +2,6 @@
 // value: {pictures: [{url, name, words}], pick: bool}
 const root = element.querySelector(".gallery-root");
 
-function node(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else made.setAttribute(name, value);
-  }
-  made.append(...children);
-  return made;
-}
-
 function enlarge(index) {
   const picture = props.value.pictures[index];
   const step = (by) => {
@@ -26,14 +16,11 @@ function enlarge(index) {
     node("button", { type: "button", class: "close", onclick: () => step(1) }, "Next"), " ",
     node("a", { class: "close", href: picture.url, download: picture.name }, "Download"), " ",
     node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"));
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "ArrowLeft") step(-1);
     if (event.key === "ArrowRight") step(1);
   });
-  dialog.addEventListener("close", () => dialog.remove());
-  element.append(dialog);
-  dialog.showModal();
+  showDialog(dialog);
 }
 
 function figure(picture, index, pick) {

@@ -4,16 +4,6 @@
 const root = element.querySelector(".photos-root");
 let waiting = "";
 
-function node(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children);
-  return made;
-}
-
 function change(photos) {
   props.value = { ...props.value, photos };
   render(); // the answer may hold nothing new, and then nothing would be drawn
@@ -101,9 +91,7 @@ function crop(index) {
     node("label", { class: "choose caption" }, "caption", caption),
     node("button", { type: "button", class: "close", onclick: done }, "Use this part"), " ",
     node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Cancel"));
-  dialog.addEventListener("close", () => dialog.remove());
-  element.append(dialog);
-  dialog.showModal();
+  showDialog(dialog);
   place();
 }
 

@@ -3,16 +3,6 @@
 const root = element.querySelector(".runs-root");
 const chosen = new Set();
 
-function node(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
-
 function link(words, action, attributes = {}) {
   return node("button", { type: "button", class: "link", onclick: action, ...attributes }, words);
 }

@@ -4,17 +4,6 @@ const root = element.querySelector(".samples-root");
 let chosen = null; // a step, or null while it follows the middle one
 let made = "";
 
-function node(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "class") made.className = value;
-    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else made.setAttribute(name, value);
-  }
-  made.append(...children);
-  return made;
-}
-
 function nameOf(step, steps) {
   if (step === 0) return "before";
   const words = `step ${step.toLocaleString("en")}`;
@@ -53,10 +42,7 @@ function enlarge(value, step, index) {
   const dialog = node("dialog", { class: "large", "aria-label": value.prompts[index] },
     node("p", {}, value.prompts[index]), node("div", { class: "sides" }, ...sides),
     node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"));
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  dialog.addEventListener("close", () => dialog.remove());
-  element.append(dialog);
-  dialog.showModal();
+  showDialog(dialog);
 }
 
 function render() {

@@ -10,17 +10,24 @@ from starlette.middleware import Middleware
 from apt_engine.worker import WorkerStatus
 from ui.context import ASSETS_DIR, AppContext
 from ui.guard import Guard
+from ui.places import HOURS_KEPT
 from ui.routes import routes
 from ui.tabs import generate, runs, train, watch
 from ui.theme import STYLE_SHEET, build_theme
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SHARED_NOTE = (
+    "You are a guest here: nobody else sees your photos, runs and pictures, and all of it is deleted "
+    f"{HOURS_KEPT} hours after your last visit."
+)
 
 
 def build_app(context: AppContext) -> gr.Blocks:
     """All components and their wiring; `launch` is the caller's."""
     with gr.Blocks(title="APT Studio", analytics_enabled=False) as page:
         header = gr.HTML(status_line(context))
+        if context.places.is_shared:
+            gr.HTML(f'<p class="quiet">{SHARED_NOTE}</p>', elem_id="shared-note")
         with gr.Tabs() as tabs:
             with gr.Tab("Train", id="train"):
                 train_view = train.build(context)

@@ -15,7 +15,7 @@ def scripted(name: str, value: Any, **options: Any) -> gr.HTML:
         value: what JSON can say.
         options: of gr.HTML, and props for the script.
     """
-    script = (ASSETS_DIR / f"{name}.js").read_text(encoding="utf-8")
+    script = "".join((ASSETS_DIR / file).read_text(encoding="utf-8") for file in ("dom.js", f"{name}.js"))
     return gr.HTML(
         value, html_template=f'<div class="{name}-root"></div>', js_on_load=script, apply_default_css=False, **options
     )

@@ -275,9 +275,10 @@ def _known_words() -> str:
 
 
 def _build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.Button, Example]]]:
+    where = "" if context.places.is_shared else " They stay on this computer."
     gr.HTML(
         '<h2 class="title">1. Photos of the thing</h2>'
-        "<p>3 to 10, different places and angles. They stay on this computer. Click one to crop it.</p>",
+        f"<p>3 to 10, different places and angles.{where} Click one to crop it.</p>",
         padding=False,
     )
     photos = scripted("photos", NO_PHOTOS, elem_id="photos")
