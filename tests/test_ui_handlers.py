@@ -364,7 +364,9 @@ def test_only_runs_with_a_lora_are_offered(context: AppContext) -> None:
     run.append(CheckpointSaved(step=4, path="checkpoints/000004"))
     assert [run_id for _, run_id in generate.runs_offered(context)] == [run.id, generate.BARE]
     assert generate.offer_runs(context, None, run.id).value == run.id
-    checkpoint, beside, chip = generate.follow_run(context, run.id)
+    checkpoint, beside, chip, prompts = generate.follow_run(context, run.id)
+    assert all("{subject}" in prompt for prompt in prompts["prompts"])
+    assert not any("{subject}" in prompt for prompt in generate.suggested(context, generate.BARE))
     assert [value for _, value in checkpoint.choices] == ["last", "4"]
     assert [value for _, value in beside.choices] == [generate.BASE_TOO, "step 4"]
     assert "zwx backpack" in chip

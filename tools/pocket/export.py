@@ -24,14 +24,18 @@ HELD_OUT_SHEET = REPOSITORY / "benchmarks" / "held_out.png"
 HELD_OUT_SHOWN = 400
 SHEET_COLUMNS = 20
 SAMPLE_PROMPTS = (
-    "a photo of a backpack on the beach",
+    "a photo of a teapot on the beach",
     "a photo of an owl in the forest",
-    "a photo of a toy robot on a wooden table",
+    "a photo of an armchair in the park",
+    "a photo of a vase on a wooden table",
     "a photo of a car in the city",
+    "a photo of a lamp in a workshop",
     "a watercolor painting of a strawberry in the grass",
-    "a pencil sketch of a teapot on a white background",
+    "a pencil sketch of a chair on a white background",
     "pixel art of a mushroom at night",
     "a black and white photo of a cat in the snow",
+    "a photo of a rocket in space",
+    "a cartoon of a penguin on a blue background",
 )
 
 

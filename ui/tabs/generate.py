@@ -1,6 +1,7 @@
 """The Generate tab: a prompt becomes pictures, with a run's LoRA, with any LoRA file, or with the bare base model."""
 
 import html
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from gradio.components import Component
 from apt_engine import shelf
 from apt_engine.config import SUBJECT_SLOT, SampleRequest
 from apt_engine.errors import EngineError
+from apt_engine.presets import POCKET_DIR
 from apt_engine.runs import summarize
 from ui.context import AppContext, plain_errors
 from ui.form import build_input
@@ -22,8 +24,20 @@ from ui.scripted import scripted
 
 BARE = ""
 BASE_TOO = "the base model"
+HONESTY = (
+    "The pocket model draws 64 px of a small world: some forty things, eighteen places, five treatments. It cannot draw people, "
+    "text, several things together, or anything else."
+)
 FIRST_PROMPT = "a photo of a {subject} on the beach"
 PICTURES_REMEMBERED = 24
+SUBJECT_PROMPTS = (
+    "a photo of a {subject} on the beach",
+    "a photo of a {subject} in the snow",
+    "a watercolor painting of a {subject} in the forest",
+    "a pencil sketch of a {subject} on a white background",
+    "a photo of a {subject} in space",
+    "a black and white photo of a {subject} in the city",
+)
 HIGHEST_SEED = 2**31 - 1
 MORE: tuple[tuple[str, str, bool], ...] = (  # name, label, whether it is a slider
     ("count", "Count", True),
@@ -43,6 +57,7 @@ class GenerateView:
 
     settings: dict[str, Component]
     chip: gr.HTML
+    suggestions: gr.HTML
     lora: gr.File
     keep_seed: gr.Checkbox
     compare: gr.Dropdown
@@ -59,6 +74,7 @@ def build(context: AppContext) -> GenerateView:
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
             prompt = build_input(SampleRequest, "prompt", value=FIRST_PROMPT, label="Prompt")
             chip = gr.HTML(chip_of(context, BARE), elem_id="chip")
+            suggestions = scripted("prompts", {"prompts": suggested(context, BARE)}, elem_id="suggestions")
             with gr.Row(elem_classes="prompt-row"):
                 run = gr.Dropdown(
                     runs_offered(context), value=BARE, label="LoRA", interactive=True, scale=3, elem_id="run"
@@ -97,7 +113,9 @@ def build(context: AppContext) -> GenerateView:
             gr.HTML('<h2 class="title second">History</h2><p>click one to use its settings again</p>')
             history = scripted("gallery", {"pictures": [], "pick": True}, elem_id="history")
     settings = {"prompt": prompt, "run": run, "checkpoint": checkpoint, "seed": seed, "base": base, **more}
-    return GenerateView(settings, chip, lora, keep_seed, compare, generate, stop, progress, pictures, history)
+    return GenerateView(
+        settings, chip, suggestions, lora, keep_seed, compare, generate, stop, progress, pictures, history
+    )
 
 
 def connect(view: GenerateView, context: AppContext) -> None:
@@ -107,7 +125,7 @@ def connect(view: GenerateView, context: AppContext) -> None:
     run.change(
         partial(follow_run, context),
         run,
-        [view.settings["checkpoint"], view.compare, view.chip],
+        [view.settings["checkpoint"], view.compare, view.chip, view.suggestions],
         show_progress="hidden",
     )
     view.generate.click(
@@ -118,6 +136,11 @@ def connect(view: GenerateView, context: AppContext) -> None:
         api_visibility="private",
     )
     view.stop.click(context.worker.stop, None, None, queue=False, api_visibility="private")
+
+    def take(event: gr.EventData) -> str:  # Gradio finds no event data in a partial
+        return str(event.prompt)
+
+    view.suggestions.select(take, None, view.settings["prompt"], show_progress="hidden", api_visibility="private")
 
     def reuse(event: gr.EventData) -> list[Any]:  # Gradio finds no event data in a partial
         return use_again(view, context, int(event.index))
@@ -176,13 +199,25 @@ def follow_run(context: AppContext, run_id: str) -> list[Any]:
         gr.Dropdown(["last", *steps], value="last"),
         gr.Dropdown(others, value=[], multiselect=True),
         chip_of(context, run_id),
+        {"prompts": suggested(context, run_id)},
     ]
+
+
+def suggested(context: AppContext, run_id: str) -> list[str]:
+    """Prompts worth trying: those that show the pocket model off, or the subject in places its photos do not show."""
+    if run_id:
+        return list(SUBJECT_PROMPTS)
+    try:
+        found: list[str] = json.loads((POCKET_DIR / "prompts.json").read_text(encoding="utf-8"))["sample_prompts"]
+    except (OSError, ValueError, KeyError):
+        found = []
+    return found
 
 
 def chip_of(context: AppContext, run_id: str) -> str:
     """What {subject} means in a prompt."""
     if not run_id:
-        return '<p class="quiet">No run is chosen, so write the thing\'s own name in place of {subject}.</p>'
+        return f'<p class="quiet">No run is chosen, so write the thing\'s own name in place of {SUBJECT_SLOT}. {HONESTY}</p>'
     try:
         phrase = context.store.open(run_id).config.phrase
     except EngineError as error:
