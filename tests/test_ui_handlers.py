@@ -366,7 +366,7 @@ def test_only_runs_with_a_lora_are_offered(context: AppContext) -> None:
     assert generate.offer_runs(context, None, run.id).value == run.id
     checkpoint, beside, chip, prompts = generate.follow_run(context, run.id)
     assert all("{subject}" in prompt for prompt in prompts["prompts"])
-    assert not any("{subject}" in prompt for prompt in generate.suggested(context, generate.BARE))
+    assert not any("{subject}" in prompt for prompt in generate.suggested(generate.BARE))
     assert [value for _, value in checkpoint.choices] == ["last", "4"]
     assert [value for _, value in beside.choices] == [generate.BASE_TOO, "step 4"]
     assert "zwx backpack" in chip

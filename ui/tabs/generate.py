@@ -74,7 +74,7 @@ def build(context: AppContext) -> GenerateView:
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
             prompt = build_input(SampleRequest, "prompt", value=FIRST_PROMPT, label="Prompt")
             chip = gr.HTML(chip_of(context, BARE), elem_id="chip")
-            suggestions = scripted("prompts", {"prompts": suggested(context, BARE)}, elem_id="suggestions")
+            suggestions = scripted("prompts", {"prompts": suggested(BARE)}, elem_id="suggestions")
             with gr.Row(elem_classes="prompt-row"):
                 run = gr.Dropdown(
                     runs_offered(context), value=BARE, label="LoRA", interactive=True, scale=3, elem_id="run"
@@ -199,11 +199,11 @@ def follow_run(context: AppContext, run_id: str) -> list[Any]:
         gr.Dropdown(["last", *steps], value="last"),
         gr.Dropdown(others, value=[], multiselect=True),
         chip_of(context, run_id),
-        {"prompts": suggested(context, run_id)},
+        {"prompts": suggested(run_id)},
     ]
 
 
-def suggested(context: AppContext, run_id: str) -> list[str]:
+def suggested(run_id: str) -> list[str]:
     """Prompts worth trying: those that show the pocket model off, or the subject in places its photos do not show."""
     if run_id:
         return list(SUBJECT_PROMPTS)
