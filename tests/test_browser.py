@@ -75,6 +75,11 @@ def _draw_two_pictures(page: Page) -> None:
     page.until(lambda: len(page.find("#pictures img")) == 2)
     assert len(list((page.store.data_dir / "generated").rglob("*.png"))) == 2
     page.until(lambda: len(page.find("#history img")) == 2)
+    page.open()
+    page.tab("Generate")
+    page.until(lambda: len(page.find("#history img")) == 2)  # over a reload, as over a restart
+    page.click("#history button.tile")
+    page.until(lambda: page.field("Steps").get_attribute("value") == "4")
 
 
 def _put_the_run_into_the_bin(page: Page) -> None:

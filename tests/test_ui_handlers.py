@@ -463,6 +463,13 @@ def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppC
     assert ("training" in header, button.interactive, button.value) == (True, False, "Train: wait for the run")
 
 
+def test_a_place_in_line_stands_in_the_header(context: AppContext) -> None:
+    engine(context)._status = WorkerStatus("waiting", "r1", ahead=2)
+    _, header, button = tell_status(context, None)
+    assert "in line, 2 before you" in header
+    assert (button.interactive, button.value) == (False, "Train: in line")
+
+
 def test_the_page_is_built_without_waking_the_engine(context: AppContext) -> None:
     page = build_app(context)
     assert page.title == "APT Studio"

@@ -140,3 +140,10 @@ def test_what_is_measured_is_kept_and_forgotten_where_it_is_done_again() -> None
     assert told.chances == [(1, 0.5), (2, 0.4)]
     assert told.kept_features == [(1, 0.5), (2, 0.5)]
     assert (told.kept_attention, told.memory, told.views) == ([], 7, ("views/a.png",))
+
+
+def test_a_run_in_line_says_its_place() -> None:
+    told = story()
+    state = told.state_under(WorkerStatus("waiting", "r1", ahead=2))
+    assert (state, told.sentence(state)) == ("waiting", "Your backpack is in line: 2 before it.")
+    assert told.sentence(told.state_under(WorkerStatus("waiting", "r1"))) == "Your backpack comes next."

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from apt_engine.desk import told
 from apt_engine.worker import WorkerStatus
 from ui.context import ASSETS_DIR, AppContext
 from ui.guard import Guard
@@ -78,7 +79,7 @@ def build_app(context: AppContext) -> gr.Blocks:
         generate_tab.select(
             partial(offer_runs, context),
             [generate_view.settings["run"], watch_view.watched],
-            generate_view.settings["run"],
+            [generate_view.settings["run"], generate_view.history],
             show_progress="hidden",
         )
         runs_tab.select(partial(runs.rows, context), None, runs_view.table, show_progress="hidden")
@@ -100,15 +101,15 @@ def train_again(context: AppContext, view: train.TrainView, run_id: str) -> list
     return [gr.Tabs(selected="train"), *train.fill_in(view, context, context.store.open(run_id))]
 
 
-def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) -> Any:
-    """The runs to generate with; the one that was watched is taken unless another was chosen."""
-    return generate.offer_runs(context, chosen, watched.run_id)
+def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) -> list[Any]:
+    """The runs to generate with, the one that was watched unless another was chosen; and the pictures made before."""
+    return [generate.offer_runs(context, chosen, watched.run_id), generate.remembered(context)]
 
 
 def status_line(context: AppContext) -> str:
     """Name of the app, and what the engine does."""
     status = context.worker.status
-    words = {"idle": "ready", "training": "training", "sampling": "drawing"}[status.job]
+    words = told(status)
     return f'<h1 class="brand">APT Studio <small>{words}</small></h1>'
 
 

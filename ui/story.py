@@ -42,6 +42,7 @@ class Story:
     fraction: float | None = None
     step: int = 0
     saved_step: int = 0
+    ahead: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
     gammas: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
     references: list[tuple[int, float]] = field(default_factory=list)
@@ -139,10 +140,13 @@ class Story:
         return statistics.median(self.recent_seconds) if self.recent_seconds else None
 
     def state_under(self, status: WorkerStatus) -> str:
-        """The state given what the engine does: also waking, before a session's first event, and interrupted.
+        """The state given what the engine does: also waiting in line, waking, before a session's first event, and interrupted.
 
         Only the engine knows whether a run without an end is still worked on.
         """
+        if status.job == "waiting" and status.run_id == self.run_id:
+            self.ahead = status.ahead
+            return "waiting"
         if status.job == "training" and status.run_id == self.run_id:
             return "training" if self.state == "training" else "waking"
         return "interrupted" if self.state == "training" else self.state
@@ -153,12 +157,15 @@ class Story:
         match state:
             case "new":
                 return f"Ready to learn your {self.subject}; nothing is trained yet."
+            case "waiting":
+                return f"Your {self.subject} " + (
+                    f"is in line: {self.ahead} before it." if self.ahead else "comes next."
+                )
             case "waking":
                 return f"Waking the engine for your {self.subject}."
-            case "training" if self.stage not in ("", "training"):
-                return self.message
             case "training":
-                return f"Learning your {self.subject} ({where}).{self._remark()}"
+                is_learning = self.stage in ("", "training")
+                return f"Learning your {self.subject} ({where}).{self._remark()}" if is_learning else self.message
             case "finished":
                 return f"It knows your {self.subject}. {self.message}"
             case "stopped":

@@ -30,7 +30,7 @@ from ui.scripted import scripted
 from ui.story import Story
 
 WELCOME = "Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train."
-AT_WORK = ("waking", "training")
+AT_WORK = ("waiting", "waking", "training")
 RESUMABLE = ("stopped", "failed", "interrupted")
 NO_SAMPLES: dict[str, Any] = {"prompts": ["your subject"], "steps": [0], "urls": {}}
 
@@ -205,9 +205,10 @@ def _read_on(context: AppContext, watched: Watch) -> list[Any]:
     events, cursor = run.events(watched.cursor)
     story.tell(events)
     state = story.state_under(context.worker.status)
-    if not events and state == watched.state:
+    seen = f"{state} {story.ahead}"
+    if not events and seen == watched.state:
         return [gr.skip()] * COUNT
-    return [replace(watched, cursor=cursor, state=state), *_show(run.path, story, state)]
+    return [replace(watched, cursor=cursor, state=seen), *_show(run.path, story, state)]
 
 
 def _show(folder: Path, story: Story, state: str) -> list[Any]:
@@ -298,7 +299,9 @@ def _plot(name: str, points: Sequence[tuple[int, float]], story: Story, top: flo
 
 def _progress(story: Story, state: str) -> str:
     # While samples are drawn between two steps the bar stays where it is.
-    is_waiting = state == "waking" or (state == "training" and story.stage not in ("", "training", "sampling"))
+    is_waiting = state in ("waiting", "waking") or (
+        state == "training" and story.stage not in ("", "training", "sampling")
+    )
     fraction = story.fraction if is_waiting else story.step / max(1, story.last_step)
     numbers = [("step", f"{story.step:,}", f"of at most {story.last_step:,}")]
     if story.losses:
