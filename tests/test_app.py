@@ -21,11 +21,13 @@ from pathlib import Path
 from apt_engine.config import TrainingConfig
 from ui.context import open_context
 from ui.layout import build_app, launch_options, open_run
+from ui.places import OnePlace
 
-context = open_context(Path(sys.argv[1]))
+data_dir = Path(sys.argv[1])
+context = open_context(OnePlace(data_dir))
 run = context.store.create(TrainingConfig(subject="car"), lambda folder: None)
 page = build_app(context)
-_, address, _ = page.launch(server_name="127.0.0.1", **launch_options(context, None))
+_, address, _ = page.launch(server_name="127.0.0.1", **launch_options(context, data_dir, None))
 print(urllib.request.urlopen(address).status)
 open_run(context, run.id)
 for name in ("gradio", "PIL", "torch", "diffusers", "transformers", "peft", "accelerate"):
