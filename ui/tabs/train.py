@@ -199,7 +199,7 @@ def remembered(view: TrainView) -> list[Component]:
 def restore(view: TrainView, context: AppContext, values: list[Any]) -> tuple[list[Any], tuple[Any, ...], str, str]:
     """The values of `remembered` as far as they still hold, and what follows from them: chosen, notes, summary.
 
-    Photos are forgotten when the app starts anew.
+    Photos whose files are gone are left out.
     """
     form = dict(zip(remembered(view), values, strict=True))
     known = [tile for tile in (form[view.photos] or NO_PHOTOS)["photos"] if Path(str(tile["path"])).is_file()]
