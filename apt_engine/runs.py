@@ -324,6 +324,11 @@ class RunStore:
             raise RunError(f"There is no run {run_id} in {self.data_dir}; {hint}.")
         return found
 
+    def size_of(self, run_id: str) -> int:
+        """Bytes of a run's events so far, 0 where there is no such run; cheap enough to ask every second."""
+        path = self.runs_dir / Path(run_id).name / "events.jsonl"
+        return path.stat().st_size if run_id and path.is_file() else 0
+
     def _free_path(self, name: str) -> Path:
         path, number = self.runs_dir / name, 2
         while path.exists():

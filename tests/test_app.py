@@ -1,5 +1,6 @@
 """Flags of app.py, and what its process is and is not: quick, alone with itself, and free of torch."""
 
+import contextlib
 import os
 import re
 import socket
@@ -10,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from apt_engine.worker import ROOT
@@ -66,13 +68,13 @@ def taken_port() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a started app answers."""
+@contextlib.contextmanager
+def started(data_dir: Path, *arguments: str) -> Iterator[str]:
+    """A started app: where it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = app("--port", str(port), "--data-dir", str(tmp_path_factory.mktemp("Ünï data")))
+    process = app("--port", str(port), "--data-dir", str(data_dir), *arguments)
     assert process.stdout
     try:
         assert f"http://localhost:{port}" in process.stdout.readline()
@@ -81,6 +83,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.terminate()
         process.wait(20)
         process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with started(tmp_path_factory.mktemp("Ünï data")) as address:
+        yield address
 
 
 def fetch(url: str, **headers: str) -> str:
@@ -96,6 +104,19 @@ def test_a_taken_port_is_one_sentence(taken_port: int, data_dir: Path) -> None:
 
 def test_letting_others_in_needs_a_password() -> None:
     assert "--password" in refusal("--listen")
+
+
+def test_with_a_password_no_route_answers_before_it(data_dir: Path) -> None:
+    with started(data_dir, "--listen", "--password", "s3cret") as address, httpx.Client(base_url=address) as browser:
+        for route in ("/pulse?run=", "/export/r1/zip-with-photos"):
+            assert browser.get(route).status_code == 401
+        assert browser.post("/photos", files={"file": b"x"}).status_code == 401
+        assert not (data_dir / "uploads").exists()
+        assert browser.post("/login", data={"username": "apt", "password": "wrong"}).status_code == 400
+        assert browser.get("/pulse?run=").status_code == 401
+        assert browser.post("/login", data={"username": "apt", "password": "s3cret"}).status_code == 200
+        assert browser.get("/pulse?run=").status_code == 200
+        assert "There is no run r1" in browser.get("/export/r1/zip-with-photos").text
 
 
 def test_the_served_page_names_no_other_host(address: str) -> None:

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from apt_engine.config import TrainingConfig
 from apt_engine.desk import Desk
-from apt_engine.events import ExportReady
+from apt_engine.events import DriftMeasured, ExportReady
 from apt_engine.runs import RunStore
 from apt_engine.worker import Worker
 from ui.guard import Guard
@@ -39,7 +39,9 @@ def page(data_dir: Path, places: VisitorPlaces) -> Starlette:
         return FileResponse("/" + request.path_params["path"])
 
     guard = Middleware(Guard, data_dir=data_dir, places=places, is_public=True)
-    return Starlette(routes=[*routes(places), Route("/gradio_api/file={path:path}", serve)], middleware=[guard])
+    app = Starlette(routes=[*routes(places), Route("/gradio_api/file={path:path}", serve)], middleware=[guard])
+    vars(app)["auth"] = None  # as Gradio's own app has it where there is no password
+    return app
 
 
 def visitor(page: Starlette) -> TestClient:
@@ -102,6 +104,19 @@ def test_no_route_leads_to_the_files_of_another(
     assert ada.get(f"/gradio_api/file={brought}").status_code == 200
     assert ada.get(f"/export/{run.id}/kohya").content == b"secret"
     assert ada.get(f"/gradio_api/file={run.path}/config.json").status_code == 403
+
+
+def test_the_pulse_beats_when_an_own_run_grows(page: Starlette, places: VisitorPlaces, photo: Path) -> None:
+    ada, bob = visitor(page), visitor(page)
+    bring(ada, photo)
+    bring(bob, photo)
+    run = place_of(ada, places).store.create(TrainingConfig(subject="cat"), lambda folder: None)
+    before = {client: client.get(f"/pulse?run={run.id}").text for client in (ada, bob)}
+    run.append(DriftMeasured(step=1, drift=0.1))
+    after = {client: client.get(f"/pulse?run={run.id}").text for client in (ada, bob)}
+    assert before[ada] != after[ada]
+    assert before[bob] == after[bob]
+    assert ada.get("/pulse?run=../../x").text == ada.get("/pulse?run=").text
 
 
 def test_gradios_own_way_in_is_closed(page: Starlette) -> None:

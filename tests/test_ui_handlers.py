@@ -454,6 +454,14 @@ def test_what_was_typed_comes_back_with_the_photos_that_are_still_there(
         assert all(value == gr.skip() for value in restore(context, view, generate_view, nothing))
 
 
+def test_a_run_begun_elsewhere_comes_into_an_empty_view(context: AppContext) -> None:
+    assert all(value == gr.skip() for value in watch.refresh(context, watch.Watch()))
+    run = context.store.create(TrainingConfig(subject="car"), lambda folder: None)
+    engine(context)._status = WorkerStatus("training", run.id)
+    assert watch.refresh(context, watch.Watch())[0].run_id == run.id
+    assert all(value == gr.skip() for value in watch.refresh(context, watch.Watch("deleted")))
+
+
 def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppContext) -> None:
     told, header, button = tell_status(context, None)
     assert ("ready" in header, button.interactive, button.value) == (True, True, "Train")

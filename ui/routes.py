@@ -1,4 +1,4 @@
-"""Two plain routes beside Gradio's: photos come in, and files made for the moment go out. Both know whose they are."""
+"""Plain routes beside Gradio's: photos in, files made for the moment out, and the pulse. All know whose they are."""
 
 import re
 import secrets
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from apt_engine import shelf
@@ -25,14 +25,37 @@ Handler = Callable[[Request], Awaitable[Response]]
 def routes(places: Places) -> list[Route]:
     """The routes over the places of their visitors."""
     return [
-        Route("/photos", _take_photos(places), methods=["POST"]),
-        Route("/export/{run_id}/{kind}", _export(places), methods=["GET"]),
+        Route("/photos", _signed_in(_take_photos(places)), methods=["POST"]),
+        Route("/export/{run_id}/{kind}", _signed_in(_export(places)), methods=["GET"]),
+        Route("/pulse", _signed_in(_pulse(places)), methods=["GET"]),
     ]
 
 
 def exported(run: Run) -> dict[str, Path]:
     """The LoRA files of a run by their layout."""
     return {event.layout: run.path / event.path for event in run.events()[0] if isinstance(event, ExportReady)}
+
+
+def _signed_in(handle: Handler) -> Handler:
+    async def check(request: Request) -> Response:
+        """Where there is a password these routes ask for it too; Gradio holds the tokens it gave out."""
+        app = request.app
+        if app.auth:
+            cookies = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+            if not any(request.cookies.get(cookie) in app.tokens for cookie in cookies):
+                return _refusal("Sign in first: open the page and give its password.", 401)
+        return await handle(request)
+
+    return check
+
+
+def _pulse(places: Places) -> Handler:
+    async def tell(request: Request) -> Response:
+        """A mark that changes whenever the engine's state does, or the run in view has new events."""
+        place = places.of(request.headers)
+        return PlainTextResponse(f"{place.worker.status} {place.store.size_of(request.query_params.get('run', ''))}")
+
+    return tell
 
 
 def _take_photos(places: Places) -> Handler:

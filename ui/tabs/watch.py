@@ -122,13 +122,14 @@ def build() -> WatchView:
     )
 
 
-def connect(view: WatchView, context: AppContext, timer: gr.Timer) -> None:
-    """Wire the tab to the timer and its buttons."""
-    timer.tick(
+def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
+    """Wire the tab to the page's pulse and its buttons."""
+    pulse.tick(
         partial(refresh, context),
         view.watched,
         view.outputs,
         queue=False,
+        trigger_mode="always_last",
         show_progress="hidden",
         api_visibility="private",
     )
@@ -159,15 +160,17 @@ def open_run(context: AppContext, run_id: str) -> list[Any]:
         run = context.store.open(run_id)
         story = Story.of(run.id, run.config, len(run.photo_paths))
     except EngineError as error:
-        return [Watch(), f'<p class="sentence failed">{html.escape(str(error))}</p>', *[gr.skip()] * (COUNT - 2)]
+        return [Watch(run_id), f'<p class="sentence failed">{html.escape(str(error))}</p>', *[gr.skip()] * (COUNT - 2)]
     return _read_on(context, Watch(run_id, story=story))
 
 
 def refresh(context: AppContext, watched: Watch) -> Sequence[Any]:
     """Read what is new; nothing is sent to the page when nothing is."""
-    if watched.story is None:
-        return [gr.skip()] * COUNT
-    return _read_on(context, watched)
+    if watched.story:
+        return _read_on(context, watched)
+    # Where nothing was in view yet, a run begun in another tab or browser comes into it; a deleted run's sentence stays.
+    begun = context.worker.status.run_id
+    return open_run(context, begun) if begun and not watched.run_id else [gr.skip()] * COUNT
 
 
 def stop(context: AppContext) -> None:
@@ -201,7 +204,11 @@ def _read_on(context: AppContext, watched: Watch) -> list[Any]:
     try:
         run = context.store.open(watched.run_id)
     except EngineError as error:  # it was deleted elsewhere
-        return [Watch(), f'<p class="sentence failed">{html.escape(str(error))}</p>', *[gr.skip()] * (COUNT - 2)]
+        return [
+            Watch(watched.run_id),
+            f'<p class="sentence failed">{html.escape(str(error))}</p>',
+            *[gr.skip()] * (COUNT - 2),
+        ]
     events, cursor = run.events(watched.cursor)
     story.tell(events)
     state = story.state_under(context.worker.status)
@@ -215,8 +222,9 @@ def _show(folder: Path, story: Story, state: str) -> list[Any]:
     """Values of all components but the state, in the order of `WatchView.outputs`."""
     kind = "sentence failed" if state in ("failed", "interrupted") else "sentence"
     notices = "".join(f'<p class="note">{html.escape(notice)}</p>' for notice in story.notices)
+    sentence = f'<p class="{kind}" role="status" data-run="{html.escape(story.run_id)}">'
     return [
-        f'<p class="{kind}" role="status">{html.escape(story.sentence(state))}</p>{notices}',
+        f"{sentence}{html.escape(story.sentence(state))}</p>{notices}",
         _progress(story, state),
         _indicator(story),
         _loss(story),
