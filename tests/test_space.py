@@ -1,6 +1,7 @@
 """On a Space strangers share the machine: nobody reaches what is another's, by any route, and what is left behind goes."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,17 @@ from apt_engine.events import DriftMeasured, ExportReady
 from apt_engine.runs import RunStore
 from apt_engine.worker import Worker
 from ui.guard import Guard
-from ui.places import COOKIE, HOURS_KEPT, OnePlace, Place, VisitorPlaces, is_space, open_places, token_of
+from ui.places import (
+    COOKIE,
+    HOURS_KEPT,
+    UPLOADS_KEPT_DAYS,
+    OnePlace,
+    Place,
+    VisitorPlaces,
+    is_space,
+    open_places,
+    token_of,
+)
 from ui.routes import routes
 
 
@@ -177,6 +188,19 @@ def test_an_export_that_does_not_exist_is_a_sentence(page: Starlette, photo: Pat
     assert "has no kohya file yet" in client.get(f"/export/{run.id}/kohya").json()["error"]
     packed = client.get(f"/export/{run.id}/zip")
     assert packed.headers["content-disposition"].endswith(f'"{run.id}.zip"')
+
+
+def test_on_an_own_computer_uploads_are_kept_for_a_month(data_dir: Path) -> None:
+    place = OnePlace(data_dir)
+    for name in ("0123/cat.jpg", "tiles/1.jpg"):
+        path = place.here().uploads_dir / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    place.forget_uploads(time.time() + (UPLOADS_KEPT_DAYS - 1) * 86_400)
+    assert len(list(place.here().uploads_dir.glob("*/*"))) == 2
+    place.forget_uploads(time.time() + (UPLOADS_KEPT_DAYS + 1) * 86_400)
+    assert list(place.here().uploads_dir.iterdir()) == []
+    OnePlace(data_dir / "new").forget_uploads()
 
 
 def test_the_place_depends_on_the_environment(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from apt_engine.worker import Worker
 COOKIE = "apt-visitor"
 TOKEN = re.compile(r"[0-9a-f]{32}")
 HOURS_KEPT = 24
+UPLOADS_KEPT_DAYS = 30
 SECONDS_BETWEEN_SWEEPS = 600
 
 
@@ -74,6 +75,13 @@ class OnePlace:
     def __init__(self, data_dir: Path) -> None:
         store = RunStore(data_dir)
         self._place = Place(store, Worker(store))
+
+    def forget_uploads(self, now: float | None = None) -> None:
+        """Delete what was brought to the page long ago; runs have copies of their own."""
+        oldest = (now or time.time()) - UPLOADS_KEPT_DAYS * 86_400
+        for path in self._place.uploads_dir.glob("*"):
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)
 
     def here(self) -> Place:
         return self._place
@@ -152,7 +160,9 @@ def open_places(data_dir: Path) -> Places:
     """A place for each visitor on a Space, one place elsewhere. Starts no process."""
     if is_space():
         return VisitorPlaces(data_dir, Desk(open_engine(RunStore(data_dir))))
-    return OnePlace(data_dir)
+    place = OnePlace(data_dir)
+    place.forget_uploads()
+    return place
 
 
 def open_engine(store: RunStore) -> Worker | SliceWorker:
