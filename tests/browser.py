@@ -127,6 +127,16 @@ class Page:
         self.write("Sample every steps", "20")
         self.until(lambda: f"at most {steps:,} steps" in self.text(".go"))
 
+    def count_clicks(self) -> None:
+        """From the next page on, over reloads."""
+        listen = "addEventListener('click', (event) => event.isTrusted && localStorage.clicks++, true);"
+        script = f"localStorage.clicks ??= 0; {listen}"
+        self.browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+
+    def clicks(self) -> int:
+        """How many there were since `count_clicks`."""
+        return int(self.browser.execute_script("return localStorage.clicks"))
+
     def requests(self) -> list[str]:
         """The addresses of everything the browser has asked for since this was last called."""
         messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]

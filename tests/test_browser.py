@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 from selenium.webdriver.common.by import By
 
 from apt_engine.runs import summarize
@@ -90,6 +91,41 @@ def _put_the_run_into_the_bin(page: Page) -> None:
     page.browser.switch_to.alert.accept()
     page.until(lambda: "Bin (1)" in page.text("#runs"))
     assert page.store.list() == []
+
+
+def test_two_clicks_to_a_run_and_two_more_to_a_picture(page: Page, tmp_path: Path) -> None:
+    page.count_clicks()
+    kept = tmp_path / "kept"
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(kept)})
+    page.open()
+    page.click(".examples button")
+    page.until(lambda: len(page.find("#photos img.photo")) == 5)
+    page.click("#train")
+    page.until(lambda: "Learning your" in page.sentence())
+    assert page.clicks() == 2
+    page.until(lambda: summarize(page.store.list()[0]).step >= 3)
+    page.click("#stop")
+    page.until(lambda: "Stopped at step" in page.sentence())
+
+    before = page.clicks()
+    page.tab("Generate")
+    page.click("#generate")
+    page.until(lambda: len(page.find("#pictures img")) == 4)
+    assert page.clicks() - before == 2
+    page.click("#pictures figcaption a")
+    page.until(lambda: bool(list(kept.glob("*.png"))))
+    with Image.open(next(kept.glob("*.png"))) as picture:
+        assert "a photo of a {subject}" in "".join(str(words) for words in picture.info.values())
+
+    for tab, there in (
+        ("Train", "#photos img.photo"),
+        ("Watch", "#samples img"),
+        ("Generate", "#history img"),
+        ("Runs", "tr"),
+    ):
+        page.open()
+        page.tab(tab)
+        page.until(lambda there=there: bool(page.find(there)))
 
 
 def test_a_killed_engine_is_told_and_the_run_resumes(page: Page, photos: list[Path]) -> None:

@@ -153,3 +153,17 @@ def test_two_visitors_of_a_space_do_not_see_each_other(tmp_path: Path, photo_dir
             visitor.tab("Runs")
             visitor.until(lambda visitor=visitor: "run" in visitor.text("#runs") or "subject" in visitor.text("#runs"))
             visitor.until(lambda visitor=visitor, sees=sees: ("teddy bear" in visitor.text("#runs")) is sees)
+        _stop_drawing(bob)
+
+
+def _stop_drawing(visitor: Page) -> None:
+    """Stop is the visitor's own, not that of whoever the page was built for."""
+    visitor.tab("Generate")
+    visitor.until(lambda: visitor.field("Steps").is_displayed())
+    visitor.write("Steps", "200")
+    visitor.write("Count", "8")
+    visitor.click("#generate")
+    visitor.until(lambda: visitor.text("#drawing").startswith("Drawing"))
+    visitor.click("#stop-drawing")
+    visitor.until(lambda: visitor.browser.find_element(By.ID, "generate").is_enabled())
+    assert len(visitor.find("#pictures img")) < 8

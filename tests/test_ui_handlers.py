@@ -364,7 +364,12 @@ def test_only_runs_with_a_lora_are_offered(context: AppContext) -> None:
     run.append(CheckpointSaved(step=4, path="checkpoints/000004"))
     assert [run_id for _, run_id in generate.runs_offered(context)] == [run.id, generate.BARE]
     assert generate.offer_runs(context, None, run.id).value == run.id
-    checkpoint, beside, chip, prompts = generate.follow_run(context, run.id)
+    checkpoint, beside, chip, prompts, prompt = generate.follow_run(
+        context, run.id, generate.suggested(generate.BARE)[0]
+    )
+    assert prompt == generate.suggested(run.id)[0]
+    assert generate.follow_run(context, run.id, "my own words")[-1] == gr.skip()
+    assert "{subject}" not in generate.follow_run(context, generate.BARE, prompt)[-1]
     assert all("{subject}" in prompt for prompt in prompts["prompts"])
     assert not any("{subject}" in prompt for prompt in generate.suggested(generate.BARE))
     assert [value for _, value in checkpoint.choices] == ["last", "4"]
@@ -423,7 +428,7 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
     ("wish", "sentence"),
     [
         ({"prompt": "  "}, "The prompt is empty"),
-        ({"run": generate.BARE}, "needs a trained run"),
+        ({"run": generate.BARE, "prompt": "a {subject}"}, "needs a trained run"),
         ({"prompt": "owl " * 500, "run": "r1"}, "The prompt has 2,000 characters; shorten it"),
         ({"prompt": "an owl", "run": "r1"}, "There is no run r1"),
     ],
@@ -447,7 +452,7 @@ def test_what_was_typed_comes_back_with_the_photos_that_are_still_there(
     *values, chosen, _, summary = restore(context, view, generate_view, typed)
     assert [tile["name"] for tile in values[0]["photos"]] == [path.name for path in photos]
     assert values[fields.index(view.settings["subject"])] == "car"
-    assert values[fields.index(generate_view.settings["prompt"])] == generate.FIRST_PROMPT
+    assert values[fields.index(generate_view.settings["prompt"])] == generate.suggested(generate.BARE)[0]
     assert chosen == view.chosen.value
     assert "<b>4</b> photos" in summary
     for nothing in (None, [], typed[:-1]):

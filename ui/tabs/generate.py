@@ -28,7 +28,6 @@ HONESTY = (
     "The pocket model draws 64 px of a small world: some forty things, eighteen places, five treatments. It cannot draw people, "
     "text, several things together, or anything else."
 )
-FIRST_PROMPT = "a photo of a {subject} on the beach"
 PICTURES_REMEMBERED = 24
 SUBJECT_PROMPTS = (
     "a photo of a {subject} on the beach",
@@ -72,7 +71,7 @@ def build(context: AppContext) -> GenerateView:
     """Make the components."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
-            prompt = build_input(SampleRequest, "prompt", value=FIRST_PROMPT, label="Prompt")
+            prompt = build_input(SampleRequest, "prompt", value=suggested(BARE)[0], label="Prompt")
             chip = gr.HTML(chip_of(context, BARE), elem_id="chip")
             suggestions = scripted("prompts", {"prompts": suggested(BARE)}, elem_id="suggestions")
             with gr.Row(elem_classes="prompt-row"):
@@ -124,8 +123,8 @@ def connect(view: GenerateView, context: AppContext) -> None:
     assert isinstance(run, gr.Dropdown)
     run.change(
         partial(follow_run, context),
-        run,
-        [view.settings["checkpoint"], view.compare, view.chip, view.suggestions],
+        [run, view.settings["prompt"]],
+        [view.settings["checkpoint"], view.compare, view.chip, view.suggestions, view.settings["prompt"]],
         show_progress="hidden",
     )
     view.generate.click(
@@ -135,7 +134,7 @@ def connect(view: GenerateView, context: AppContext) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
-    view.stop.click(context.worker.stop, None, None, queue=False, api_visibility="private")
+    view.stop.click(partial(stop, context), None, None, queue=False, api_visibility="private")
 
     def take(event: gr.EventData) -> str:  # Gradio finds no event data in a partial
         return str(event.prompt)
@@ -150,6 +149,11 @@ def connect(view: GenerateView, context: AppContext) -> None:
     )
 
 
+def stop(context: AppContext) -> None:
+    """Ask the engine to stop drawing; what is done stays."""
+    context.worker.stop()
+
+
 def remembered_fields(view: GenerateView) -> list[Component]:
     """What a reload must find again; the run in view is chosen anew."""
     return [component for name, component in view.settings.items() if name not in ("run", "checkpoint")] + [
@@ -161,7 +165,8 @@ def restore(view: GenerateView, values: list[Any]) -> list[Any]:
     """The values of `remembered_fields`; an emptied prompt begins with the usual one."""
     names = [name for name in view.settings if name not in ("run", "checkpoint")]
     return [
-        (value or FIRST_PROMPT) if name == "prompt" else value for name, value in zip([*names, ""], values, strict=True)
+        (value or suggested(BARE)[0]) if name == "prompt" else value
+        for name, value in zip([*names, ""], values, strict=True)
     ]
 
 
@@ -188,8 +193,8 @@ def offer_runs(context: AppContext, chosen: str | None, preferred: str) -> Any:
     return gr.Dropdown(offered, value=value)
 
 
-def follow_run(context: AppContext, run_id: str) -> list[Any]:
-    """The checkpoints of a run, newest first, what can be drawn beside it, and its name in prompts."""
+def follow_run(context: AppContext, run_id: str, prompt: str) -> list[Any]:
+    """The checkpoints of a run, newest first, what can be drawn beside it, its name in prompts; and the prompt, if still ours."""
     try:
         steps = [str(item.step) for item in reversed(context.store.open(run_id).checkpoints())] if run_id else []
     except EngineError:
@@ -200,6 +205,7 @@ def follow_run(context: AppContext, run_id: str) -> list[Any]:
         gr.Dropdown(others, value=[], multiselect=True),
         chip_of(context, run_id),
         {"prompts": suggested(run_id)},
+        suggested(run_id)[0] if prompt in (suggested("any")[0], suggested(BARE)[0]) else gr.skip(),
     ]
 
 
@@ -211,7 +217,7 @@ def suggested(run_id: str) -> list[str]:
         found: list[str] = json.loads((POCKET_DIR / "prompts.json").read_text(encoding="utf-8"))["sample_prompts"]
     except (OSError, ValueError, KeyError):
         found = []
-    return found
+    return found or ["a photo of a teddy bear"]
 
 
 def chip_of(context: AppContext, run_id: str) -> str:
@@ -263,13 +269,15 @@ def generate(view: GenerateView, context: AppContext, values: dict[Component, An
             context.store.open(wanted[0][1].run)
     busy = [values[view.settings["seed"]], gr.Button(interactive=False), gr.Button(visible=True), gr.skip()]
     free = [gr.skip(), gr.Button(interactive=True), gr.Button(visible=False), remembered(context)]
+    pictures: list[dict[str, str]] = []
     try:
         for bar, pictures in _draw(context, wanted):
             yield [bar, {"pictures": pictures} if pictures else gr.skip(), *busy]
     except gr.Error:
         yield [progress_line(0.0, []), gr.skip(), *free]
         raise
-    yield [gr.skip(), gr.skip(), *free[:-1], remembered(context)]
+    # All once more: of updates that come close together the page can lose the last.
+    yield [gr.skip(), {"pictures": pictures} if pictures else gr.skip(), *free[:-1], remembered(context)]
 
 
 def _draw(context: AppContext, wanted: list[tuple[str, SampleRequest]]) -> Iterator[tuple[str, list[dict[str, str]]]]:
