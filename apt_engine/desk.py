@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.runs import RunStore, summarize
+from apt_engine.runs import RunStore, refuse_restart
 from apt_engine.slices import SliceWorker
 from apt_engine.worker import SampleProgress, Worker, WorkerStatus
 
@@ -133,8 +133,8 @@ class Seat:
             RunError: there is no such run.
         """
         run = self.store.open(run_id)
-        if not resume and summarize(run).state != "new":
-            raise BusyError(f"Run {run.id} was started before; resume it instead.")
+        if not resume:
+            refuse_restart(run)
         self.message = ""
         self._desk.queue(Ticket(self, run.id, resume))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import platformdirs
 
 from apt_engine.config import TrainingConfig
-from apt_engine.errors import DiskError, EngineError, RunError
+from apt_engine.errors import BusyError, DiskError, EngineError, RunError
 from apt_engine.events import (
     CheckpointSaved,
     Event,
@@ -254,6 +254,16 @@ class RunSummary:
     message: str
 
 
+def refuse_restart(run: Run) -> None:
+    """Raise if a run was started before, and must be resumed instead.
+
+    Raises:
+        BusyError: it was.
+    """
+    if summarize(run).state != "new":
+        raise BusyError(f"Run {run.id} was started before; resume it instead.")
+
+
 def summarize(run: Run) -> RunSummary:
     """The state of a run, read off its events."""
     config = run.config
@@ -301,7 +311,7 @@ class RunStore:
                 save_photos(aside / "photos")
                 (aside / "config.json").write_bytes(config_bytes(config))
                 (aside / "events.jsonl").touch()
-                return Run(aside.rename(self._free_path(name)))
+                return Run(aside.rename(_free(self.runs_dir / name)))
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
 
@@ -329,11 +339,16 @@ class RunStore:
         path = self.runs_dir / Path(run_id).name / "events.jsonl"
         return path.stat().st_size if run_id and path.is_file() else 0
 
-    def _free_path(self, name: str) -> Path:
-        path, number = self.runs_dir / name, 2
-        while path.exists():
-            path, number = self.runs_dir / f"{name}-{number}", number + 1
-        return path
+    def next_pictures_dir(self) -> Path:
+        """Where the next pictures go; a folder that is not there yet."""
+        return _free(self.data_dir / "generated" / time.strftime("%Y%m%d-%H%M%S"))
+
+
+def _free(wanted: Path) -> Path:
+    path, number = wanted, 2
+    while path.exists():
+        path, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return path
 
 
 def config_bytes(config: TrainingConfig) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.events import RunFailed
-from apt_engine.runs import RunStore, summarize
+from apt_engine.runs import RunStore, refuse_restart, summarize
 from apt_engine.worker import SampleProgress, WorkerStatus
 
 SLICE_SECONDS = 90.0  # of training in one call; loading, saving and samples come on top
@@ -97,8 +97,8 @@ class SliceWorker:
         run = store.open(run_id)
         with self._lock:
             self.refuse_if_busy()
-            if not resume and summarize(run).state != "new":
-                raise BusyError(f"Run {run.id} was started before; resume it instead.")
+            if not resume:
+                refuse_restart(run)
             self._stopping = run.path / "stop"
             self._stopping.unlink(missing_ok=True)
             self._status = WorkerStatus("training", run.id)
@@ -112,7 +112,7 @@ class SliceWorker:
             EngineError: the pictures cannot be made; says why.
         """
         store = store or self._home
-        folder = store.data_dir / "generated" / time.strftime("%Y%m%d-%H%M%S")
+        folder = store.next_pictures_dir()
         with self._lock:
             self.refuse_if_busy()
             self._status = WorkerStatus("sampling")

@@ -12,7 +12,6 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.events import RunFailed
-from apt_engine.runs import RunStore, summarize
+from apt_engine.runs import RunStore, refuse_restart
 
 ROOT = Path(__file__).resolve().parent.parent
 # Spinning OpenMP threads make torch several times slower on a busy machine; must be set before torch is imported.
@@ -109,8 +108,8 @@ class Worker:
         run = store.open(run_id)
         with self._lock:
             self.refuse_if_busy()
-            if not resume and summarize(run).state != "new":
-                raise BusyError(f"Run {run.id} was started before; resume it instead.")
+            if not resume:
+                refuse_restart(run)
             self._store = store
             self._begin(WorkerStatus("training", run.id), {"job": "train", "run": run.id})
 
@@ -122,7 +121,7 @@ class Worker:
             EngineError: the pictures cannot be made; says why.
         """
         store = store or self._home
-        folder = store.data_dir / "generated" / time.strftime("%Y%m%d-%H%M%S")
+        folder = store.next_pictures_dir()
         with self._lock:
             self.refuse_if_busy()
             self._store = store

@@ -1,10 +1,15 @@
 """Fixtures for all tests. torch is imported only by the tests that need it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
+
+from apt_engine.config import TrainingConfig
+from apt_engine.photos import photos_in, read_photos
+from apt_engine.runs import Run, RunStore
 
 os.environ |= {
     # One thread, asleep while it waits: on a shared machine spinning threads make torch several times slower.
@@ -53,3 +58,26 @@ def photo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_dir(tmp_path: Path) -> Path:
     """A data directory that does not exist yet."""
     return tmp_path / "data"
+
+
+@pytest.fixture
+def new_run(store: RunStore, toy_base: Path, photo_dir: Path) -> Callable[..., Run]:
+    """Makes runs of the toy that draw nothing while they train, in the module's own `store`."""
+    photos = read_photos(photos_in(photo_dir))
+
+    def make(steps: int = 4) -> Run:
+        config = TrainingConfig(
+            subject="car",
+            base=str(toy_base),
+            resolution=32,
+            steps=steps,
+            save_every_steps=2,
+            sample_every_steps=0,
+            drift_every_steps=0,
+            sample_steps=2,
+            warped_views=2,
+            sample_prompts=("a {subject}",),
+        )
+        return store.create(config, lambda folder: photos.save(folder, 32))
+
+    return make

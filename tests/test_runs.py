@@ -188,3 +188,12 @@ def test_a_summary_tells_the_state(store: RunStore, run: Run) -> None:
     run.append(CheckpointSaved(step=9, path="checkpoints/000009"))
     run.append(RunFinished(step=9, reason="Done.", is_complete=True, seconds=1.0, peak_memory_bytes=1))
     assert (state(), summarize(run).step, summarize(run).last_step) == ("finished", 9, 9)
+
+
+def test_pictures_asked_for_in_the_same_second_lie_apart(data_dir: Path) -> None:
+    store = RunStore(data_dir)
+    folders = [store.next_pictures_dir()]
+    folders[0].mkdir(parents=True)
+    folders.append(store.next_pictures_dir())
+    assert folders[0] != folders[1]
+    assert sorted(folders) == folders  # the newest comes last

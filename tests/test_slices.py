@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from apt_engine.config import SampleRequest, TrainingConfig
+from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.events import RunFinished, StepFinished
-from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs import Run, RunStore, summarize
 from apt_engine.slices import SliceWorker
 from apt_engine.worker import Worker
@@ -53,28 +52,6 @@ def _work(answers: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
 @pytest.fixture
 def store(data_dir: Path) -> RunStore:
     return RunStore(data_dir)
-
-
-@pytest.fixture
-def new_run(store: RunStore, toy_base: Path, photo_dir: Path) -> Callable[..., Run]:
-    photos = read_photos(photos_in(photo_dir))
-
-    def make(steps: int) -> Run:
-        config = TrainingConfig(
-            subject="car",
-            base=str(toy_base),
-            resolution=32,
-            steps=steps,
-            save_every_steps=2,
-            sample_every_steps=0,
-            drift_every_steps=0,
-            sample_steps=2,
-            warped_views=2,
-            sample_prompts=("a {subject}",),
-        )
-        return store.create(config, lambda folder: photos.save(folder, 32))
-
-    return make
 
 
 def finish(worker: SliceWorker) -> None:

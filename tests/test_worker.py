@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from apt_engine.config import SampleRequest, TrainingConfig
+from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.events import RunFailed, RunFinished, StepFinished
-from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs import Run, RunStore, summarize
 from apt_engine.worker import ROOT, Worker
 
@@ -30,27 +29,6 @@ def worker(store: RunStore) -> Iterator[Worker]:
     worker = Worker(store)
     yield worker
     worker.close()
-
-
-@pytest.fixture
-def new_run(store: RunStore, toy_base: Path, photo_dir: Path) -> Callable[..., Run]:
-    photos = read_photos(photos_in(photo_dir))
-
-    def make(steps: int = 4) -> Run:
-        config = TrainingConfig(
-            subject="car",
-            base=str(toy_base),
-            resolution=32,
-            steps=steps,
-            save_every_steps=2,
-            sample_every_steps=0,
-            drift_every_steps=0,
-            sample_steps=2,
-            sample_prompts=("a {subject}",),
-        )
-        return store.create(config, lambda folder: photos.save(folder, 32))
-
-    return make
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:
