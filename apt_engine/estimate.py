@@ -1,15 +1,13 @@
 """What a training would take, told before it starts: time from earlier runs here, the rest from what the base is."""
 
-import json
-import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import EngineError
 from apt_engine.events import StepFinished
+from apt_engine.hub import is_downloaded, is_hub_id
 from apt_engine.presets import load_presets, profile_of
 from apt_engine.runs import KEPT_OPTIMIZER_STATES, RunStore
 
@@ -55,7 +53,7 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
         pace = POCKET_SECONDS_PER_STEP * config.batch_size / 4
     lora = needs.lora * config.rank // 16 * (2 if config.feed_forward else 1)
     disk = lora * (2 + steps // config.save_every_steps + 2 * KEPT_OPTIMIZER_STATES)
-    is_here = Path(config.base).exists() or config.base == "pocket" or _is_downloaded(config.base)
+    is_here = not is_hub_id(config.base) or is_downloaded(config.base)
     return Estimate(steps * pace if pace else None, needs.memory, disk, 0 if is_here else needs.download)
 
 
@@ -78,21 +76,3 @@ def _paces(config: TrainingConfig, store: RunStore) -> Iterator[float]:
         seconds = [event.seconds for event in run.events()[0] if isinstance(event, StepFinished)]
         if len(seconds) >= 5:
             yield statistics.median(seconds)
-
-
-def _is_downloaded(base: str) -> bool:
-    """Whether the hub's cache on this computer holds a snapshot of a model id."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    snapshots = cache / f"models--{base.replace('/', '--')}" / "snapshots"
-    indexes = list(snapshots.glob("*/model_index.json"))
-    return any(_is_whole(index) for index in indexes)
-
-
-def _is_whole(index: Path) -> bool:
-    try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    models = [name for name in ("unet", "vae", "text_encoder") if name in parts]
-    return all(any((index.parent / name).glob("*.safetensors")) for name in models)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from apt_engine import lora, random, solvers
+from apt_engine import hub, lora, random, solvers
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.config import SampleRequest, TrainingConfig
@@ -199,6 +199,8 @@ class Studio:
         wanted = (config.base, config.device, config.dtype, config.attention)
         if self._sampler is None or self._loaded != wanted:
             self.forget()
+            for done, total in hub.fetch(config.base):
+                on_progress(hub.described(config.base, done, total), done / total)
             on_progress(f"Loading {config.base}", None)
             base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
             self._sampler, self._loaded = Sampler(base), wanted

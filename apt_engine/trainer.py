@@ -31,7 +31,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor
 
-from apt_engine import exports, lora, training_state
+from apt_engine import exports, hub, lora, training_state
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.captions import class_caption
 from apt_engine.config import TrainingConfig
@@ -118,6 +118,10 @@ class Trainer:
         is_fp16 = choose_dtype(config.dtype, device) == torch.float16
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if is_fp16 else "no")
         self._processes = _processes_of(self._accelerator)
+        for done, total in hub.fetch(config.base):
+            yield StageChanged(
+                stage="downloading", message=hub.described(config.base, done, total), fraction=done / total
+            )
         yield StageChanged(stage="loading", message=f"Loading the base model {config.base}.")
         base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
         if config.resolution % base.size_multiple:

@@ -91,7 +91,7 @@ def test_time_is_told_from_an_earlier_run_of_the_same_kind(store: RunStore) -> N
 def test_the_pocket_model_needs_no_download_and_a_hub_model_only_once(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     pocket = estimate(TrainingConfig(subject="bear"), 5, store)
     assert (pocket.download, pocket.seconds is not None) == (0, True)
     hub = TrainingConfig(subject="bear", base="some/model")

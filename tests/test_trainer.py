@@ -108,6 +108,15 @@ def test_a_run_tells_its_story_in_order(new_run: NewRun) -> None:
     assert "exporting" in {event.stage for event in events if isinstance(event, StageChanged)}
 
 
+def test_a_download_has_a_bar(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apt_engine.hub.fetch", lambda name: iter([(1_000_000_000, 4_000_000_000)]))
+    run = new_run()
+    events = train(RunStore(run.path.parent.parent), run, lambda: False)
+    stage = next(event for event in events if isinstance(event, StageChanged))
+    assert (stage.stage, stage.fraction) == ("downloading", 0.25)
+    assert stage.message.endswith("once: 1.0 of 4.0 GB.")
+
+
 def test_samples_change_while_it_learns(new_run: NewRun) -> None:
     run = new_run(sample_every_steps=3)
     finish(run)

@@ -13,6 +13,7 @@ from apt_engine.bases.base import BaseModel
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import BaseModelError, ConfigError
+from apt_engine.hub import NOT_NEEDED, is_hub_id
 from apt_engine.presets import POCKET_DIR
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,7 +21,6 @@ FAMILIES: dict[str, type[StableDiffusion | StableDiffusionXL]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
 }
-NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 
 # Their progress bars and advice are for notebooks; what matters becomes an event or an error.
 for library in (diffusers.utils.logging, transformers.utils.logging):
@@ -84,7 +84,7 @@ def _find(name: str) -> Path | str:
     folder = Path(name).expanduser()
     if folder.exists():
         return folder
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or "\\" in name:
+    if not is_hub_id(name):
         raise BaseModelError(
             f"There is no base model {name}; write pocket, the path of a model folder, or a hub id such as owner/model."
         )
