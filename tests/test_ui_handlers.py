@@ -133,6 +133,21 @@ def test_sixty_photos_are_refused(context: AppContext, view: train.TrainView, ph
         train.start(view, context, lambda run_id: [], form(view, photos * 15, subject="car"))
 
 
+def test_of_sixty_photos_the_first_are_shown_and_one_may_choose(
+    context: AppContext, view: train.TrainView, tmp_path: Path
+) -> None:
+    folder = context.uploads_dir
+    folder.mkdir(parents=True)
+    paths = [folder / f"{number:02d}.png" for number in range(60)]
+    for number, path in enumerate(paths):
+        Image.effect_noise((80, 80), 40 + number).save(path)
+    tiles, _, summary = train.show_photos(view, context, form(view, paths, subject="car"))
+    assert len(tiles["photos"]) == 30
+    assert all(tile["url"] for tile in tiles["photos"])
+    assert tiles["problems"] == ["60 photos are too many; the first 30 are here. Keep the 3 to 10 that differ most."]
+    assert "<b>30</b> photos" in summary
+
+
 def test_a_bad_file_is_named_and_the_good_ones_stay(
     context: AppContext, view: train.TrainView, photos: list[Path]
 ) -> None:

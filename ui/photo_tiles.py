@@ -46,6 +46,11 @@ def read_tiles(value: dict[str, Any] | None, folders: Sequence[Path]) -> PhotoSe
     return PhotoSet(tuple(photos), tuple(problems))
 
 
+def first_of(value: dict[str, Any] | None) -> dict[str, Any]:
+    """As many of the tiles as a run may have."""
+    return {**(value or NO_PHOTOS), "photos": (value or NO_PHOTOS)["photos"][:MAXIMUM_COUNT]}
+
+
 def show(value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder: Path) -> dict[str, Any]:
     """The tiles of the photos that could be read, with small pictures and what could be better about each.
 
@@ -56,9 +61,11 @@ def show(value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder
         folder: where small pictures are kept.
     """
     tiles: list[dict[str, Any]] = (value or NO_PHOTOS)["photos"]
-    if photos.unopened:
-        sentence = f"{photos.unopened} photos are too many; choose the 3 to 10 that differ most."
-        return {"photos": tiles[:MAXIMUM_COUNT], "problems": [sentence]}
+    problems = list(photos.problems)
+    if len(tiles) > MAXIMUM_COUNT:
+        problems.append(
+            f"{len(tiles)} photos are too many; the first {MAXIMUM_COUNT} are here. Keep the 3 to 10 that differ most."
+        )
     by_name = {photo.source: photo for photo in photos.photos}
     twins = twins_of(photos.photos)
     shown = [
@@ -66,7 +73,7 @@ def show(value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder
         for tile in tiles
         if (photo := by_name.get(tile["path"]))
     ]
-    return {"photos": shown, "problems": list(photos.problems)}
+    return {"photos": shown, "problems": problems}
 
 
 def _read(tile: dict[str, Any], folders: Sequence[Path]) -> Photo:

@@ -20,7 +20,7 @@ from apt_engine.presets import POCKET_DIR, build_config
 from apt_engine.runs import Run
 from ui.context import AppContext, Example, plain_errors
 from ui.form import build_input, build_settings, changed_by, to_component
-from ui.photo_tiles import NO_PHOTOS, read_tiles, show, tiles_of
+from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of
 from ui.plots import duration, size
 from ui.scripted import scripted
 
@@ -140,7 +140,7 @@ def start(
 
 def show_photos(view: TrainView, context: AppContext, values: dict[Component, Any]) -> list[Any]:
     """The tiles of the good photos, sentences for what is bad or could be better, and what training would take."""
-    photos = read_tiles(values[view.photos], _own_folders(context))
+    photos = read_tiles(first_of(values[view.photos]), _own_folders(context))
     config = _config_or_none(view, values)
     resolution = config.resolution if config else 64
     tiles = show(values[view.photos], photos, resolution, context.uploads_dir / "tiles")
