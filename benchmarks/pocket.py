@@ -21,11 +21,13 @@ from tools.pocket.autoencoder import measure_psnr, reconstruct
 from tools.pocket.export import HELD_OUT_SHEET, read_held_out
 from tools.pocket.grid import GUIDANCE_SCALE, STEPS, say, write_grid
 from tools.pocket.settings import SEED, Workplace
-from tools.pocket.vocabulary import HELD_OUT_PAIRS, OBJECTS, Label, draw_label
+from tools.pocket.vocabulary import HELD_OUT_PAIRS, OBJECTS, PLACE_NAMES, Label, draw_label
 
 WEIGHTS = Workplace().assets
 MEBIBYTE = 2**20
 TWELVE_PROMPTS = 12
+COLORLESS = {"pencil sketch", "black and white"}
+PLAIN = {place for place in PLACE_NAMES if place.endswith(" background")}
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,17 @@ def shares_right(verdicts: Sequence[Verdict], labels: Sequence[Label]) -> tuple[
     """The shares of pictures whose place, treatment and object are what was asked for."""
     pairs = list(zip(verdicts, labels, strict=True))
     return (
-        float(np.mean([verdict.place == label.place for verdict, label in pairs])),
+        float(np.mean([is_place_right(verdict, label) for verdict, label in pairs])),
         float(np.mean([verdict.treatment == label.treatment for verdict, label in pairs])),
         float(np.mean([verdict.object == label.object for verdict, label in pairs])),
     )
+
+
+def is_place_right(verdict: Verdict, label: Label) -> bool:
+    """As far as a picture can show it: in a pencil sketch a red background looks like a blue one."""
+    if {verdict.treatment, label.treatment} <= COLORLESS and verdict.place in PLAIN and label.place in PLAIN:
+        return True
+    return verdict.place == label.place
 
 
 def draw_labels(count: int, rng: np.random.Generator) -> list[Label]:
@@ -118,9 +127,14 @@ def measure_ceilings(judge: Judge, pipeline: StableDiffusionPipeline) -> list[Ro
     count = len(held_out)
     images = [Image.fromarray(image) for image in held_out]
     soft = [Image.fromarray(image) for image in reconstruct(pipeline.vae, held_out)]
+    seen = judge.look(images)
+    strict = np.mean([verdict.place == label.place for verdict, label in zip(seen, labels, strict=True)])
     return [
         Row("autoencoder on held-out pictures", ">= 28 dB", f"{measure_psnr(pipeline.vae, held_out):.2f} dB", count),
-        _judged("judge on held-out pictures", ">= .98 / .98 / .85", shares_right(judge.look(images), labels), count),
+        _judged("judge on held-out pictures", ">= .98 / .98 / .85", shares_right(seen, labels), count),
+        Row(
+            "the same, the color of a background counted in colorless pictures too: place", "-", f"{strict:.3f}", count
+        ),
         _judged("judge on their reconstructions", "the ceiling", shares_right(judge.look(soft), labels), count),
     ]
 

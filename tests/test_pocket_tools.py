@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.judge import Verdict
+from benchmarks.pocket import is_place_right
 from tools.pocket.autoencoder import build_autoencoder, pictures_to_tensor
 from tools.pocket.files import load_checkpoint, save_checkpoint
 from tools.pocket.panoramas import PANORAMAS
@@ -102,13 +104,36 @@ def test_a_crew_of_one_keeps_its_gradients() -> None:
     assert parameter.grad.tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
-def test_autoencoder_makes_sixteen_by_sixteen_latents_of_four_channels() -> None:
+def test_autoencoder_makes_sixteen_by_sixteen_latents_of_eight_channels() -> None:
     vae = build_autoencoder().eval()
     pictures = np.zeros((1, 64, 64, 3), np.uint8)
     with torch.no_grad():
         latents = vae.encode(pictures_to_tensor(pictures)).latent_dist.mode()
-        assert latents.shape == (1, 4, 16, 16)
+        assert latents.shape == (1, 8, 16, 16)
         assert vae.decode(latents).sample.shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("seen", "asked", "is_right"),
+    [
+        (("red background", "photo"), ("red background", "photo"), True),
+        (("red background", "photo"), ("blue background", "photo"), False),
+        (("red background", "pencil sketch"), ("blue background", "pencil sketch"), True),
+        (("red background", "black and white"), ("blue background", "pencil sketch"), True),
+        (
+            ("red background", "photo"),
+            ("blue background", "pencil sketch"),
+            False,
+        ),  # drawn in color, and in the wrong one
+        (("beach", "pencil sketch"), ("blue background", "pencil sketch"), False),
+        (("beach", "black and white"), ("snow", "black and white"), False),
+    ],
+)
+def test_a_place_is_right_as_far_as_a_picture_can_show_it(
+    seen: tuple[str, str], asked: tuple[str, str], is_right: bool
+) -> None:
+    verdict = Verdict(None, *seen)
+    assert is_place_right(verdict, Label(object=None, rendition=0, place=asked[0], treatment=asked[1])) is is_right
 
 
 def test_a_missing_icon_pack_is_named_with_its_remedy(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The autoencoder: 64 px RGB to 16x16x4 latents and back (AutoencoderKL, f4)."""
+"""The autoencoder: 64 px RGB to 16x16x8 latents and back (AutoencoderKL, f4)."""
 
 import time
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tools.pocket.files import load_checkpoint, save_checkpoint
-from tools.pocket.parallel import WORKERS, Crew, count_trainable, run_crew
+from tools.pocket.parallel import WORKERS, Crew, count_trainable, map_over, run_crew
 from tools.pocket.schedule import Clock, cosine_rate
 from tools.pocket.settings import IMAGE_SIZE, LATENT_CHANNELS, SEED, Workplace
 from tools.pocket.world import World, batches, open_world
@@ -19,6 +19,7 @@ BATCH = 16  # over all processes
 PEAK_RATE = 2e-3
 KL_WEIGHT = 5e-5
 SAVE_EVERY_SECONDS = 90
+ENCODED_AT_ONCE = 5000
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -103,21 +104,29 @@ def reconstruct(vae: AutoencoderKL, pictures: NDArray[np.uint8], size: int = 100
     return np.concatenate(parts)
 
 
-@torch.no_grad()
-def encode_world(workplace: Workplace) -> Tensor:
-    """The scaled latents (count, 4, 16, 16) of all training pictures, cached in a file next to the checkpoint."""
+def encode_world(workplace: Workplace, workers: int = WORKERS) -> Tensor:
+    """The scaled latents (count, 8, 16, 16) of all training pictures, cached in a file next to the checkpoint."""
     path = workplace.root / "latents.npy"
     if not path.exists():
-        world, vae = open_world(workplace), load_autoencoder(workplace)
-        chunks: list[NDArray[np.float16]] = []
-        for start in range(0, world.training_count, 250):
-            batch = pictures_to_tensor(world.images[start : min(start + 250, world.training_count)])
-            with torch.autocast("cpu", torch.bfloat16):
-                latents = vae.encode(batch).latent_dist.mode() * vae.config["scaling_factor"]
-            chunks.append(latents.float().numpy().astype(np.float16))
-        np.save(path.with_name("latents.part.npy"), np.concatenate(chunks))
+        count = open_world(workplace).training_count
+        tasks = [(workplace, start, min(start + ENCODED_AT_ONCE, count)) for start in range(0, count, ENCODED_AT_ONCE)]
+        latents = np.concatenate(list(map_over(workers, _encode, tasks)))
+        np.save(path.with_name("latents.part.npy"), latents)
         path.with_name("latents.part.npy").replace(path)
     return torch.from_numpy(np.load(path))
+
+
+@torch.no_grad()
+def _encode(workplace: Workplace, start: int, stop: int) -> NDArray[np.float16]:
+    torch.set_num_threads(1)
+    world, vae = open_world(workplace), load_autoencoder(workplace)
+    chunks: list[NDArray[np.float16]] = []
+    for first in range(start, stop, 250):
+        batch = pictures_to_tensor(world.images[first : min(first + 250, stop)])
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(batch).latent_dist.mode() * vae.config["scaling_factor"]
+        chunks.append(latents.float().numpy().astype(np.float16))
+    return np.concatenate(chunks)
 
 
 def _reconstruction_loss(vae: AutoencoderKL, pictures: Tensor) -> Tensor:

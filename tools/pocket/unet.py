@@ -95,7 +95,7 @@ def load_averaged(workplace: Workplace) -> tuple[UNet2DConditionModel, CLIPTextM
 
 def train_unet(workplace: Workplace, deadline: float, workers: int = WORKERS) -> None:
     """Trains until the deadline (seconds since the epoch), going on from the checkpoint."""
-    encode_world(workplace)
+    encode_world(workplace, workers)
     run_crew(_train, count_trainable(_build_model(workplace)), workplace, deadline, workers=workers)
 
 
