@@ -1,8 +1,8 @@
 """Does a plain LoRA learn a new instance, its shape and its color, and overfit when it runs long?
 
-For each subject a plain DreamBooth LoRA is trained on its five photos; pictures of it in places the photos do not show are
-compared with held-out views at several checkpoints. Two reference lines: the base model's pictures of the class, and two
-views of the one subject. Runs are kept in `--work` and taken up again.
+For each subject a plain DreamBooth LoRA is trained on its five photos; at several checkpoints its pictures by the caption
+alone, and in places the photos do not show, are compared with held-out views. Two reference lines: the base model's pictures
+of the class, and two views of the one subject. Runs are kept in `--work` and taken up again.
 """
 
 import argparse
@@ -38,6 +38,7 @@ PROMPTS = (
     "a photo of a {subject} on a white background",
 )
 SEEDS = (1, 2, 3)
+CAPTION_SEEDS = range(1, 13)
 SIDE = 64
 
 
@@ -89,17 +90,19 @@ def train_plain(store: RunStore, subject: Subject, steps: int, every: int, setti
     return run
 
 
-def drawn(config: TrainingConfig, lora_path: Path | None) -> list[Image.Image]:
-    """Pictures of the subject in the places of PROMPTS, by a checkpoint or by the base, at the same seeds."""
+def drawn(config: TrainingConfig, lora_path: Path | None) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Pictures by the caption and in the places of PROMPTS, by a checkpoint or by the base, at the same seeds."""
     base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
     if lora_path is not None:
         lora.load(base.denoiser, lora_path)
+    asked = [(config.caption, seed) for seed in CAPTION_SEEDS]
+    asked += [(prompt, seed) for prompt in PROMPTS for seed in SEEDS]
     pictures = [
         Picture(prompt=config.fill(prompt), seed=seed, guidance_scale=GUIDANCE_SCALE, width=SIDE, height=SIDE)
-        for prompt in PROMPTS
-        for seed in SEEDS
+        for prompt, seed in asked
     ]
-    return list(Sampler(base).generate(pictures))
+    images = list(Sampler(base).generate(pictures))
+    return images[: len(CAPTION_SEEDS)], images[len(CAPTION_SEEDS) :]
 
 
 @torch.no_grad()
@@ -120,14 +123,15 @@ def measure(subject: Subject, run: Run, out: Path) -> Iterator[dict[str, Any]]:
     sheet, words = training + held_out[:1], ["photo"] * len(training) + ["held out"]
     models = [(0, None), *((checkpoint.step, checkpoint.lora_path) for checkpoint in run.checkpoints())]
     for step, lora_path in models:
-        pictures = drawn(run.config, lora_path)
+        captioned, pictures = drawn(run.config, lora_path)
         sheet += pictures[:: len(SEEDS)] + pictures[1 : 1 + 2 * len(SEEDS) : len(SEEDS)]
         words += [f"{step} steps, {run.config.fill(prompt)}" for prompt in (*PROMPTS, *PROMPTS[:2])]
         yield {
             "subject": subject.key,
             "step": step,
-            "likeness": likeness(embed(pictures), references),
-            "to_training": likeness(embed(pictures), embed(training)),
+            "captioned": likeness(embed(captioned), references),
+            "elsewhere": likeness(embed(pictures), references),
+            "to_training": likeness(embed(captioned), embed(training)),
             "two_views": two_views,
             "reachable": reachable,
         }
@@ -146,27 +150,28 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    print("| subject | step | likeness | to the training photos | two views | reachable |\n| --- |" + " ---: |" * 5)
+    heads = "subject | step | by the caption | in new places | caption to the training photos | two views | reachable"
+    print(f"| {heads} |\n| --- |" + " ---: |" * 6)
     for subject in list_subjects(*options.roles):
         run = train_plain(RunStore(options.work), subject, options.steps, options.every, OFF)
         for row in measure(subject, run, options.work):
             rows.append(row)
-            figures = (row["likeness"], row["to_training"], row["two_views"], row["reachable"])
+            figures = [row[name] for name in ("captioned", "elsewhere", "to_training", "two_views", "reachable")]
             print(
                 f"| {row['subject']} | {row['step']} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |",
                 flush=True,
             )
     for step in sorted({row["step"] for row in rows}):
-        gains = [share_of_gap(rows, row) for row in rows if row["step"] == step]
-        print(
-            f"step {step}: mean share of the gap from base to two views {np.mean(gains):.2f}, n = {len(gains)} subjects"
-        )
+        for kind in ("captioned", "elsewhere"):
+            shares = [share_of_gap(rows, row, kind) for row in rows if row["step"] == step]
+            mean = f"{np.mean(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
+            print(f"step {step}, {kind}: share of the gap from base to two views {mean}, n = {len(shares)}")
 
 
-def share_of_gap(rows: list[dict[str, Any]], row: dict[str, Any]) -> float:
+def share_of_gap(rows: list[dict[str, Any]], row: dict[str, Any], kind: str) -> float:
     """How much of the way from the base to two views of the subject a checkpoint has come."""
-    base = next(other["likeness"] for other in rows if other["subject"] == row["subject"] and other["step"] == 0)
-    return (row["likeness"] - base) / (row["two_views"] - base)
+    base = next(other[kind] for other in rows if other["subject"] == row["subject"] and other["step"] == 0)
+    return (row[kind] - base) / (row["two_views"] - base)
 
 
 if __name__ == "__main__":
