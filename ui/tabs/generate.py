@@ -95,7 +95,7 @@ def build(context: AppContext) -> GenerateView:
             pictures = scripted("gallery", {"pictures": []}, elem_id="pictures")
         with gr.Column(scale=4, min_width=280, elem_classes="card"):
             gr.HTML('<h2 class="title">Settings</h2><p>saved inside every PNG</p>')
-            with gr.Row(elem_classes="prompt-row"):
+            with gr.Row(elem_classes=["prompt-row", "seed-row"]):
                 seed = build_input(SampleRequest, "seed", label="Seed")
                 keep_seed = gr.Checkbox(
                     False, label="keep it", info="Otherwise each press draws a new one.", elem_id="keep-seed"

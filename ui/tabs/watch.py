@@ -91,7 +91,7 @@ def build() -> WatchView:
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320):
             indicator = _card("indicator", _indicator(Story.empty()))
-            with gr.Row(equal_height=True):
+            with gr.Row(equal_height=True, elem_classes="plots"):
                 loss = _card("loss", _loss(Story.empty()))
                 drift = _card("drift", _drift(Story.empty()))
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
