@@ -1,13 +1,25 @@
 // The photos as tiles: drop or choose many, take one out, move the square that is cut out of it.
-// value: {photos: [{path, name, url, whole, box: [left, top, side] or null, caption, warnings: [string]}], problems: [string]}
+// value: {photos: [{path, name, url, whole, box: [left, top, side] or null, caption, warnings: [string]}], problems: [string], round}
 // left and top are shares of the width and height, side of the shorter side.
 const root = element.querySelector(".photos-root");
 let waiting = "";
+let mine = null; // the newest change made here; the answer to an older one must not undo it
+let rounds = 0;
 
 function change(photos) {
-  props.value = { ...props.value, photos };
+  rounds += 1;
+  mine = { ...props.value, photos, round: rounds };
+  props.value = mine;
   render(); // the answer may hold nothing new, and then nothing would be drawn
   trigger("input");
+}
+
+function take() {
+  if (mine && props.value?.round < mine.round) {
+    props.value = mine;
+    trigger("input");
+  }
+  render();
 }
 
 async function add(files) {
@@ -114,4 +126,4 @@ root.addEventListener("drop", (event) => {
   add(event.dataTransfer.files);
 });
 render();
-watch("value", render);
+watch("value", take);

@@ -90,7 +90,12 @@ class Page:
         self.until(pressed)
 
     def drop(self, paths: list[Path]) -> None:
-        self.browser.find_element(By.CSS_SELECTOR, "#photos input[type=file]").send_keys("\n".join(map(str, paths)))
+        def dropped() -> bool:
+            field = self.browser.find_element(By.CSS_SELECTOR, "#photos input[type=file]")
+            field.send_keys("\n".join(map(str, paths)))
+            return True
+
+        self.until(dropped)
 
     def field(self, label: str) -> WebElement:
         place = f"//label[.//span[starts-with(normalize-space(), '{label}')]]"

@@ -149,3 +149,16 @@ def test_a_killed_engine_is_told_and_the_run_resumes(page: Page, photos: list[Pa
     page.until(lambda: "Stopped at step" in page.sentence())
     summary = summarize(page.store.list()[0])
     assert (summary.state, summary.step >= 5) == ("stopped", True)
+
+
+def test_photos_brought_while_others_are_looked_at_stay(page: Page, photos: list[Path]) -> None:
+    page.drop(photos)
+    page.until(lambda: len(page.find("#photos img.photo")) == len(photos))
+    for _ in range(5):
+        page.click("#photos .remove")
+        page.drop(photos[:2])  # before the answer to the removal is here
+        count = len(photos) + 1
+        page.until(lambda count=count: len(page.find("#photos img.photo")) == count)
+        page.until(lambda count=count: f"{count} photos" in page.text(".go"))
+        page.click("#photos .remove")
+        page.until(lambda: len(page.find("#photos img.photo")) == len(photos))

@@ -73,7 +73,7 @@ def show(value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder
         for tile in tiles
         if (photo := by_name.get(tile["path"]))
     ]
-    return {"photos": shown, "problems": problems}
+    return {**(value or NO_PHOTOS), "photos": shown, "problems": problems}  # with the round the browser counts
 
 
 def _read(tile: dict[str, Any], folders: Sequence[Path]) -> Photo:

@@ -101,7 +101,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], list[
     shown = [view.photos, view.notes, view.summary]
     form = {view.photos, *view.settings.values()}
     look = partial(show_photos, view, context)
-    view.photos.input(look, form, shown, show_progress="hidden", api_visibility="private")
+    view.photos.input(look, form, shown, show_progress="hidden", trigger_mode="always_last", api_visibility="private")
     for button, example in view.examples:
         button.click(partial(take_example, example), None, [view.photos, view.settings["subject"]]).then(
             look, form, shown, show_progress="hidden", api_visibility="private"
