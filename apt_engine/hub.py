@@ -28,7 +28,7 @@ def is_downloaded(name: str) -> bool:
 def fetch(name: str) -> Iterator[tuple[int, int]]:
     """Download a model that is not here yet; yields the bytes so far and in all, twice a second.
 
-    A name that is unknown to the hub, or a hub that does not answer, yields nothing: loading will say it.
+    A name that is unknown to the hub, or a hub that does not answer or tells no sizes, yields nothing: loading will say it.
 
     Raises:
         BaseModelError: the download broke off; it can go on from there.
@@ -41,6 +41,8 @@ def fetch(name: str) -> Iterator[tuple[int, int]]:
         return
     files = needed_files({file.rfilename: file.size or 0 for file in siblings})
     total = sum(files.values())
+    if not total:
+        return
     pool = ThreadPoolExecutor(1)
     job = pool.submit(snapshot_download, name, allow_patterns=list(files))
     pool.shutdown(wait=False)

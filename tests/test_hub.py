@@ -91,6 +91,12 @@ def test_what_the_hub_does_not_know_is_left_to_loading(monkeypatch: pytest.Monke
     assert list(hub.fetch("owner/model")) == []
 
 
+def test_files_without_sizes_are_left_to_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    siblings = [SimpleNamespace(rfilename=name, size=None) for name in SIZES]
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(siblings=siblings))
+    assert list(hub.fetch("owner/model")) == []
+
+
 @pytest.mark.usefixtures("known")
 @pytest.mark.parametrize("name", ["pocket", "./folder", "/a/b", "~/model", "C:\\models\\sd/x", "a/b/c", "owner/here"])
 def test_nothing_is_fetched_that_is_here_or_no_id(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
