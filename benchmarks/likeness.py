@@ -16,18 +16,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from apt_engine import lora
 from apt_engine.bases.registry import load_base
 from apt_engine.config import TrainingConfig
-from apt_engine.photos import photos_in, read_photos
-from apt_engine.presets import build_config, load_presets
-from apt_engine.runs import Run, RunStore, summarize
-from apt_engine.sampler import Picture, Sampler
-from apt_engine.session import train
+from apt_engine.photos import photos_in
+from apt_engine.runs import Run, RunStore
 from benchmarks.features import embed, likeness
 from benchmarks.parts import OFF
+from benchmarks.runs import SIDE, draw, finished_run
 from tools.pocket.autoencoder import pictures_to_tensor
-from tools.pocket.grid import GUIDANCE_SCALE, write_grid
+from tools.pocket.grid import write_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBJECTS = ROOT / "benchmarks" / "subjects" / "subjects.json"
@@ -39,7 +36,6 @@ PROMPTS = (
 )
 SEEDS = (1, 2, 3)
 CAPTION_SEEDS = range(1, 13)
-SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,34 +70,11 @@ def open_photos(folder: Path) -> list[Image.Image]:
     return [Image.open(path).convert("RGB") for path in photos_in(folder)]
 
 
-def train_plain(store: RunStore, subject: Subject, steps: int, every: int, settings: dict[str, Any]) -> Run:
-    """The finished run of a subject, trained now unless it is there."""
-    fixed = {"subject": subject.name, "steps": steps, "sample_every_steps": 0, "save_every_steps": every}
-    config = build_config(load_presets(), (), {**fixed, **settings})
-    marker = store.data_dir / f"{subject.key}.txt"
-    run = store.open(marker.read_text(encoding="utf-8")) if marker.exists() else None
-    if run is None:
-        photos = read_photos(photos_in(subject.training))
-        run = store.create(config, lambda folder: photos.save(folder, config.resolution))
-        marker.write_text(run.id, encoding="utf-8")
-    if summarize(run).state != "finished":
-        for _ in train(store, run, lambda: False):
-            pass
-    return run
-
-
 def drawn(config: TrainingConfig, lora_path: Path | None) -> tuple[list[Image.Image], list[Image.Image]]:
     """Pictures by the caption and in the places of PROMPTS, by a checkpoint or by the base, at the same seeds."""
-    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
-    if lora_path is not None:
-        lora.load(base.denoiser, lora_path)
-    asked = [(config.caption, seed) for seed in CAPTION_SEEDS]
-    asked += [(prompt, seed) for prompt in PROMPTS for seed in SEEDS]
-    pictures = [
-        Picture(prompt=config.fill(prompt), seed=seed, guidance_scale=GUIDANCE_SCALE, width=SIDE, height=SIDE)
-        for prompt, seed in asked
-    ]
-    images = list(Sampler(base).generate(pictures))
+    wanted = [(config.caption, seed) for seed in CAPTION_SEEDS]
+    wanted += [(prompt, seed) for prompt in PROMPTS for seed in SEEDS]
+    images = list(draw(config, lora_path, wanted))
     return images[: len(CAPTION_SEEDS)], images[len(CAPTION_SEEDS) :]
 
 
@@ -148,12 +121,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=200)
     parser.add_argument("--roles", nargs="+", default=["tuning"])
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     heads = "subject | step | by the caption | in new places | caption to the training photos | two views | reachable"
     print(f"| {heads} |\n| --- |" + " ---: |" * 6)
     for subject in list_subjects(*options.roles):
-        run = train_plain(RunStore(options.work), subject, options.steps, options.every, OFF)
+        fixed = {"sample_every_steps": 0, "steps": options.steps, "save_every_steps": options.every}
+        settings = {"subject": subject.name, **fixed, **OFF}
+        run = finished_run(RunStore(options.work), subject.key, subject.training, settings)
         for row in measure(subject, run, options.work):
             rows.append(row)
             figures = [row[name] for name in ("captioned", "elsewhere", "to_training", "two_views", "reachable")]

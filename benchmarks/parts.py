@@ -14,15 +14,10 @@ from typing import Any
 import numpy
 from PIL import Image, ImageDraw
 
-from apt_engine import lora
-from apt_engine.bases.registry import load_base
 from apt_engine.config import TrainingConfig
 from apt_engine.events import StepFinished
-from apt_engine.photos import photos_in, read_photos
-from apt_engine.presets import build_config, load_presets
-from apt_engine.runs import Run, RunStore, summarize
-from apt_engine.sampler import Picture, Sampler
-from apt_engine.session import train
+from apt_engine.runs import Run, RunStore
+from benchmarks.runs import SIDE, draw, finished_run
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "assets" / "examples"
@@ -45,40 +40,23 @@ PROMPTS = (
 )
 SEEDS = (1, 2)
 FRAMED_PICTURES = 64
-SIDE = 64
 DARK = 40  # mean of 255 over the outer 3 px of a side
 COLORS = ("#0f766e", "#149a8f", "#5fae8b", "#9db86a", "#e4b34a", "#e0914a", "#cf6a43", "#a8453a", "#7a1f2b", "#4a1220")
 
 
 def trained(store: RunStore, subject: str, name: str, settings: dict[str, Any], steps: int) -> Run:
     """The finished run of a subject and method, trained now unless it is there."""
-    example = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
-    word = next(entry["subject"] for entry in example if entry["folder"] == subject)
+    examples = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    word = next(entry["subject"] for entry in examples if entry["folder"] == subject)
     fixed = {"subject": word, "steps": steps, "sample_every_steps": 0, "save_every_steps": 100, "identifier": "zwx"}
-    config = build_config(load_presets(), (), {**fixed, **settings})
-    marker = store.data_dir / f"{subject}-{name}.txt".replace(" ", "")
-    run = store.open(marker.read_text(encoding="utf-8")) if marker.exists() else None
-    if run is None:
-        photos = read_photos(photos_in(EXAMPLES / subject))
-        run = store.create(config, lambda folder: photos.save(folder, config.resolution))
-        marker.write_text(run.id, encoding="utf-8")
-    if summarize(run).state != "finished":
-        for _ in train(store, run, lambda: False):
-            pass
+    run = finished_run(store, f"{subject}-{name}".replace(" ", ""), EXAMPLES / subject, {**fixed, **settings})
     print(f"{subject}, {name}: done", flush=True)
     return run
 
 
-def drawn(config: TrainingConfig, run: Run | None, wanted: list[tuple[str, int]]) -> Iterator[Image.Image]:
-    """Pictures of (prompt, seed), by a run's last checkpoint or by the base."""
-    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
-    if run:
-        lora.load(base.denoiser, run.checkpoint().lora_path)
-    pictures = [
-        Picture(prompt=config.fill(prompt), seed=seed, guidance_scale=4.0, width=SIDE, height=SIDE)
-        for prompt, seed in wanted
-    ]
-    return Sampler(base).generate(pictures)
+def newest_lora(run: Run | None) -> Path | None:
+    """The file of a run's last checkpoint; none for the base."""
+    return run.checkpoint().lora_path if run else None
 
 
 def draw_grid(subject: str, runs: dict[str, Run | None], config: TrainingConfig) -> None:
@@ -90,7 +68,7 @@ def draw_grid(subject: str, runs: dict[str, Run | None], config: TrainingConfig)
     for column, (name, run) in enumerate(runs.items()):
         left = 210 + column * (size + 4)
         pen.text((left + 4, 6), name, fill="black")
-        for row, image in enumerate(drawn(config, run, wanted)):
+        for row, image in enumerate(draw(config, newest_lora(run), wanted)):
             sheet.paste(image.resize((size, size), Image.Resampling.BICUBIC), (left, 24 + row * (size + 4)))
     for row, (prompt, seed) in enumerate(wanted):
         words = config.fill(prompt).replace(" on ", "\non ").replace(" in ", "\nin ")
@@ -145,7 +123,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--subjects", nargs="+", default=["teddy_bear", "backpack_dog"])
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
     DOCS.mkdir(exist_ok=True)
     store = RunStore(options.work)
     apt: dict[str, Run] = {}
@@ -167,7 +144,7 @@ def main() -> None:
             trained(store, subject, name, settings, options.steps)
             for name, settings in (("masked", MASKED_BORDER), ("paper", PAPER_BORDER))
         ]
-        shares = [share_framed(drawn(apt[subject].config, run, wanted)) for run in (None, *borders)]
+        shares = [share_framed(draw(apt[subject].config, newest_lora(run), wanted)) for run in (None, *borders)]
         print(f"| {subject} | " + " | ".join(f"{share:.2f}" for share in shares) + " |", flush=True)
 
 
