@@ -73,7 +73,7 @@ def draw_grid(subject: str, runs: dict[str, Run | None], config: TrainingConfig)
     for row, (prompt, seed) in enumerate(wanted):
         words = config.fill(prompt).replace(" on ", "\non ").replace(" in ", "\nin ")
         pen.text((4, 60 + row * (size + 4)), f"{words}\nseed {seed}", fill="black")
-    sheet.save(DOCS / f"parts-{subject}.png", optimize=True)
+    sheet.save(DOCS / f"parts-{subject}.jpg", quality=90)
 
 
 def gamma_curves(run: Run) -> list[tuple[int, tuple[float, ...]]]:
