@@ -233,11 +233,12 @@ def test_another_base_moves_the_settings_but_not_what_was_typed(context: AppCont
 def test_an_example_brings_photos_and_word(photo_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(photo_dir, tmp_path / "discs")
     (tmp_path / "examples.json").write_text(
-        '[{"key": "disc", "folder": "discs", "subject": "disc", "title": "Disc", "credit": "drawn"}]'
+        '[{"key": "disc", "folder": "discs", "subject": "disc", "title": "Disc", "credit": "By A & B.", "licence": "CC0"}]'
     )
     example = load_examples(tmp_path)["disc"]
     tiles, subject = train.take_example(example)
     assert (len(tiles["photos"]), subject) == (4, "disc")
+    assert "<li>Disc: By A &amp; B. CC0</li>" in train.credits_of([example])
     assert load_examples(tmp_path / "nowhere") == {}
 
 

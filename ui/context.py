@@ -21,12 +21,13 @@ SECONDS_SHOWN = 12
 
 @dataclass(frozen=True)
 class Example:
-    """A folder of photos that ships with the app, with its credit line."""
+    """A folder of photos that ships with the app; who made them and under which licence has to be shown beside them."""
 
     folder: Path
     subject: str
     title: str
     credit: str
+    licence: str
 
     @property
     def photo_paths(self) -> list[Path]:
@@ -75,7 +76,9 @@ def load_examples(folder: Path) -> dict[str, Example]:
     except FileNotFoundError:
         return {}
     found = {
-        entry["key"]: Example(folder / entry["folder"], entry["subject"], entry["title"], entry["credit"])
+        entry["key"]: Example(
+            folder / entry["folder"], entry["subject"], entry["title"], entry["credit"], entry["licence"]
+        )
         for entry in entries
     }
     return {key: example for key, example in found.items() if example.folder.is_dir() and example.photo_paths}

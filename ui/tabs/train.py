@@ -3,7 +3,7 @@
 import html
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -300,7 +300,16 @@ def _build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.
                 )
                 for key, example in context.examples.items()
             ]
+        gr.HTML(credits_of(context.examples.values()))
     return photos, notes, examples
+
+
+def credits_of(examples: Iterable[Example]) -> str:
+    """Who made the example photos, to be opened."""
+    lines = "".join(
+        f"<li>{html.escape(f'{example.title}: {example.credit} {example.licence}')}</li>" for example in examples
+    )
+    return f'<details class="credits"><summary>Who made these photos</summary><ul>{lines}</ul></details>'
 
 
 def _preset_choice(context: AppContext, kind: str) -> gr.Radio:
