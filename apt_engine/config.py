@@ -54,6 +54,11 @@ class TrainingConfig(Checked):
     feed_forward: bool = setting(
         False, "Also train the feed-forward layers beside the attention projections.", group="lora"
     )
+    convolutions: bool = setting(
+        False,
+        "Also train the convolutions of the residual blocks, which draw shapes and patterns; the file gets larger.",
+        group="lora",
+    )
 
     steps: int = setting(
         0,

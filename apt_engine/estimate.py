@@ -17,19 +17,25 @@ POCKET_SECONDS_PER_STEP = 0.3  # on two cores, batch 4
 
 @dataclass(frozen=True)
 class Needs:
-    """Of a family of base models: bytes of memory to train, of the download, and of one LoRA of rank 16 in fp32."""
+    """Of a family of base models, in bytes.
+
+    Attributes:
+        memory: to train.
+        download: of the base model.
+        lora: of a LoRA of rank 16 in fp32: its attention, its feed-forward layers, its convolutions.
+    """
 
     memory: int
     download: int
-    lora: int
+    lora: tuple[int, int, int]
 
 
 # Pocket: measured. The others: half-precision weights, LoRA and activations at the profile's size; sizes of the files.
 NEEDS = {
-    "base-pocket": Needs(memory=700_000_000, download=0, lora=3_400_000),
-    "base-sd15": Needs(memory=6_000_000_000, download=4_300_000_000, lora=12_800_000),
-    "base-sd2": Needs(memory=7_000_000_000, download=5_200_000_000, lora=13_400_000),
-    "base-sdxl": Needs(memory=12_000_000_000, download=13_900_000_000, lora=93_000_000),
+    "base-pocket": Needs(700_000_000, 0, (1_200_000, 1_000_000, 2_400_000)),
+    "base-sd15": Needs(6_000_000_000, 4_300_000_000, (12_800_000, 11_200_000, 31_300_000)),
+    "base-sd2": Needs(7_000_000_000, 5_200_000_000, (13_400_000, 11_200_000, 31_300_000)),
+    "base-sdxl": Needs(12_000_000_000, 13_900_000_000, (92_900_000, 74_600_000, 20_900_000)),
 }
 
 
@@ -51,8 +57,9 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
     pace = _pace(config, store)
     if pace is None and profile.key == "base-pocket":
         pace = POCKET_SECONDS_PER_STEP * config.batch_size / 4
-    lora = needs.lora * config.rank // 16 * (2 if config.feed_forward else 1)
-    disk = lora * (2 + steps // config.save_every_steps + 2 * KEPT_OPTIMIZER_STATES)
+    attention, feed_forward, convolutions = needs.lora
+    at_rank_16 = attention + feed_forward * config.feed_forward + convolutions * config.convolutions
+    disk = at_rank_16 * config.rank // 16 * (2 + steps // config.save_every_steps + 2 * KEPT_OPTIMIZER_STATES)
     is_here = not is_hub_id(config.base) or is_downloaded(config.base)
     return Estimate(steps * pace if pace else None, needs.memory, disk, 0 if is_here else needs.download)
 
@@ -70,7 +77,7 @@ def _paces(config: TrainingConfig, store: RunStore) -> Iterator[float]:
             earlier = run.config
         except EngineError:
             continue
-        alike = ("base", "resolution", "batch_size", "needs_reference", "gradient_checkpointing")
+        alike = ("base", "resolution", "batch_size", "needs_reference", "gradient_checkpointing", "convolutions")
         if any(getattr(earlier, name) != getattr(config, name) for name in alike):
             continue
         seconds = [event.seconds for event in run.events()[0] if isinstance(event, StepFinished)]

@@ -5,6 +5,7 @@ AUTOMATIC1111 and sd-scripts all know it. For SDXL it is the name in the origina
 sd-scripts knows no other there, the rest know both.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def keys(denoiser: nn.Module, layer: str) -> tuple[str, str, str]:
     return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
 
 
-def header(info: ExportInfo, rank: int, alpha: float) -> dict[str, str]:
+def header(info: ExportInfo, rank: int, alpha: float, has_convolutions: bool) -> dict[str, str]:
     """The six keys sd-scripts itself keeps when told to keep little, and what the model specification demands.
 
     No date: it would make equal trainings give unequal files.
@@ -75,7 +76,7 @@ def header(info: ExportInfo, rank: int, alpha: float) -> dict[str, str]:
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
-        "ss_network_args": "{}",
+        "ss_network_args": json.dumps({"conv_dim": str(rank), "conv_alpha": f"{alpha:g}"} if has_convolutions else {}),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",
@@ -124,12 +125,17 @@ def _original_name(layer: str, layers_per_block: int) -> str:
     """The name in the original checkpoint, whose numbering runs on through all blocks.
 
     A down block has its layers and then a downsampler, after the first convolution's number 0; an up block has one layer
-    more, with the upsampler inside the last. A layer is a residual part, number 0, and an attention, number 1.
+    more, with the upsampler inside the last. A layer is a residual part, number 0, and an attention, number 1. The middle block
+    is residual, attention, residual.
     """
-    if layer.startswith("mid_block.attentions.0."):
-        return layer.replace("mid_block.attentions.0.", "middle_block.1.", 1)
-    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.*)", layer)
+    match = re.fullmatch(r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(attentions|resnets)\.(\d+)\.(.*)", layer)
     assert match, layer
-    direction, block, number, rest = match.groups()
+    direction, block, part, number, rest = match.groups()
+    is_attention = part == "attentions"
+    if not is_attention:
+        rest = {"conv1": "in_layers.2", "conv2": "out_layers.3"}[rest]
+    if direction == "mid_block":
+        return f"middle_block.{1 if is_attention else 2 * int(number)}.{rest}"
     place = int(block) * (layers_per_block + 1) + int(number)
-    return f"input_blocks.{place + 1}.1.{rest}" if direction == "down" else f"output_blocks.{place}.1.{rest}"
+    place, blocks = (place + 1, "input_blocks") if direction == "down_blocks" else (place, "output_blocks")
+    return f"{blocks}.{place}.{int(is_attention)}.{rest}"

@@ -5,13 +5,15 @@
     export_kohya       `lora_unet_*` names, fp16, an `.alpha` a layer, `ss_*` and `modelspec.*` in the header
 
 The same weights always give the same bytes. A LoRA adds alpha / r * B A to a layer's weight (out, in): A (r, in) is
-`lora_A` or `lora_down`, B (out, r) is `lora_B` or `lora_up`. Layers and parameters are named as the bare denoiser names them.
+`lora_A` or `lora_down`, B (out, r) is `lora_B` or `lora_up`; of a convolution A is (r, in, height, width) and B (out, r, 1, 1).
+Layers and parameters are named as the bare denoiser names them.
 """
 
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -30,18 +32,27 @@ from apt_engine.runs import write_atomically
 ADAPTER = "default"
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD_LAYERS = ("ff.net.0.proj", "ff.net.2")
+CONVOLUTION_LAYERS = ("conv1", "conv2")  # the two of each residual block
+OPTIONAL_LAYERS = (FEED_FORWARD_LAYERS, CONVOLUTION_LAYERS)
+ALL_LAYERS = ATTENTION_LAYERS + FEED_FORWARD_LAYERS + CONVOLUTION_LAYERS
 DIFFUSERS_PREFIX = "unet."
 
 
-def attach(denoiser: nn.Module, rank: int, alpha: float, feed_forward: bool, seed: int) -> None:
-    """Freeze a bare denoiser and give it a LoRA in fp32 that changes nothing yet: A random, B zero.
+def kinds_of(feed_forward: bool, convolutions: bool) -> tuple[str, ...]:
+    """How the names end of the layers to train: attention always, the others if wanted."""
+    return ATTENTION_LAYERS + FEED_FORWARD_LAYERS * feed_forward + CONVOLUTION_LAYERS * convolutions
+
+
+def attach(denoiser: nn.Module, rank: int, alpha: float, kinds: tuple[str, ...], seed: int) -> None:
+    """Freeze a bare denoiser and give its layers of some kinds a LoRA in fp32 that changes nothing yet: A random, B zero.
 
     A layer's A depends on the seed and the layer's name alone, not on the global random stream.
 
     Raises:
         LoraError: no layer can take a LoRA, or the rank is larger than a layer's smaller side.
     """
-    kinds = ATTENTION_LAYERS + (FEED_FORWARD_LAYERS if feed_forward else ())
+    if not _layers(denoiser, ATTENTION_LAYERS):
+        raise LoraError("This base model has no attention layers to train; choose a Stable Diffusion model.")
     _check_rank(_layers(denoiser, kinds), rank)
     _inject(denoiser, rank, alpha, kinds)
     for name, parameter in trainable_parameters(denoiser).items():
@@ -135,7 +146,8 @@ def export_kohya(denoiser: nn.Module, path: Path, info: kohya.ExportInfo) -> Non
     for name in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in weights):
         values = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], torch.tensor(float(alpha))
         tensors |= zip(kohya.keys(denoiser, name), values, strict=True)
-    write_atomically(path, _serialize(tensors, kohya.header(info, rank, alpha)))
+    has_convolutions = any(value.ndim == len("oihw") for value in tensors.values())
+    write_atomically(path, _serialize(tensors, kohya.header(info, rank, alpha, has_convolutions)))
 
 
 def load_exported(denoiser: nn.Module, path: Path) -> int:
@@ -168,21 +180,18 @@ class _Stored:
     kinds: tuple[str, ...]
 
 
-def _layers(denoiser: nn.Module, kinds: Iterable[str]) -> dict[str, nn.Linear]:
+def _layers(denoiser: nn.Module, kinds: Iterable[str]) -> dict[str, nn.Linear | nn.Conv2d]:
     """The layers of a bare denoiser that take a LoRA."""
     endings = tuple(f".{kind}" for kind in kinds)
-    found = {
+    return {
         name: module
         for name, module in denoiser.named_modules()
-        if name.endswith(endings) and isinstance(module, nn.Linear)
+        if name.endswith(endings) and isinstance(module, nn.Linear | nn.Conv2d)
     }
-    if not found:
-        raise LoraError("This base model has no attention layers to train; choose a Stable Diffusion model.")
-    return found
 
 
-def _check_rank(layers: dict[str, nn.Linear], rank: int) -> None:
-    sides = {name: min(layer.in_features, layer.out_features) for name, layer in layers.items()}
+def _check_rank(layers: dict[str, nn.Linear | nn.Conv2d], rank: int) -> None:
+    sides = {name: min(layer.weight.flatten(1).shape) for name, layer in layers.items()}
     name = min(sides, key=sides.__getitem__)
     if rank > sides[name]:
         raise LoraError(
@@ -250,7 +259,7 @@ def _weights(denoiser: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 def _write_diffusers(denoiser: nn.Module, path: Path, dtype: torch.dtype) -> None:
     weights = _weights(denoiser, dtype)
     layer = _lora_layers(denoiser)[0]
-    kinds = [kind for kind in ATTENTION_LAYERS + FEED_FORWARD_LAYERS if any(f".{kind}." in name for name in weights)]
+    kinds = [kind for kind in ALL_LAYERS if any(f".{kind}." in name for name in weights)]
     settings = {"r": layer.r[ADAPTER], "lora_alpha": layer.lora_alpha[ADAPTER], "target_modules": kinds}
     settings = {DIFFUSERS_PREFIX + key: value for key, value in settings.items()}
     header = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(settings)}
@@ -284,15 +293,20 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read(denoiser: nn.Module, path: Path) -> _Stored:
     """The LoRA of a file of either layout, held against a bare denoiser key by key."""
     tensors, header = _open(path)
-    has_feed_forward = any("ff_net_" in key.replace(".", "_") for key in tensors)
-    kinds = ATTENTION_LAYERS + (FEED_FORWARD_LAYERS if has_feed_forward else ())
     is_kohya = kohya.is_kohya(tensors)
+    keys_of = partial(kohya.keys, denoiser) if is_kohya else _diffusers_keys
     rank, alpha = kohya.rank_and_alpha(path, tensors) if is_kohya else _rank_and_alpha(path, header)
+    groups = (
+        group for group in OPTIONAL_LAYERS if any(keys_of(name)[0] in tensors for name in _layers(denoiser, group))
+    )
+    kinds = ATTENTION_LAYERS + tuple(kind for group in groups for kind in group)
     shapes: dict[str, tuple[int, ...]] = {}
     keys: dict[str, str] = {}
     for name, layer in _layers(denoiser, kinds).items():
-        down, up, *alpha_key = kohya.keys(denoiser, name) if is_kohya else _diffusers_keys(name)
-        shapes |= {down: (rank, layer.in_features), up: (layer.out_features, rank), **dict.fromkeys(alpha_key, ())}
+        down, up, *alpha_key = keys_of(name)
+        outputs, inputs, *kernel = layer.weight.shape
+        shapes[down], shapes[up] = (rank, inputs, *kernel), (outputs, rank, *(1 for _ in kernel))
+        shapes |= dict.fromkeys(alpha_key, ())
         keys |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
     _match(path, tensors, shapes)
     return _Stored({name: tensors[key] for name, key in keys.items()}, rank, alpha, kinds)

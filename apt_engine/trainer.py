@@ -131,7 +131,8 @@ class Trainer:
         self._base = base
         photos = yield from self._encode()
         prior = (yield from self._prior(should_stop)) if config.prior_preservation else None
-        lora.attach(base.denoiser, config.rank, config.lora_alpha, config.feed_forward, config.seed)
+        kinds = lora.kinds_of(config.feed_forward, config.convolutions)
+        lora.attach(base.denoiser, config.rank, config.lora_alpha, kinds, config.seed)
         if config.gradient_checkpointing:
             base.pipeline.unet.enable_gradient_checkpointing()
         self._parameters = lora.trainable_parameters(base.denoiser)

@@ -126,7 +126,7 @@ def build_step(kind: type[StepT], unet: dict[str, Any], part: str, *, device: st
     torch.manual_seed(0)
     with torch.device(device):
         net = UNet2DConditionModel(**unet)
-    lora.attach(net, 16, 16.0, False, 0)
+    lora.attach(net, 16, 16.0, lora.ATTENTION_LAYERS, 0)
     if checkpointing:
         net.enable_gradient_checkpointing()
     side = unet["sample_size"]

@@ -24,7 +24,7 @@ TEMPLATES = (CONFIG.caption, "a {subject} on the beach in the beach", "a {subjec
 @pytest.fixture(scope="module")
 def tuned(toy_base: Path) -> BaseModel:
     base = load_base(str(toy_base), device="cpu")
-    lora.attach(base.denoiser, 4, 4.0, feed_forward=False, seed=0)
+    lora.attach(base.denoiser, 4, 4.0, lora.ATTENTION_LAYERS, seed=0)
     with torch.no_grad():
         for parameter in lora.trainable_parameters(base.denoiser).values():
             parameter.add_(0.05)

@@ -36,7 +36,7 @@ def bare_base(kind: str) -> Base:
 
 def tuned_base(kind: str = "epsilon", *, perturbed: bool = True) -> Base:
     base = bare_base(kind)
-    lora.attach(base.denoiser, 4, 4.0, False, 0)
+    lora.attach(base.denoiser, 4, 4.0, lora.ATTENTION_LAYERS, 0)
     if perturbed:
         perturb(base)
     return base

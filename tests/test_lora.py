@@ -27,7 +27,16 @@ ABOUT = kohya.ExportInfo(
 )
 HALF_TOLERANCE = 2e-4  # of outputs with a standard deviation of 0.28
 EFFECT = 0.03  # what the LoRA of `trained` changes at least; a wrong alpha changes more than that
-SHAPES_OF_SETTINGS = [(4, 4.0, False), (4, 8.0, False), (4, 1.5, True)]
+ATTENTION = lora.ATTENTION_LAYERS
+WITH_FEED_FORWARD = lora.kinds_of(feed_forward=True, convolutions=False)
+WITH_CONVOLUTIONS = lora.kinds_of(feed_forward=False, convolutions=True)
+SHAPES_OF_SETTINGS = [
+    (4, 4.0, ATTENTION),
+    (4, 8.0, ATTENTION),
+    (4, 1.5, WITH_FEED_FORWARD),
+    (4, 2.0, WITH_CONVOLUTIONS),
+    (4, 4.0, lora.ALL_LAYERS),
+]
 
 Write = Callable[[nn.Module, Path], None]
 
@@ -39,10 +48,10 @@ def write_kohya(denoiser: nn.Module, path: Path) -> None:
 LAYOUTS: list[Write] = [lora.save, lora.export_diffusers, write_kohya]
 
 
-def trained(rank: int = 4, alpha: float = 8.0, feed_forward: bool = False) -> UNet2DConditionModel:
+def trained(rank: int = 4, alpha: float = 8.0, kinds: tuple[str, ...] = ATTENTION) -> UNet2DConditionModel:
     """A toy whose LoRA does something: with B still zero every comparison below would hold for an empty file."""
     unet = toy_pipeline().unet
-    lora.attach(unet, rank, alpha, feed_forward, seed=1)
+    lora.attach(unet, rank, alpha, kinds, seed=1)
     generator = torch.Generator().manual_seed(2)
     for name, parameter in lora.trainable_parameters(unet).items():
         if name.endswith("lora_B.weight"):
@@ -80,7 +89,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_new_lora_changes_nothing_and_is_all_that_learns() -> None:
     unet, bare = toy_pipeline().unet, toy_pipeline().unet
     stream = torch.get_rng_state()
-    lora.attach(unet, 4, 8.0, feed_forward=False, seed=0)
+    lora.attach(unet, 4, 8.0, ATTENTION, seed=0)
     assert torch.equal(torch.get_rng_state(), stream)
     assert difference(unet, bare) == 0
     learning = [parameter for parameter in unet.parameters() if parameter.requires_grad]
@@ -91,15 +100,15 @@ def test_a_new_lora_changes_nothing_and_is_all_that_learns() -> None:
 
 
 def test_the_first_weights_depend_on_seed_and_layer_alone() -> None:
-    def first(seed: int, feed_forward: bool = False, draws: int = 0) -> dict[str, Tensor]:
+    def first(seed: int, kinds: tuple[str, ...] = ATTENTION, draws: int = 0) -> dict[str, Tensor]:
         unet = toy_pipeline().unet
         torch.rand(draws)
-        lora.attach(unet, 4, 4.0, feed_forward, seed)
+        lora.attach(unet, 4, 4.0, kinds, seed)
         return {name: value.detach() for name, value in lora.trainable_parameters(unet).items() if "lora_A" in name}
 
     one = first(1)
     assert all(torch.equal(one[name], value) for name, value in first(1, draws=5).items())
-    more = first(1, feed_forward=True)
+    more = first(1, kinds=lora.ALL_LAYERS)
     assert len(more) > len(one)
     assert all(torch.equal(more[name], value) for name, value in one.items())
     assert not any(torch.equal(one[name], value) for name, value in first(2).items())
@@ -109,14 +118,14 @@ def test_the_first_weights_depend_on_seed_and_layer_alone() -> None:
 
 
 def test_names_are_those_of_peft() -> None:
-    unet = trained(feed_forward=True)
+    unet = trained(kinds=lora.ALL_LAYERS)
     assert list(lora.trainable_parameters(unet)) == list(get_peft_model_state_dict(unet, adapter_name=lora.ADAPTER))
 
 
 @pytest.mark.parametrize("load", [lora.load, lora.load_exported])
 def test_the_lora_is_fp32_on_a_half_precision_base(path: Path, load: Callable[[nn.Module, Path], object]) -> None:
     half = toy_pipeline().unet.to(torch.bfloat16)
-    lora.attach(half, 4, 8.0, feed_forward=False, seed=0)
+    lora.attach(half, 4, 8.0, ATTENTION, seed=0)
     assert {value.dtype for value in lora.trainable_parameters(half).values()} == {torch.float32}
     unet = trained()
     lora.save(unet, path)
@@ -133,9 +142,9 @@ def test_what_cannot_be_attached_is_explained() -> None:
     with pytest.raises(
         LoraError, match=r"rank cannot be 17: layer \S+attn\d\.to_\S+ of this base model allows at most 16"
     ):
-        lora.attach(unet, 17, 17, feed_forward=False, seed=0)
+        lora.attach(unet, 17, 17, ATTENTION, seed=0)
     assert all(parameter.requires_grad for parameter in unet.parameters())
-    lora.attach(unet, 16, 16, feed_forward=False, seed=0)
+    lora.attach(unet, 16, 16, ATTENTION, seed=0)
     convolutions = UNet2DConditionModel(
         block_out_channels=(8,),
         layers_per_block=1,
@@ -145,7 +154,7 @@ def test_what_cannot_be_attached_is_explained() -> None:
         norm_num_groups=4,
     )
     with pytest.raises(LoraError, match="no attention layers to train"):
-        lora.attach(convolutions, 4, 4, feed_forward=False, seed=0)
+        lora.attach(convolutions, 4, 4, ATTENTION, seed=0)
 
 
 def test_strength_scales_the_effect_and_never_the_file(path: Path) -> None:
@@ -168,21 +177,21 @@ def test_strength_scales_the_effect_and_never_the_file(path: Path) -> None:
 
 
 def test_detaching_gives_the_bare_model_back(path: Path) -> None:
-    unet, bare = trained(feed_forward=True), toy_pipeline().unet
+    unet, bare = trained(kinds=lora.ALL_LAYERS), toy_pipeline().unet
     lora.detach(unet)
     lora.detach(unet)
     assert list(unet.state_dict()) == list(bare.state_dict())
     assert difference(unet, bare) == 0
     assert lora.trainable_parameters(unet) == {}
-    lora.attach(unet, 2, 2.0, feed_forward=False, seed=0)
+    lora.attach(unet, 2, 2.0, ATTENTION, seed=0)
     lora.save(trained(), path)
     lora.load(unet, path)
     assert difference(unet, trained()) == 0
 
 
-@pytest.mark.parametrize(("rank", "alpha", "feed_forward"), SHAPES_OF_SETTINGS)
-def test_a_checkpoint_comes_back_bit_for_bit(path: Path, rank: int, alpha: float, feed_forward: bool) -> None:
-    unet, fresh = trained(rank, alpha, feed_forward), toy_pipeline().unet
+@pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
+def test_a_checkpoint_comes_back_bit_for_bit(path: Path, rank: int, alpha: float, kinds: tuple[str, ...]) -> None:
+    unet, fresh = trained(rank, alpha, kinds), toy_pipeline().unet
     lora.save(unet, path)
     stream = torch.get_rng_state()
     lora.load(fresh, path)
@@ -207,7 +216,7 @@ def test_equal_weights_give_equal_bytes(tmp_path: Path, write: Write) -> None:
 def test_weights_are_set_in_place(path: Path) -> None:
     unet, resumed = trained(), toy_pipeline().unet
     lora.save(unet, path)
-    lora.attach(resumed, 4, 8.0, feed_forward=False, seed=9)
+    lora.attach(resumed, 4, 8.0, ATTENTION, seed=9)
     before = lora.trainable_parameters(resumed)
     lora.load_weights(resumed, path)
     after = lora.trainable_parameters(resumed)
@@ -216,15 +225,20 @@ def test_weights_are_set_in_place(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "alpha", "feed_forward", "words"),
-    [(2, 8.0, False, "another base model"), (4, 4.0, False, "set alpha to 8"), (4, 8.0, True, "another base model")],
+    ("rank", "alpha", "kinds", "words"),
+    [
+        (2, 8.0, ATTENTION, "another base model"),
+        (4, 4.0, ATTENTION, "set alpha to 8"),
+        (4, 8.0, WITH_FEED_FORWARD, "another base model"),
+        (4, 8.0, WITH_CONVOLUTIONS, "another base model"),
+    ],
 )
 def test_weights_of_another_lora_are_refused(
-    path: Path, rank: int, alpha: float, feed_forward: bool, words: str
+    path: Path, rank: int, alpha: float, kinds: tuple[str, ...], words: str
 ) -> None:
     lora.save(trained(4, 8.0), path)
     unet = toy_pipeline().unet
-    lora.attach(unet, rank, alpha, feed_forward, seed=0)
+    lora.attach(unet, rank, alpha, kinds, seed=0)
     before = predict(unet)
     with pytest.raises(LoraError, match=words):
         lora.load_weights(unet, path)
@@ -232,11 +246,11 @@ def test_weights_of_another_lora_are_refused(
 
 
 @pytest.mark.parametrize("write", LAYOUTS)
-@pytest.mark.parametrize(("rank", "alpha", "feed_forward"), SHAPES_OF_SETTINGS)
+@pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
 def test_a_stock_pipeline_reads_each_layout(
-    path: Path, toy_base: Path, write: Write, rank: int, alpha: float, feed_forward: bool
+    path: Path, toy_base: Path, write: Write, rank: int, alpha: float, kinds: tuple[str, ...]
 ) -> None:
-    unet = trained(rank, alpha, feed_forward)
+    unet = trained(rank, alpha, kinds)
     write(unet, path)
     pipeline = StableDiffusionPipeline.from_pretrained(toy_base)
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
@@ -245,11 +259,11 @@ def test_a_stock_pipeline_reads_each_layout(
 
 
 @pytest.mark.parametrize(("write", "keys_a_layer"), [(lora.save, 2), (lora.export_diffusers, 2), (write_kohya, 3)])
-@pytest.mark.parametrize(("rank", "alpha", "feed_forward"), SHAPES_OF_SETTINGS)
+@pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
 def test_an_exported_file_arrives_whole(
-    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, feed_forward: bool
+    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, kinds: tuple[str, ...]
 ) -> None:
-    unet, fresh = trained(rank, alpha, feed_forward), toy_pipeline().unet
+    unet, fresh = trained(rank, alpha, kinds), toy_pipeline().unet
     write(unet, path)
     layers = len(lora.trainable_parameters(unet)) // 2
     stream = torch.get_rng_state()
@@ -367,7 +381,7 @@ def test_what_fp16_cannot_hold_is_not_exported(path: Path, value: float) -> None
 
 
 def test_the_kohya_header_says_what_others_ask_for() -> None:
-    assert kohya.header(ABOUT, 16, 8.0) == {
+    assert kohya.header(ABOUT, 16, 8.0, has_convolutions=False) == {
         "format": "pt",
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",
@@ -386,9 +400,10 @@ def test_the_kohya_header_says_what_others_ask_for() -> None:
     velocity = kohya.ExportInfo(
         name="n", base_model_version="sd_v2", prediction_type="v_prediction", resolution=768, trigger_phrase="Ünï"
     )
-    said = kohya.header(velocity, 16, 0.5)
+    said = kohya.header(velocity, 16, 0.5, has_convolutions=True)
     assert said["ss_v2"] == "True"
     assert said["ss_network_alpha"] == "0.5"
+    assert json.loads(said["ss_network_args"]) == {"conv_dim": "16", "conv_alpha": "0.5"}
     assert said["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
     assert said["modelspec.prediction_type"] == "v"
 
@@ -396,7 +411,7 @@ def test_the_kohya_header_says_what_others_ask_for() -> None:
 @pytest.mark.parametrize("write", LAYOUTS)
 def test_no_file_tells_where_it_was_made(tmp_path: Path, toy_base: Path, write: Write) -> None:
     unet = StableDiffusionPipeline.from_pretrained(toy_base).unet
-    lora.attach(unet, 4, 4.0, feed_forward=False, seed=0)
+    lora.attach(unet, 4, 4.0, ATTENTION, seed=0)
     path = tmp_path / "my private folder" / "lora.safetensors"
     write(unet, path)
     content = path.read_bytes()
@@ -425,9 +440,9 @@ def test_kohya_tensors_are_half_precision_and_alpha_is_as_trained(path: Path) ->
             assert value.dtype == torch.float16
 
 
-def trained_xl(rank: int = 4, alpha: float = 8.0, feed_forward: bool = False) -> UNet2DConditionModel:
+def trained_xl(rank: int = 4, alpha: float = 8.0, kinds: tuple[str, ...] = ATTENTION) -> UNet2DConditionModel:
     unet = toy_xl_pipeline().unet
-    lora.attach(unet, rank, alpha, feed_forward, seed=1)
+    lora.attach(unet, rank, alpha, kinds, seed=1)
     generator = torch.Generator().manual_seed(2)
     for parameter in lora.trainable_parameters(unet).values():
         parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
@@ -440,11 +455,11 @@ def write_xl(denoiser: nn.Module, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("write", "keys_a_layer"), [(write_xl, 3), (lora.export_diffusers, 2), (lora.save, 2)])
-@pytest.mark.parametrize(("rank", "alpha", "feed_forward"), SHAPES_OF_SETTINGS)
+@pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
 def test_xl_files_arrive_whole_also_in_a_stock_pipeline(
-    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, feed_forward: bool
+    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, kinds: tuple[str, ...]
 ) -> None:
-    unet, fresh, stock = trained_xl(rank, alpha, feed_forward), toy_xl_pipeline().unet, toy_xl_pipeline()
+    unet, fresh, stock = trained_xl(rank, alpha, kinds), toy_xl_pipeline().unet, toy_xl_pipeline()
     write(unet, path)
     ours = lora.trainable_parameters(unet)
     assert lora.load_exported(fresh, path) == keys_a_layer * len(ours) // 2 == len(load_file(path))
@@ -485,7 +500,7 @@ def test_a_base_that_other_programs_have_no_name_for_is_not_exported(path: Path)
     assert not path.exists()
 
 
-def test_stable_diffusion_xl_has_the_560_layers_other_programs_know() -> None:
+def test_stable_diffusion_xl_has_the_layers_other_programs_know() -> None:
     """Numbers and depths of the blocks are those of sd_xl_base.yaml in the original repository."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(
@@ -507,33 +522,47 @@ def test_stable_diffusion_xl_has_the_560_layers_other_programs_know() -> None:
     }
     depths |= {"middle_block_1": 10} | {f"output_blocks_{number}_1": 10 for number in (0, 1, 2)}
     depths |= {f"output_blocks_{number}_1": 2 for number in (3, 4, 5)}
-    known = {
-        f"lora_unet_{place}_transformer_blocks_{number}_{attention}_{projection}.{part}"
+    attentions = {
+        f"{place}_transformer_blocks_{number}_{attention}_{projection}"
         for place, depth in depths.items()
         for number in range(depth)
         for attention in ("attn1", "attn2")
         for projection in ("to_q", "to_k", "to_v", "to_out_0")
-        for part in ("lora_down.weight", "lora_up.weight", "alpha")
     }
-    ours = {key for layer in lora._layers(unet, lora.ATTENTION_LAYERS) for key in kohya.keys(unet, layer)}
-    assert len(known) == 560 * 3
-    assert ours == known
+    residuals = [f"input_blocks_{number}_0" for number in (1, 2, 4, 5, 7, 8)] + ["middle_block_0", "middle_block_2"]
+    residuals += [f"output_blocks_{number}_0" for number in range(9)]
+    convolutions = {f"{place}_{layer}" for place in residuals for layer in ("in_layers_2", "out_layers_3")}
+    assert (len(attentions), len(convolutions)) == (560, 34)
+    assert names_written(unet, ATTENTION) == attentions
+    assert names_written(unet, lora.CONVOLUTION_LAYERS) == convolutions
 
 
-def test_stable_diffusion_15_has_the_128_layers_other_programs_know() -> None:
+def test_stable_diffusion_15_has_the_layers_other_programs_know() -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # the other defaults are SD 1.5's
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
     places = [f"down_blocks_{block}_attentions_{number}" for block in (0, 1, 2) for number in (0, 1)]
     places += ["mid_block_attentions_0"]
     places += [f"up_blocks_{block}_attentions_{number}" for block in (1, 2, 3) for number in (0, 1, 2)]
-    known = {
-        f"lora_unet_{place}_transformer_blocks_0_{attention}_{projection}.{part}"
+    attentions = {
+        f"{place}_transformer_blocks_0_{attention}_{projection}"
         for place in places
         for attention in ("attn1", "attn2")
         for projection in ("to_q", "to_k", "to_v", "to_out_0")
-        for part in ("lora_down.weight", "lora_up.weight", "alpha")
     }
-    ours = {key for layer in lora._layers(unet, lora.ATTENTION_LAYERS) for key in kohya.keys(unet, layer)}
-    assert len(known) == 128 * 3
-    assert ours == known
+    residuals = [f"down_blocks_{block}_resnets_{number}" for block in range(4) for number in (0, 1)]
+    residuals += ["mid_block_resnets_0", "mid_block_resnets_1"]
+    residuals += [f"up_blocks_{block}_resnets_{number}" for block in range(4) for number in (0, 1, 2)]
+    convolutions = {f"{place}_{layer}" for place in residuals for layer in ("conv1", "conv2")}
+    assert (len(attentions), len(convolutions)) == (128, 44)
+    assert names_written(unet, ATTENTION) == attentions
+    assert names_written(unet, lora.CONVOLUTION_LAYERS) == convolutions
+
+
+def names_written(unet: UNet2DConditionModel, kinds: tuple[str, ...]) -> set[str]:
+    """The layers' names in kohya's layout; each has its three tensors."""
+    layers = lora._layers(unet, kinds)
+    keys = {key for layer in layers for key in kohya.keys(unet, layer)}
+    names = {key.removeprefix(kohya.PREFIX).partition(".")[0] for key in keys}
+    assert len(keys) == 3 * len(names) == 3 * len(layers)
+    return names

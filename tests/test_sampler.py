@@ -79,7 +79,7 @@ def trained(tmp_path: Path, toy_base: Path) -> Run:
     run = RunStore(tmp_path).create(config, lambda folder: None)
     for step in (2, 4):
         base = load_base(str(toy_base), device="cpu")
-        lora.attach(base.denoiser, 4, 4.0, False, 0)
+        lora.attach(base.denoiser, 4, 4.0, lora.ATTENTION_LAYERS, 0)
         with torch.no_grad():
             for parameter in lora.trainable_parameters(base.denoiser).values():
                 parameter.add_(0.1 * step)

@@ -5,14 +5,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from apt_engine import shelf
+from apt_engine import lora, shelf
 from apt_engine.config import SampleRequest, TrainingConfig
 from apt_engine.errors import ConfigError, RunError
-from apt_engine.estimate import estimate
+from apt_engine.estimate import NEEDS, estimate
 from apt_engine.events import StepFinished
+from apt_engine.presets import POCKET_DIR
 from apt_engine.runs import Run, RunStore
 
 
@@ -86,6 +88,15 @@ def test_time_is_told_from_an_earlier_run_of_the_same_kind(store: RunStore) -> N
     assert estimate(config, 5, store).seconds == 2.0 * 500
     other = TrainingConfig(subject="bear", base="some/model", resolution=768)
     assert estimate(other, 5, store).seconds is None
+
+
+def test_the_disk_told_is_what_a_lora_of_the_pocket_model_takes() -> None:
+    sizes = []
+    for kinds in (lora.ATTENTION_LAYERS, *lora.OPTIONAL_LAYERS):
+        unet = UNet2DConditionModel.from_pretrained(POCKET_DIR, subfolder="unet")
+        lora.attach(unet, 16, 16.0, kinds, seed=0)
+        sizes.append(sum(4 * parameter.numel() for parameter in lora.trainable_parameters(unet).values()))
+    assert NEEDS["base-pocket"].lora == pytest.approx(sizes, rel=0.05)
 
 
 def test_the_pocket_model_needs_no_download_and_a_hub_model_only_once(
