@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from apt_engine.bases import registry
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
@@ -41,6 +42,17 @@ def test_the_pocket_model_loads_by_its_name() -> None:
     base = load_base("pocket", device="cpu", attention="plain")
     assert base.prediction_type == "epsilon"
     assert 64 % base.size_multiple == 0
+
+
+def test_a_small_model_computes_on_one_thread_and_a_large_one_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "ALL_THREADS", 2)
+    try:
+        registry.choose_threads(torch.nn.Linear(10_000, 10_000, device="meta"))
+        assert torch.get_num_threads() == 2
+        load_base("pocket", device="cpu")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)  # as conftest.py has it
 
 
 def test_velocity_and_noise_say_the_same(toy_base: Path) -> None:

@@ -8,6 +8,7 @@ import diffusers.utils.logging
 import torch
 import transformers.utils.logging
 from huggingface_hub import hf_hub_download
+from torch import nn
 
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.sd import StableDiffusion
@@ -16,6 +17,8 @@ from apt_engine.errors import BaseModelError, ConfigError
 from apt_engine.hub import NOT_NEEDED, is_hub_id
 from apt_engine.presets import POCKET_DIR
 
+ALL_THREADS = torch.get_num_threads()
+SMALL_DENOISER = 100_000_000  # parameters; Stable Diffusion has 860 million, the pocket model 11
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FAMILIES: dict[str, type[StableDiffusion | StableDiffusionXL]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -51,8 +54,18 @@ def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
+def choose_threads(denoiser: nn.Module) -> None:
+    """Have torch compute on one thread from now on if the denoiser is small: waking others costs more than they bring.
+
+    The pocket model's step takes 0.17 s on one thread and 0.28 s on two that sleep in between; where they spin instead, 0.13 s,
+    but 1.2 s while another program is busy.
+    """
+    size = sum(parameter.numel() for parameter in denoiser.parameters())
+    torch.set_num_threads(1 if size < SMALL_DENOISER else ALL_THREADS)
+
+
 def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention: str = "fused") -> BaseModel:
-    """The base model of a name, ready to use.
+    """The base model of a name, ready to use; on a CPU it also chooses torch's threads for it.
 
     Raises:
         BaseModelError: there is none of that name, or it cannot be loaded; says which and what to do.
@@ -62,7 +75,7 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
     source = _find(name)
     try:
         kind = _kind_of_folder(name, source) if isinstance(source, Path) else _kind_on_hub(source)
-        return FAMILIES[kind].load(
+        base = FAMILIES[kind].load(
             source, name=name, device=where, dtype=choose_dtype(dtype, where), attention=attention
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -75,6 +88,9 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
             else "check the name and the network, or give a local folder"
         )
         raise BaseModelError(f"The base model {name} cannot be loaded ({reason}); {remedy}.") from error
+    if where.type == "cpu":
+        choose_threads(base.denoiser)
+    return base
 
 
 def _find(name: str) -> Path | str:
