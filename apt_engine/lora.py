@@ -146,7 +146,7 @@ def export_kohya(denoiser: nn.Module, path: Path, info: kohya.ExportInfo) -> Non
     for name in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in weights):
         values = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], torch.tensor(float(alpha))
         tensors |= zip(kohya.keys(denoiser, name), values, strict=True)
-    has_convolutions = any(value.ndim == len("oihw") for value in tensors.values())
+    has_convolutions = not set(CONVOLUTION_LAYERS).isdisjoint(_kinds_in(weights))
     write_atomically(path, _serialize(tensors, kohya.header(info, rank, alpha, has_convolutions)))
 
 
@@ -256,11 +256,14 @@ def _weights(denoiser: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return weights
 
 
+def _kinds_in(weights: Iterable[str]) -> list[str]:
+    return [kind for kind in ALL_LAYERS if any(f".{kind}." in name for name in weights)]
+
+
 def _write_diffusers(denoiser: nn.Module, path: Path, dtype: torch.dtype) -> None:
     weights = _weights(denoiser, dtype)
     layer = _lora_layers(denoiser)[0]
-    kinds = [kind for kind in ALL_LAYERS if any(f".{kind}." in name for name in weights)]
-    settings = {"r": layer.r[ADAPTER], "lora_alpha": layer.lora_alpha[ADAPTER], "target_modules": kinds}
+    settings = {"r": layer.r[ADAPTER], "lora_alpha": layer.lora_alpha[ADAPTER], "target_modules": _kinds_in(weights)}
     settings = {DIFFUSERS_PREFIX + key: value for key, value in settings.items()}
     header = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(settings)}
     tensors = {DIFFUSERS_PREFIX + name: value for name, value in weights.items()}

@@ -430,6 +430,12 @@ def test_no_file_tells_where_it_was_made(tmp_path: Path, toy_base: Path, write: 
     assert text.replace("stable-diffusion-v1/lora", "").count("/") == 0
 
 
+def test_the_kohya_header_gives_the_rank_of_convolutions_that_are_there(path: Path) -> None:
+    for kinds in (WITH_FEED_FORWARD, WITH_CONVOLUTIONS):
+        write_kohya(trained(kinds=kinds), path)
+        assert ("conv_dim" in header(path)["ss_network_args"]) == (kinds is WITH_CONVOLUTIONS)
+
+
 def test_kohya_tensors_are_half_precision_and_alpha_is_as_trained(path: Path) -> None:
     write_kohya(trained(4, 1.5), path)
     for key, value in load_file(path).items():
