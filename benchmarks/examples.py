@@ -27,7 +27,7 @@ def main() -> None:
     """Trains what is missing, prints a table and writes the picture."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.examples", description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "examples", help="where runs lie (%(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "pocket" / "examples.png")
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "pocket" / "examples.jpg")
     options = parser.parse_args()
     pictures, words = [], []
     print("| example | steps | seconds |\n| --- | ---: | ---: |")

@@ -54,7 +54,7 @@ def sample(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int 
 
 
 def write_grid(path: Path, pictures: Sequence[Image.Image], prompts: Sequence[str], columns: int = 6) -> None:
-    """Writes a captioned grid as a PNG."""
+    """Writes a captioned grid, as a PNG or a JPEG by the name of the file."""
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (_CELL + 4), rows * (_CELL + _CAPTION_HEIGHT + 4)), (255, 255, 255))
     ink = ImageDraw.Draw(sheet)
@@ -62,7 +62,8 @@ def write_grid(path: Path, pictures: Sequence[Image.Image], prompts: Sequence[st
         left, top = (index % columns) * (_CELL + 4), index // columns * (_CELL + _CAPTION_HEIGHT + 4)
         sheet.paste(picture.resize((_CELL, _CELL), Image.Resampling.BICUBIC), (left, top))
         ink.multiline_text((left + 2, top + _CELL + 1), _wrap(prompt), fill=(40, 40, 40), font_size=9, spacing=1)
-    write_atomically(path, lambda target: sheet.save(target, "PNG", optimize=True))
+    kind = Image.registered_extensions()[path.suffix]
+    write_atomically(path, lambda target: sheet.save(target, kind, quality=90, optimize=True))
 
 
 def _wrap(text: str, width: int = 26) -> str:
