@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from apt_engine.errors import ConfigError
@@ -65,3 +66,21 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def processes_of(accelerator: Accelerator) -> Processes:
+    """All that an accelerator knows of."""
+
+    def add_up(tensor: Tensor) -> Tensor:
+        total = accelerator.reduce(tensor.to(accelerator.device), "sum")
+        assert isinstance(total, Tensor)
+        return total.to(tensor.device)
+
+    def join(tensor: Tensor) -> Tensor:
+        joint = accelerator.gather(tensor)
+        assert isinstance(joint, Tensor)
+        return joint
+
+    if accelerator.num_processes == 1:
+        return ALONE
+    return Processes(accelerator.process_index, accelerator.num_processes, add_up, join)

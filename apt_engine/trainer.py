@@ -52,7 +52,7 @@ from apt_engine.events import (
 )
 from apt_engine.latents import encode_photos, encode_with_warps
 from apt_engine.memory import peak_memory_bytes
-from apt_engine.processes import ALONE, Processes
+from apt_engine.processes import processes_of
 from apt_engine.rank import process_count
 from apt_engine.runs import KEPT_OPTIMIZER_STATES, Checkpoint, Run, write_atomically
 from apt_engine.sampler import Picture, Sampler
@@ -117,7 +117,7 @@ class Trainer:
         device = choose_device(config.device)
         is_fp16 = choose_dtype(config.dtype, device) == torch.float16
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if is_fp16 else "no")
-        self._processes = _processes_of(self._accelerator)
+        self._processes = processes_of(self._accelerator)
         for done, total in hub.fetch(config.base):
             yield StageChanged(
                 stage="downloading", message=hub.described(config.base, done, total), fraction=done / total
@@ -380,22 +380,6 @@ class Trainer:
         scaler = self._accelerator.scaler
         state = training_state.read(checkpoint.optimizer_path, self._parameters, self._optimizer, scaler)
         self._train_step.load_state_dict(state)
-
-
-def _processes_of(accelerator: Accelerator) -> Processes:
-    def add_up(tensor: Tensor) -> Tensor:
-        total = accelerator.reduce(tensor.to(accelerator.device), "sum")
-        assert isinstance(total, Tensor)
-        return total.to(tensor.device)
-
-    def join(tensor: Tensor) -> Tensor:
-        joint = accelerator.gather(tensor)
-        assert isinstance(joint, Tensor)
-        return joint
-
-    if accelerator.num_processes == 1:
-        return ALONE
-    return Processes(accelerator.process_index, accelerator.num_processes, add_up, join)
 
 
 def _save_picture(image: Image.Image, path: Path) -> None:
