@@ -12,7 +12,7 @@ from apt_engine.presets import load_presets, profile_of
 from apt_engine.runs import KEPT_OPTIMIZER_STATES, RunStore
 
 RUNS_LOOKED_AT = 8
-POCKET_SECONDS_PER_STEP = 0.2  # on one core, batch 4, samples in between
+POCKET_SECONDS_PER_STEP = 0.23  # on one core, batch 4, samples in between
 
 
 @dataclass(frozen=True)
