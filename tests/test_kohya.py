@@ -1,0 +1,205 @@
+"""kohya's layout: its header, its numbers, and its names for the layers of SD 1.5 and SDXL."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+from torch import nn
+
+from apt_engine import kohya, lora
+from apt_engine.errors import LoraError
+from tests.loras import (
+    ABOUT,
+    ATTENTION,
+    EFFECT,
+    HALF_TOLERANCE,
+    SHAPES_OF_SETTINGS,
+    WITH_CONVOLUTIONS,
+    WITH_FEED_FORWARD,
+    Write,
+    header,
+    trained,
+    write_kohya,
+)
+from tests.toy import POOLED_WIDTH, TOKEN_WIDTH, toy_pipeline, toy_xl_pipeline
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lora.safetensors"
+
+
+def test_the_kohya_header_says_what_others_ask_for() -> None:
+    assert kohya.header(ABOUT, 16, 8.0, has_convolutions=False) == {
+        "format": "pt",
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "16",
+        "ss_network_alpha": "8",
+        "ss_network_args": "{}",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": "zwx_car-000300",
+        "modelspec.resolution": "512x512",
+        "modelspec.prediction_type": "epsilon",
+        "modelspec.trigger_phrase": "zwx car",
+    }
+    velocity = kohya.ExportInfo(
+        name="n", base_model_version="sd_v2", prediction_type="v_prediction", resolution=768, trigger_phrase="Ünï"
+    )
+    said = kohya.header(velocity, 16, 0.5, has_convolutions=True)
+    assert said["ss_v2"] == "True"
+    assert said["ss_network_alpha"] == "0.5"
+    assert json.loads(said["ss_network_args"]) == {"conv_dim": "16", "conv_alpha": "0.5"}
+    assert said["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
+    assert said["modelspec.prediction_type"] == "v"
+
+
+def test_the_kohya_header_gives_the_rank_of_convolutions_that_are_there(path: Path) -> None:
+    for kinds in (WITH_FEED_FORWARD, WITH_CONVOLUTIONS):
+        write_kohya(trained(kinds=kinds), path)
+        assert ("conv_dim" in header(path)["ss_network_args"]) == (kinds is WITH_CONVOLUTIONS)
+
+
+def test_kohya_tensors_are_half_precision_and_alpha_is_as_trained(path: Path) -> None:
+    write_kohya(trained(4, 1.5), path)
+    for key, value in load_file(path).items():
+        if key.endswith(".alpha"):
+            assert value.shape == ()
+            assert float(value) == 1.5
+        else:
+            assert value.dtype == torch.float16
+
+
+def trained_xl(rank: int = 4, alpha: float = 8.0, kinds: tuple[str, ...] = ATTENTION) -> UNet2DConditionModel:
+    unet = toy_xl_pipeline().unet
+    lora.attach(unet, rank, alpha, kinds, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in lora.trainable_parameters(unet).values():
+        parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
+    return unet
+
+
+def write_xl(denoiser: nn.Module, path: Path) -> None:
+    about = dataclasses.replace(ABOUT, base_model_version="sdxl_base_v1-0")
+    lora.export_kohya(denoiser, path, about)
+
+
+@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_xl, 3), (lora.export_diffusers, 2), (lora.save, 2)])
+@pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
+def test_xl_files_arrive_whole_also_in_a_stock_pipeline(
+    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, kinds: tuple[str, ...]
+) -> None:
+    unet, fresh, stock = trained_xl(rank, alpha, kinds), toy_xl_pipeline().unet, toy_xl_pipeline()
+    write(unet, path)
+    ours = lora.trainable_parameters(unet)
+    assert lora.load_exported(fresh, path) == keys_a_layer * len(ours) // 2 == len(load_file(path))
+    stock.load_lora_weights(path.parent, weight_name=path.name)
+    lora.load(again := toy_xl_pipeline().unet, path)
+    for other in (fresh, again):
+        theirs = lora.trainable_parameters(other)
+        assert theirs.keys() == ours.keys()
+        assert all(torch.allclose(theirs[name], value, atol=1e-3) for name, value in ours.items())
+    latents, states = torch.randn(1, 4, 8, 8), torch.randn(1, 7, 2 * TOKEN_WIDTH)
+    added = {"text_embeds": torch.randn(1, POOLED_WIDTH), "time_ids": torch.tensor([[32, 32, 0, 0, 32, 32]])}
+    with torch.no_grad():
+        drawn = [
+            model(latents, 500, states, added_cond_kwargs=added).sample
+            for model in (unet, fresh, again, stock.unet, toy_xl_pipeline().unet)
+        ]
+    assert max(float((one - drawn[0]).abs().max()) for one in drawn[1:4]) < 10 * HALF_TOLERANCE
+    assert (drawn[4] - drawn[0]).abs().max() > EFFECT
+
+
+def test_xl_files_say_so_and_no_other_base_takes_them(path: Path) -> None:
+    write_xl(trained_xl(), path)
+    said = header(path)
+    assert said["ss_base_model_version"].startswith("sdxl_")
+    assert said["ss_v2"] == "False"
+    assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    with pytest.raises(LoraError, match="another base model"):
+        lora.load(toy_pipeline().unet, path)
+    write_kohya(trained(), path)
+    with pytest.raises(LoraError, match="another base model"):
+        lora.load_exported(toy_xl_pipeline().unet, path)
+
+
+def test_a_base_that_other_programs_have_no_name_for_is_not_exported(path: Path) -> None:
+    about = dataclasses.replace(ABOUT, base_model_version="sd_v9")
+    with pytest.raises(LoraError, match=r"kind sd_v9 \(epsilon\) cannot be exported"):
+        lora.export_kohya(trained(), path, about)
+    assert not path.exists()
+
+
+def test_stable_diffusion_xl_has_the_layers_other_programs_know() -> None:
+    """Numbers and depths of the blocks are those of sd_xl_base.yaml in the original repository."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=128,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            use_linear_projection=True,
+            cross_attention_dim=2048,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+    assert sum(parameter.numel() for parameter in unet.parameters()) == 2_567_463_684
+    depths = {f"input_blocks_{number}_1": 2 for number in (4, 5)} | {
+        f"input_blocks_{number}_1": 10 for number in (7, 8)
+    }
+    depths |= {"middle_block_1": 10} | {f"output_blocks_{number}_1": 10 for number in (0, 1, 2)}
+    depths |= {f"output_blocks_{number}_1": 2 for number in (3, 4, 5)}
+    attentions = {
+        f"{place}_transformer_blocks_{number}_{attention}_{projection}"
+        for place, depth in depths.items()
+        for number in range(depth)
+        for attention in ("attn1", "attn2")
+        for projection in ("to_q", "to_k", "to_v", "to_out_0")
+    }
+    residuals = [f"input_blocks_{number}_0" for number in (1, 2, 4, 5, 7, 8)] + ["middle_block_0", "middle_block_2"]
+    residuals += [f"output_blocks_{number}_0" for number in range(9)]
+    convolutions = {f"{place}_{layer}" for place in residuals for layer in ("in_layers_2", "out_layers_3")}
+    assert (len(attentions), len(convolutions)) == (560, 34)
+    assert names_written(unet, ATTENTION) == attentions
+    assert names_written(unet, lora.CONVOLUTION_LAYERS) == convolutions
+
+
+def test_stable_diffusion_15_has_the_layers_other_programs_know() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # the other defaults are SD 1.5's
+    assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
+    places = [f"down_blocks_{block}_attentions_{number}" for block in (0, 1, 2) for number in (0, 1)]
+    places += ["mid_block_attentions_0"]
+    places += [f"up_blocks_{block}_attentions_{number}" for block in (1, 2, 3) for number in (0, 1, 2)]
+    attentions = {
+        f"{place}_transformer_blocks_0_{attention}_{projection}"
+        for place in places
+        for attention in ("attn1", "attn2")
+        for projection in ("to_q", "to_k", "to_v", "to_out_0")
+    }
+    residuals = [f"down_blocks_{block}_resnets_{number}" for block in range(4) for number in (0, 1)]
+    residuals += ["mid_block_resnets_0", "mid_block_resnets_1"]
+    residuals += [f"up_blocks_{block}_resnets_{number}" for block in range(4) for number in (0, 1, 2)]
+    convolutions = {f"{place}_{layer}" for place in residuals for layer in ("conv1", "conv2")}
+    assert (len(attentions), len(convolutions)) == (128, 44)
+    assert names_written(unet, ATTENTION) == attentions
+    assert names_written(unet, lora.CONVOLUTION_LAYERS) == convolutions
+
+
+def names_written(unet: UNet2DConditionModel, kinds: tuple[str, ...]) -> set[str]:
+    """The layers' names in kohya's layout; each has its three tensors."""
+    layers = lora._layers(unet, kinds)
+    keys = {key for layer in layers for key in kohya.keys(unet, layer)}
+    names = {key.removeprefix(kohya.PREFIX).partition(".")[0] for key in keys}
+    assert len(keys) == 3 * len(names) == 3 * len(layers)
+    return names
