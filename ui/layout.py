@@ -40,7 +40,6 @@ def build_app(context: AppContext) -> gr.Blocks:
             with gr.Tab("Runs", id="runs") as runs_tab:
                 runs_view = runs.build(context)
         pulse = scripted("pulse", "", elem_id="pulse")
-        typed = gr.BrowserState([], storage_key="apt-studio-form", secret="local")
 
         shown_run = [tabs, *watch_view.outputs]
         opened = partial(open_run, context)
@@ -57,17 +56,8 @@ def build_app(context: AppContext) -> gr.Blocks:
             },
         )
 
-        fields = train.remembered(train_view) + generate.remembered_fields(generate_view)
-        page.load(partial(watch.attach, context), None, watch_view.outputs, show_progress="hidden")
         page.load(None, None, None, js=train.NAME_SUGGESTIONS)
-        page.load(
-            partial(restore, context, train_view, generate_view),
-            typed,
-            [*fields, train_view.chosen, train_view.notes, train_view.summary],
-            show_progress="hidden",
-        )
-        # In the browser alone: what is typed is nobody else's business, and a reload finds it again.
-        gr.on([field.change for field in fields], None, fields, typed, js="(...values) => [values]")  # pyright: ignore[reportAttributeAccessIssue]
+        _find_again(page, context, train_view, watch_view, generate_view)
         known = gr.State(None)
         pulse.tick(
             partial(tell_status, context),
@@ -87,6 +77,27 @@ def build_app(context: AppContext) -> gr.Blocks:
         runs_tab.select(partial(runs.rows, context), None, runs_view.table, show_progress="hidden")
     page._queue.sleep_when_free = QUEUE_LOOKS_EVERY  # noqa: SLF001 (there is no other way)
     return page
+
+
+def _find_again(
+    page: gr.Blocks,
+    context: AppContext,
+    train_view: train.TrainView,
+    watch_view: watch.WatchView,
+    generate_view: generate.GenerateView,
+) -> None:
+    """What was typed, and the run that was watched, are there again after a reload."""
+    typed = gr.BrowserState([], storage_key="apt-studio-form", secret="local")
+    fields = train.remembered(train_view) + generate.remembered_fields(generate_view)
+    page.load(partial(watch.attach, context), None, watch_view.outputs, show_progress="hidden")
+    page.load(
+        partial(restore, context, train_view, generate_view),
+        typed,
+        [*fields, train_view.chosen, train_view.notes, train_view.summary],
+        show_progress="hidden",
+    )
+    # In the browser alone: what is typed is nobody else's business, and a reload finds it again.
+    gr.on([field.change for field in fields], None, fields, typed, js="(...values) => [values]")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def open_run(context: AppContext, run_id: str) -> list[Any]:
