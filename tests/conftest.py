@@ -1,8 +1,10 @@
-"""Fixtures for all tests. torch is imported only by the tests that need it."""
+"""Fixtures for all tests. torch and Gradio are imported only by the tests that need them."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image, ImageDraw
@@ -10,6 +12,10 @@ from PIL import Image, ImageDraw
 from apt_engine.config import TrainingConfig
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs import Run, RunStore
+
+if TYPE_CHECKING:
+    from ui.context import AppContext
+    from ui.tabs.train import TrainView
 
 os.environ |= {
     # One thread, asleep while it waits: on a shared machine spinning threads make torch several times slower.
@@ -81,3 +87,32 @@ def new_run(store: RunStore, toy_base: Path, photo_dir: Path) -> Callable[..., R
         return store.create(config, lambda folder: photos.save(folder, 32))
 
     return make
+
+
+@pytest.fixture
+def context(data_dir: Path) -> Iterator["AppContext"]:
+    """What the page stands on, with an engine that has not been woken."""
+    from ui.context import open_context
+    from ui.places import OnePlace
+
+    places = OnePlace(data_dir)
+    yield open_context(places)
+    places.close()
+
+
+@pytest.fixture
+def view(context: "AppContext") -> "TrainView":
+    """The Train tab's components."""
+    import gradio as gr
+
+    from ui.tabs import train
+
+    with gr.Blocks(analytics_enabled=False):
+        return train.build(context)
+
+
+@pytest.fixture
+def photos(context: "AppContext", photo_dir: Path) -> list[Path]:
+    """Photos that were brought to the page."""
+    shutil.copytree(photo_dir, context.uploads_dir / "brought")
+    return sorted((context.uploads_dir / "brought").iterdir())

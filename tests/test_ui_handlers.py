@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,226 +19,22 @@ from apt_engine.events import (
     ExportReady,
     RunFailed,
     RunFinished,
-    RunStarted,
     SampleReady,
     StageChanged,
-    StepFinished,
 )
 from apt_engine.photos import photos_in, read_photos
-from apt_engine.runs import Run
-from apt_engine.worker import Worker, WorkerStatus
-from ui.context import AppContext, load_examples, open_context, plain_errors
+from apt_engine.worker import WorkerStatus
+from tests.pages import begun, engine, new_run, step
+from ui.context import AppContext, plain_errors
 from ui.layout import build_app, restore, tell_status
-from ui.photo_tiles import read_tiles, tiles_of
-from ui.places import OnePlace
+from ui.photo_tiles import tiles_of
 from ui.tabs import generate, runs, train, watch
-
-
-@pytest.fixture
-def context(data_dir: Path) -> Iterator[AppContext]:
-    places = OnePlace(data_dir)
-    yield open_context(places)
-    places.close()
-
-
-def engine(context: AppContext) -> Worker:
-    """The engine's parent side."""
-    assert isinstance(context.worker, Worker)
-    return context.worker
-
-
-@pytest.fixture
-def view(context: AppContext) -> train.TrainView:
-    with gr.Blocks(analytics_enabled=False):
-        return train.build(context)
-
-
-def new_run(context: AppContext, subject: str = "backpack", **settings: Any) -> Run:
-    config = TrainingConfig(subject=subject, **{"steps": 10, **settings})
-    return context.store.create(config, lambda folder: (folder / "01.png").touch())
-
-
-def begun(run: Run, steps: int) -> Run:
-    run.append(RunStarted(run=run.id, base="pocket", subject="backpack", photo_count=1, first_step=0, last_step=10))
-    for number in range(1, steps + 1):
-        run.append(step(number))
-    return run
-
-
-def step(number: int) -> StepFinished:
-    return StepFinished(step=number, loss=0.2, prior_loss=None, gradient_norm=1, learning_rate=1e-4, seconds=0.5)
-
-
-def form(view: train.TrainView, photos: list[Path], **settings: Any) -> dict[Any, Any]:
-    """What the page hands over when the form shows its first values, but for `settings`."""
-    values: dict[Any, Any] = {component: getattr(component, "value", None) for component in view.settings.values()}
-    values |= {view.settings[name]: value for name, value in settings.items()}
-    return {**values, view.photos: tiles_of(photos)}
-
-
-@pytest.fixture
-def photos(context: AppContext, photo_dir: Path) -> list[Path]:
-    """Photos that were brought to the page."""
-    shutil.copytree(photo_dir, context.uploads_dir / "brought")
-    return sorted((context.uploads_dir / "brought").iterdir())
 
 
 def test_an_engines_error_is_shown_as_its_sentence(context: AppContext) -> None:
     with pytest.raises(gr.Error, match="There is no run r1") as caught, plain_errors():
         context.store.open("r1")
     assert caught.value.print_exception is False
-
-
-@pytest.mark.parametrize(
-    ("settings", "count", "sentence"),
-    [
-        ({"subject": "   "}, 4, "The subject is empty"),
-        ({"subject": "car", "rank": 0}, 4, "rank cannot be 0; it must lie between 1 and 256"),
-        ({"subject": "car", "steps": None}, 4, "The setting steps is empty"),
-        ({"subject": "car"}, 0, "There are no photos"),
-        ({"subject": "car"}, 1, "One photo is too few"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_leaves_no_run(
-    context: AppContext,
-    view: train.TrainView,
-    photos: list[Path],
-    settings: dict[str, Any],
-    count: int,
-    sentence: str,
-) -> None:
-    with pytest.raises(gr.Error, match=sentence):
-        train.start(view, context, lambda run_id: [], form(view, photos[:count], **settings))
-    assert context.store.list() == []
-    assert engine(context).process_id is None
-
-
-@pytest.mark.parametrize(
-    ("status", "sentence"),
-    [(WorkerStatus("training", "r1"), "The engine is training r1"), (WorkerStatus("sampling"), "is drawing pictures")],
-)
-def test_an_engine_at_work_takes_no_second_run(
-    context: AppContext, view: train.TrainView, photos: list[Path], status: WorkerStatus, sentence: str
-) -> None:
-    engine(context)._status = status
-    with pytest.raises(gr.Error, match=sentence):
-        train.start(view, context, lambda run_id: [], form(view, photos, subject="car"))
-    assert context.store.list() == []
-    assert engine(context).process_id is None
-
-
-def test_sixty_photos_are_refused(context: AppContext, view: train.TrainView, photos: list[Path]) -> None:
-    with pytest.raises(gr.Error, match="60 photos are too many"):
-        train.start(view, context, lambda run_id: [], form(view, photos * 15, subject="car"))
-
-
-def test_of_sixty_photos_the_first_are_shown_and_one_may_choose(
-    context: AppContext, view: train.TrainView, tmp_path: Path
-) -> None:
-    folder = context.uploads_dir
-    folder.mkdir(parents=True)
-    paths = [folder / f"{number:02d}.png" for number in range(60)]
-    for number, path in enumerate(paths):
-        Image.effect_noise((80, 80), 40 + number).save(path)
-    tiles, _, summary = train.show_photos(view, context, form(view, paths, subject="car"))
-    assert len(tiles["photos"]) == 30
-    assert all(tile["url"] for tile in tiles["photos"])
-    assert tiles["problems"] == ["60 photos are too many; the first 30 are here. Keep the 3 to 10 that differ most."]
-    assert "<b>30</b> photos" in summary
-
-
-def test_a_bad_file_is_named_and_the_good_ones_stay(
-    context: AppContext, view: train.TrainView, photos: list[Path]
-) -> None:
-    bad = photos[0].with_name("notes.jpg")
-    bad.write_text("no picture")
-    tiles, _, summary = train.show_photos(view, context, form(view, [*photos, bad], subject=""))
-    assert [tile["path"] for tile in tiles["photos"]] == [str(path) for path in photos]
-    assert len(tiles["problems"]) == 1
-    assert "notes.jpg cannot be opened" in tiles["problems"][0]
-    assert "<b>4</b> photos" in summary
-    assert "at most <b>400</b> steps" in summary
-    assert "download <b>none</b>" in summary
-
-
-def test_a_tile_shows_the_square_around_the_subject_until_another_is_chosen(
-    context: AppContext, view: train.TrainView, photos: list[Path]
-) -> None:
-    wide = photos[0].with_name("wide.png")
-    picture = Image.new("RGB", (300, 100), "gray")
-    picture.paste("red", (210, 20, 280, 90))
-    picture.save(wide)
-    values = form(view, [wide], subject="")
-    (tile,) = train.show_photos(view, context, values)[0]["photos"]
-    left, top, side = tile["box"]
-    assert (left > 0.4, top, side) == (True, 0, 1)
-    moved = {**tile, "box": [0.0, 0.0, 0.5]}
-    (again,) = train.show_photos(view, context, {**values, view.photos: {"photos": [moved], "problems": []}})[0][
-        "photos"
-    ]
-    assert again["box"] == pytest.approx([0, 0, 0.5])
-    assert again["url"] != tile["url"]
-    assert again["whole"] == tile["whole"]
-    square = read_tiles({"photos": [moved], "problems": []}, [context.uploads_dir]).photos[0].square
-    assert square == (0, 0, 50, 50)
-
-
-def test_a_file_that_was_not_brought_is_never_opened(
-    context: AppContext, view: train.TrainView, photo_dir: Path
-) -> None:
-    elsewhere = sorted(photo_dir.iterdir())
-    tiles, *_ = train.show_photos(view, context, form(view, elsewhere, subject=""))
-    assert tiles["photos"] == []
-    assert all("is not among the files you brought" in problem for problem in tiles["problems"])
-    with pytest.raises(gr.Error, match="There are no photos"):
-        train.start(view, context, lambda run_id: [], form(view, elsewhere, subject="car"))
-
-
-def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
-    context: AppContext, view: train.TrainView, photos: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values = form(view, photos, subject="car")
-    values[view.photos]["photos"][1]["caption"] = "a red thing"
-    with pytest.raises(gr.Error, match="caption of photo 2.png does not mention the subject"):
-        train.start(view, context, lambda run_id: [], values)
-    assert context.store.list() == []
-    values[view.photos]["photos"][1]["caption"] = "a red  {subject}"
-    monkeypatch.setattr(context.worker, "start_training", lambda run_id: None)
-    train.start(view, context, lambda run_id: [], values)
-    assert context.store.list()[0].captions[:2] == ["a photo of a {subject}", "a red {subject}"]
-
-
-def test_doubles_and_small_photos_are_marked_on_their_tiles(
-    context: AppContext, view: train.TrainView, photos: list[Path]
-) -> None:
-    double = photos[0].with_name("double.png")
-    shutil.copy(photos[1], double)
-    tiles, notes, _ = train.show_photos(view, context, form(view, [photos[1], double], subject="", resolution=512))
-    assert [tile["warnings"][-1] for tile in tiles["photos"]] == ["small", "nearly a double"]
-    assert "512 px or more are better" in notes
-
-
-def test_another_base_moves_the_settings_but_not_what_was_typed(context: AppContext, view: train.TrainView) -> None:
-    classic = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    chosen: dict[Any, Any] = {view.chosen: view.chosen.value}
-    radios: dict[Any, Any] = {radio: radio.value for radio in view.presets.values()}
-    changed = train.choose(view, context, form(view, [], base=classic, rank=7, subject="car") | chosen | radios)
-    assert changed[view.settings["resolution"]] == 512
-    assert changed[view.chosen][0] == classic
-    assert view.settings["rank"] not in changed
-    assert view.settings["subject"] not in changed
-
-
-def test_an_example_brings_photos_and_word(photo_dir: Path, tmp_path: Path) -> None:
-    shutil.copytree(photo_dir, tmp_path / "discs")
-    (tmp_path / "examples.json").write_text(
-        '[{"key": "disc", "folder": "discs", "subject": "disc", "title": "Disc", "credit": "By A & B.", "licence": "CC0"}]'
-    )
-    example = load_examples(tmp_path)["disc"]
-    tiles, subject = train.take_example(example)
-    assert (len(tiles["photos"]), subject) == (4, "disc")
-    assert "<li>Disc: By A &amp; B. CC0</li>" in train.credits_of([example])
-    assert load_examples(tmp_path / "nowhere") == {}
 
 
 def named(values: Sequence[Any]) -> dict[str, Any]:

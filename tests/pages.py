@@ -1,0 +1,44 @@
+"""What the tests of the page's handlers share."""
+
+from pathlib import Path
+from typing import Any
+
+from apt_engine.config import TrainingConfig
+from apt_engine.events import (
+    RunStarted,
+    StepFinished,
+)
+from apt_engine.runs import Run
+from apt_engine.worker import Worker
+from ui.context import AppContext
+from ui.photo_tiles import tiles_of
+from ui.tabs import train
+
+
+def engine(context: AppContext) -> Worker:
+    """The engine's parent side."""
+    assert isinstance(context.worker, Worker)
+    return context.worker
+
+
+def new_run(context: AppContext, subject: str = "backpack", **settings: Any) -> Run:
+    config = TrainingConfig(subject=subject, **{"steps": 10, **settings})
+    return context.store.create(config, lambda folder: (folder / "01.png").touch())
+
+
+def begun(run: Run, steps: int) -> Run:
+    run.append(RunStarted(run=run.id, base="pocket", subject="backpack", photo_count=1, first_step=0, last_step=10))
+    for number in range(1, steps + 1):
+        run.append(step(number))
+    return run
+
+
+def step(number: int) -> StepFinished:
+    return StepFinished(step=number, loss=0.2, prior_loss=None, gradient_norm=1, learning_rate=1e-4, seconds=0.5)
+
+
+def form(view: train.TrainView, photos: list[Path], **settings: Any) -> dict[Any, Any]:
+    """What the page hands over when the form shows its first values, but for `settings`."""
+    values: dict[Any, Any] = {component: getattr(component, "value", None) for component in view.settings.values()}
+    values |= {view.settings[name]: value for name, value in settings.items()}
+    return {**values, view.photos: tiles_of(photos)}
