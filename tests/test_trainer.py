@@ -2,8 +2,6 @@
 
 import itertools
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from apt_engine import training_state
 from apt_engine.config import TrainingConfig
 from apt_engine.errors import BaseModelError, BusyError, ConfigError, DiskError, EngineError, LoraError, RunError
 from apt_engine.events import (
-    Calibrated,
     CheckpointSaved,
     DriftMeasured,
     Event,
@@ -37,7 +34,6 @@ from apt_engine.runs import Run, RunStore
 from apt_engine.session import alone, train
 from apt_engine.step import AdaptiveStep, StepResult
 from apt_engine.trainer import Trainer
-from apt_engine.worker import ROOT
 from tests.toy import save_toy_base
 
 NewRun = Callable[..., Run]
@@ -336,50 +332,6 @@ def test_a_disk_that_fills_up_keeps_the_older_checkpoints(new_run: NewRun, monke
     assert [item.step for item in run.checkpoints()] == [2, 3]
     monkeypatch.undo()
     assert isinstance(finish(run)[-1], RunFinished)
-
-
-def test_two_processes_learn_what_one_learns_with_the_joint_batch(
-    tmp_path: Path, toy_base: Path, photo_dir: Path
-) -> None:
-    settings = {
-        "batch_size": 4,
-        "resolution": 32,
-        "rank": 4,
-        "device": "cpu",
-        "learning_rate": 1e-2,
-        "sensitivity": 1e4,
-        "calibration_step": 10,
-        "sample_every_steps": 0,
-        "sample_prompts": "a {subject}",
-        "sample_steps": 2,
-    }
-    arguments = ["train", "--photos", str(photo_dir), "--subject", "car", "--base", str(toy_base), "--steps", "20"]
-    arguments += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "apt_engine"]
-    runs = {}
-    for name, start in (("one", ["-m", "apt_engine"]), ("two", launch)):
-        command = [sys.executable, *start, *arguments, "--data-dir", str(tmp_path / name)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        (runs[name],) = RunStore(tmp_path / name).list()
-    weights = {name: load_file(run.checkpoint().lora_path) for name, run in runs.items()}
-    for key, tensor in weights["one"].items():
-        torch.testing.assert_close(tensor, weights["two"][key], rtol=0, atol=1e-6)
-    steps = {name: steps_of(run.events()[0]) for name, run in runs.items()}
-    assert len(steps["two"]) == 20
-    for one, two in zip(steps["one"], steps["two"], strict=True):
-        assert two.timesteps == one.timesteps
-        assert two.warped == one.warped
-        assert two.visits == one.visits
-        assert two.gamma == pytest.approx(one.gamma, abs=1e-4)
-        assert two.loss == pytest.approx(one.loss, rel=1e-5)
-    assert any(any(step.warped) for step in steps["one"])
-    calibrated = {
-        name: [event for event in run.events()[0] if isinstance(event, Calibrated)] for name, run in runs.items()
-    }
-    assert len(calibrated["one"]) == len(calibrated["two"]) == 1
-    assert calibrated["two"][0].alignment_lambda == pytest.approx(calibrated["one"][0].alignment_lambda, rel=1e-4)
 
 
 PINNED_LOSSES = [1.173992, 1.125431, 1.076504]
