@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apt_engine.config import SampleRequest
 from apt_engine.errors import ConfigError, EngineError
-from apt_engine.events import (
+from apt_engine.jobs.worker import CHILD_ENVIRONMENT
+from apt_engine.photos import photos_in, read_photos
+from apt_engine.runs.events import (
     CheckpointSaved,
     Event,
     ExportReady,
@@ -26,11 +27,10 @@ from apt_engine.events import (
     StageChanged,
     StepFinished,
 )
-from apt_engine.photos import photos_in, read_photos
-from apt_engine.presets import build_config, load_presets
-from apt_engine.rank import rank
-from apt_engine.runs import Run, RunStore, default_data_dir, summarize
-from apt_engine.worker import CHILD_ENVIRONMENT
+from apt_engine.runs.run import Run, RunStore, default_data_dir, summarize
+from apt_engine.settings.presets import build_config, load_presets
+from apt_engine.settings.training import SampleRequest
+from apt_engine.training.process_rank import rank
 
 INTERRUPTED = 130
 
@@ -61,7 +61,7 @@ def _train(options: argparse.Namespace, store: RunStore) -> int:
     photos.check()
     for warning in (*photos.warnings, *photos.smaller_than(config.resolution)):
         _say(f"note: {warning}")
-    from apt_engine.session import create
+    from apt_engine.jobs.session import create
 
     return _run_to_the_end(store, create(store, config, lambda folder: photos.save(folder, config.resolution)))
 
@@ -75,7 +75,7 @@ def _resume(options: argparse.Namespace, store: RunStore) -> int:
 
 def _run_to_the_end(store: RunStore, run: Run) -> int:
     """Train in this process; the first Ctrl-C stops after the step and saves, a second one ends at once."""
-    from apt_engine.session import train
+    from apt_engine.jobs.session import train
 
     _say(f"run {run.id}")
     stop = threading.Event()
@@ -125,7 +125,7 @@ def _say(line: str) -> None:
 
 
 def _generate(options: argparse.Namespace, store: RunStore) -> int:
-    from apt_engine.sampler import Studio
+    from apt_engine.sampling.sampler import Studio
 
     request = SampleRequest.from_dict(
         {
@@ -149,7 +149,7 @@ def _quiet(_message: str, _fraction: float | None) -> None:
 
 
 def _export(options: argparse.Namespace, store: RunStore) -> int:
-    from apt_engine import exports
+    from apt_engine.training import exports
 
     run = store.open(options.run)
     for event in exports.export_checkpoint(run, run.checkpoint(options.checkpoint), options.out):

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from apt_engine.config import SUBJECT_SLOT
 from apt_engine.errors import PhotoError
+from apt_engine.settings.training import SUBJECT_SLOT
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 GOOD_COUNT = (3, 10)

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from apt_engine.bases.registry import load_base
-from apt_engine.config import TrainingConfig
 from apt_engine.photos import photos_in
-from apt_engine.runs import Run, RunStore
+from apt_engine.runs.run import Run, RunStore
+from apt_engine.settings.training import TrainingConfig
 from benchmarks.features import embed, likeness
 from benchmarks.parts import OFF
 from benchmarks.runs import SIDE, draw, finished_run

@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 
-from apt_engine.config import TrainingConfig
-from apt_engine.events import RunStarted, StepFinished
-from apt_engine.runs import Run
+from apt_engine.runs.events import RunStarted, StepFinished
+from apt_engine.runs.run import Run
+from apt_engine.settings.training import TrainingConfig
 from ui.context import open_context
 from ui.places import OnePlace
 from ui.tabs import watch
@@ -57,7 +57,7 @@ def make_run(folder: Path, steps: int) -> tuple[Any, Run]:
 
 
 def _line(step: int) -> bytes:
-    from apt_engine.events import to_json
+    from apt_engine.runs.events import to_json
 
     event = StepFinished(
         step=step,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy
 from PIL import Image, ImageDraw
 
-from apt_engine.config import TrainingConfig
-from apt_engine.events import StepFinished
-from apt_engine.runs import Run, RunStore
+from apt_engine.runs.events import StepFinished
+from apt_engine.runs.run import Run, RunStore
+from apt_engine.settings.training import TrainingConfig
 from benchmarks.runs import SIDE, draw, finished_run
 
 ROOT = Path(__file__).resolve().parent.parent

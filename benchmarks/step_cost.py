@@ -20,11 +20,11 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from apt_engine import lora
 from apt_engine.bases.base import PromptStates
-from apt_engine.config import TrainingConfig
-from apt_engine.latents import LatentSource, View
-from apt_engine.step import AdaptiveStep, Batch
+from apt_engine.lora import adapter
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.latents import LatentSource, View
+from apt_engine.training.step import AdaptiveStep, Batch
 
 SD15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
 SDXL: dict[str, Any] = {
@@ -126,7 +126,7 @@ def build_step(kind: type[StepT], unet: dict[str, Any], part: str, *, device: st
     torch.manual_seed(0)
     with torch.device(device):
         net = UNet2DConditionModel(**unet)
-    lora.attach(net, 16, 16.0, lora.ATTENTION_LAYERS, 0)
+    adapter.attach(net, 16, 16.0, adapter.ATTENTION_LAYERS, 0)
     if checkpointing:
         net.enable_gradient_checkpointing()
     side = unet["sample_size"]

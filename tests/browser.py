@@ -20,8 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from apt_engine.runs import RunStore
-from apt_engine.worker import ROOT
+from apt_engine.jobs.worker import ROOT
+from apt_engine.runs.run import RunStore
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATIENCE_SECONDS = 90

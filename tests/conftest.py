@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image, ImageDraw
 
-from apt_engine.config import TrainingConfig
 from apt_engine.photos import photos_in, read_photos
-from apt_engine.runs import Run, RunStore
+from apt_engine.runs.run import Run, RunStore
+from apt_engine.settings.training import TrainingConfig
 
 if TYPE_CHECKING:
     from ui.context import AppContext

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from apt_engine import kohya, lora
+from apt_engine.lora import adapter, kohya
 from tests.toy import TOKEN_WIDTH, toy_pipeline
 
 ABOUT = kohya.ExportInfo(
@@ -21,33 +21,33 @@ ABOUT = kohya.ExportInfo(
 )
 HALF_TOLERANCE = 2e-4  # of outputs with a standard deviation of 0.28
 EFFECT = 0.03  # what the LoRA of `trained` changes at least; a wrong alpha changes more than that
-ATTENTION = lora.ATTENTION_LAYERS
-WITH_FEED_FORWARD = lora.kinds_of(feed_forward=True, convolutions=False)
-WITH_CONVOLUTIONS = lora.kinds_of(feed_forward=False, convolutions=True)
+ATTENTION = adapter.ATTENTION_LAYERS
+WITH_FEED_FORWARD = adapter.kinds_of(feed_forward=True, convolutions=False)
+WITH_CONVOLUTIONS = adapter.kinds_of(feed_forward=False, convolutions=True)
 SHAPES_OF_SETTINGS = [
     (4, 4.0, ATTENTION),
     (4, 8.0, ATTENTION),
     (4, 1.5, WITH_FEED_FORWARD),
     (4, 2.0, WITH_CONVOLUTIONS),
-    (4, 4.0, lora.ALL_LAYERS),
+    (4, 4.0, adapter.ALL_LAYERS),
 ]
 
 Write = Callable[[nn.Module, Path], None]
 
 
 def write_kohya(denoiser: nn.Module, path: Path) -> None:
-    lora.export_kohya(denoiser, path, ABOUT)
+    adapter.export_kohya(denoiser, path, ABOUT)
 
 
-LAYOUTS: list[Write] = [lora.save, lora.export_diffusers, write_kohya]
+LAYOUTS: list[Write] = [adapter.save, adapter.export_diffusers, write_kohya]
 
 
 def trained(rank: int = 4, alpha: float = 8.0, kinds: tuple[str, ...] = ATTENTION) -> UNet2DConditionModel:
     """A toy whose LoRA does something: with B still zero every comparison below would hold for an empty file."""
     unet = toy_pipeline().unet
-    lora.attach(unet, rank, alpha, kinds, seed=1)
+    adapter.attach(unet, rank, alpha, kinds, seed=1)
     generator = torch.Generator().manual_seed(2)
-    for name, parameter in lora.trainable_parameters(unet).items():
+    for name, parameter in adapter.trainable_parameters(unet).items():
         if name.endswith("lora_B.weight"):
             parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
     return unet

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from apt_engine.config import TrainingConfig
-from apt_engine.events import (
+from apt_engine.jobs.worker import Worker
+from apt_engine.runs.events import (
     RunStarted,
     StepFinished,
 )
-from apt_engine.runs import Run
-from apt_engine.worker import Worker
+from apt_engine.runs.run import Run
+from apt_engine.settings.training import TrainingConfig
 from ui.context import AppContext
 from ui.photo_tiles import tiles_of
 from ui.tabs import train

@@ -14,13 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from apt_engine.worker import ROOT
+from apt_engine.jobs.worker import ROOT
 
 # Serves the page to itself, with a run in view, and then names which of the libraries its process has loaded.
 SERVE_AND_LIST = """
 import app, sys, urllib.request
 from pathlib import Path
-from apt_engine.config import TrainingConfig
+from apt_engine.settings.training import TrainingConfig
 from ui.context import open_context
 from ui.layout import build_app, launch_options, open_run
 from ui.places import OnePlace

@@ -13,8 +13,8 @@ from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import BaseModelError, ConfigError
-from apt_engine.latents import encode_view
-from apt_engine.presets import POCKET_DIR
+from apt_engine.settings.presets import POCKET_DIR
+from apt_engine.training.latents import encode_view
 from tests.toy import toy_pipeline, toy_xl_pipeline
 
 

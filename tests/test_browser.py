@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from selenium.webdriver.common.by import By
 
-from apt_engine.runs import summarize
+from apt_engine.runs.run import summarize
 from tests.browser import NEEDS_BROWSER, Page, opened
 
 pytestmark = NEEDS_BROWSER
@@ -27,7 +27,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 def _engine(page: Page) -> psutil.Process:
     children = psutil.Process(page.process.pid).children(recursive=True)
-    return next(child for child in children if "apt_engine.worker_child" in " ".join(child.cmdline()))
+    return next(child for child in children if "apt_engine.jobs.worker_process" in " ".join(child.cmdline()))
 
 
 def test_a_person_goes_from_photos_to_pictures(page: Page, photos: list[Path], tmp_path: Path) -> None:

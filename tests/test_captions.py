@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from apt_engine import lora
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
-from apt_engine.captions import Captions
-from apt_engine.config import TrainingConfig
+from apt_engine.lora import adapter
 from apt_engine.photos import photos_in, read_photos
-from apt_engine.probes import Probes, TokenPairs, reference_pass
-from apt_engine.runs import RunStore
+from apt_engine.runs.run import RunStore
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.captions import Captions
+from apt_engine.training.watch import Probes, TokenPairs, reference_pass
 
 CONFIG = TrainingConfig(subject="car")
 TEMPLATES = (CONFIG.caption, "a {subject} on the beach in the beach", "a {subject}")
@@ -24,9 +24,9 @@ TEMPLATES = (CONFIG.caption, "a {subject} on the beach in the beach", "a {subjec
 @pytest.fixture(scope="module")
 def tuned(toy_base: Path) -> BaseModel:
     base = load_base(str(toy_base), device="cpu")
-    lora.attach(base.denoiser, 4, 4.0, lora.ATTENTION_LAYERS, seed=0)
+    adapter.attach(base.denoiser, 4, 4.0, adapter.ATTENTION_LAYERS, seed=0)
     with torch.no_grad():
-        for parameter in lora.trainable_parameters(base.denoiser).values():
+        for parameter in adapter.trainable_parameters(base.denoiser).values():
             parameter.add_(0.05)
     return base
 

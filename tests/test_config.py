@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from apt_engine.config import SampleRequest, TrainingConfig
 from apt_engine.errors import ConfigError
-from apt_engine.settings import setting_of
+from apt_engine.settings.fields import setting_of
+from apt_engine.settings.training import SampleRequest, TrainingConfig
 
 
 def test_round_trips_through_json() -> None:

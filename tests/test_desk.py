@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from apt_engine.config import SampleRequest, TrainingConfig
-from apt_engine.desk import Desk, Seat, told
 from apt_engine.errors import BusyError
-from apt_engine.runs import Run, RunStore
-from apt_engine.worker import SampleProgress, Worker, WorkerStatus
+from apt_engine.jobs.queue import Desk, Seat, told
+from apt_engine.jobs.worker import SampleProgress, Worker, WorkerStatus
+from apt_engine.runs.run import Run, RunStore
+from apt_engine.settings.training import SampleRequest, TrainingConfig
 
 
 class Engine(Worker):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from apt_engine import events
-from apt_engine.events import Event, StepFinished, from_json, to_json
+from apt_engine.runs import events
+from apt_engine.runs.events import Event, StepFinished, from_json, to_json
 
 EXAMPLES: dict[type, Any] = {str: "a “quoted”\nword", int: 3, float: 0.25, bool: True}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apt_engine import hub
+from apt_engine.bases import hub
 from apt_engine.errors import BaseModelError
 
 SIZES = {

@@ -10,8 +10,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import nn
 
-from apt_engine import kohya, lora
 from apt_engine.errors import LoraError
+from apt_engine.lora import adapter, kohya
 from tests.loras import (
     ABOUT,
     ATTENTION,
@@ -79,31 +79,31 @@ def test_kohya_tensors_are_half_precision_and_alpha_is_as_trained(path: Path) ->
 
 def trained_xl(rank: int = 4, alpha: float = 8.0, kinds: tuple[str, ...] = ATTENTION) -> UNet2DConditionModel:
     unet = toy_xl_pipeline().unet
-    lora.attach(unet, rank, alpha, kinds, seed=1)
+    adapter.attach(unet, rank, alpha, kinds, seed=1)
     generator = torch.Generator().manual_seed(2)
-    for parameter in lora.trainable_parameters(unet).values():
+    for parameter in adapter.trainable_parameters(unet).values():
         parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
     return unet
 
 
 def write_xl(denoiser: nn.Module, path: Path) -> None:
     about = dataclasses.replace(ABOUT, base_model_version="sdxl_base_v1-0")
-    lora.export_kohya(denoiser, path, about)
+    adapter.export_kohya(denoiser, path, about)
 
 
-@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_xl, 3), (lora.export_diffusers, 2), (lora.save, 2)])
+@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_xl, 3), (adapter.export_diffusers, 2), (adapter.save, 2)])
 @pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
 def test_xl_files_arrive_whole_also_in_a_stock_pipeline(
     path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, kinds: tuple[str, ...]
 ) -> None:
     unet, fresh, stock = trained_xl(rank, alpha, kinds), toy_xl_pipeline().unet, toy_xl_pipeline()
     write(unet, path)
-    ours = lora.trainable_parameters(unet)
-    assert lora.load_exported(fresh, path) == keys_a_layer * len(ours) // 2 == len(load_file(path))
+    ours = adapter.trainable_parameters(unet)
+    assert adapter.load_exported(fresh, path) == keys_a_layer * len(ours) // 2 == len(load_file(path))
     stock.load_lora_weights(path.parent, weight_name=path.name)
-    lora.load(again := toy_xl_pipeline().unet, path)
+    adapter.load(again := toy_xl_pipeline().unet, path)
     for other in (fresh, again):
-        theirs = lora.trainable_parameters(other)
+        theirs = adapter.trainable_parameters(other)
         assert theirs.keys() == ours.keys()
         assert all(torch.allclose(theirs[name], value, atol=1e-3) for name, value in ours.items())
     latents, states = torch.randn(1, 4, 8, 8), torch.randn(1, 7, 2 * TOKEN_WIDTH)
@@ -124,16 +124,16 @@ def test_xl_files_say_so_and_no_other_base_takes_them(path: Path) -> None:
     assert said["ss_v2"] == "False"
     assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     with pytest.raises(LoraError, match="another base model"):
-        lora.load(toy_pipeline().unet, path)
+        adapter.load(toy_pipeline().unet, path)
     write_kohya(trained(), path)
     with pytest.raises(LoraError, match="another base model"):
-        lora.load_exported(toy_xl_pipeline().unet, path)
+        adapter.load_exported(toy_xl_pipeline().unet, path)
 
 
 def test_a_base_that_other_programs_have_no_name_for_is_not_exported(path: Path) -> None:
     about = dataclasses.replace(ABOUT, base_model_version="sd_v9")
     with pytest.raises(LoraError, match=r"kind sd_v9 \(epsilon\) cannot be exported"):
-        lora.export_kohya(trained(), path, about)
+        adapter.export_kohya(trained(), path, about)
     assert not path.exists()
 
 
@@ -171,7 +171,7 @@ def test_stable_diffusion_xl_has_the_layers_other_programs_know() -> None:
     convolutions = {f"{place}_{layer}" for place in residuals for layer in ("in_layers_2", "out_layers_3")}
     assert (len(attentions), len(convolutions)) == (560, 34)
     assert names_written(unet, ATTENTION) == attentions
-    assert names_written(unet, lora.CONVOLUTION_LAYERS) == convolutions
+    assert names_written(unet, adapter.CONVOLUTION_LAYERS) == convolutions
 
 
 def test_stable_diffusion_15_has_the_layers_other_programs_know() -> None:
@@ -193,12 +193,12 @@ def test_stable_diffusion_15_has_the_layers_other_programs_know() -> None:
     convolutions = {f"{place}_{layer}" for place in residuals for layer in ("conv1", "conv2")}
     assert (len(attentions), len(convolutions)) == (128, 44)
     assert names_written(unet, ATTENTION) == attentions
-    assert names_written(unet, lora.CONVOLUTION_LAYERS) == convolutions
+    assert names_written(unet, adapter.CONVOLUTION_LAYERS) == convolutions
 
 
 def names_written(unet: UNet2DConditionModel, kinds: tuple[str, ...]) -> set[str]:
     """The layers' names in kohya's layout; each has its three tensors."""
-    layers = lora._layers(unet, kinds)
+    layers = adapter._layers(unet, kinds)
     keys = {key for layer in layers for key in kohya.keys(unet, layer)}
     names = {key.removeprefix(kohya.PREFIX).partition(".")[0] for key in keys}
     assert len(keys) == 3 * len(names) == 3 * len(layers)

@@ -8,14 +8,15 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from apt_engine import lora, random
+from apt_engine import random
 from apt_engine.apt.augment import Warp
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
-from apt_engine.config import TrainingConfig
-from apt_engine.latents import LatentSource, View, encode_view
-from apt_engine.probes import reference_pass
-from apt_engine.step import AdaptiveStep, StepResult
+from apt_engine.lora import adapter
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.latents import LatentSource, View, encode_view
+from apt_engine.training.step import AdaptiveStep, StepResult
+from apt_engine.training.watch import reference_pass
 from tests.test_bases import stable_diffusion, stable_diffusion_xl
 
 OFF: dict[str, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
@@ -34,7 +35,7 @@ def bare_base(kind: str) -> Base:
 
 def tuned_base(kind: str = "epsilon", *, perturbed: bool = True) -> Base:
     base = bare_base(kind)
-    lora.attach(base.denoiser, 4, 4.0, lora.ATTENTION_LAYERS, 0)
+    adapter.attach(base.denoiser, 4, 4.0, adapter.ATTENTION_LAYERS, 0)
     if perturbed:
         perturb(base)
     return base
@@ -43,7 +44,7 @@ def tuned_base(kind: str = "epsilon", *, perturbed: bool = True) -> Base:
 def perturb(base: Base) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in lora.trainable_parameters(base.denoiser).values():
+        for parameter in adapter.trainable_parameters(base.denoiser).values():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
@@ -77,7 +78,7 @@ def fitted(step: AdaptiveStep, gap: float = 1.0) -> AdaptiveStep:
 
 
 def gradients(base: Base) -> dict[str, Tensor]:
-    found = {name: parameter.grad for name, parameter in lora.trainable_parameters(base.denoiser).items()}
+    found = {name: parameter.grad for name, parameter in adapter.trainable_parameters(base.denoiser).items()}
     assert all(gradient is not None for gradient in found.values())
     return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
@@ -135,7 +136,7 @@ def test_the_adapter_is_off_inside_and_on_again_also_after_an_exception() -> Non
         raise ZeroDivisionError
     assert all(is_on(base))
     assert torch.is_grad_enabled()
-    assert all(parameter.requires_grad for parameter in lora.trainable_parameters(base.denoiser).values())
+    assert all(parameter.requires_grad for parameter in adapter.trainable_parameters(base.denoiser).values())
 
 
 def test_the_flag_does_what_pefts_public_call_does() -> None:
@@ -162,7 +163,7 @@ def test_all_of_the_lora_and_nothing_else_gets_gradients(kind: str, checkpointin
     if checkpointing:
         base.pipeline.unet.enable_gradient_checkpointing()
     run(fitted(step_of(base)))
-    own = {id(parameter) for parameter in lora.trainable_parameters(base.denoiser).values()}
+    own = {id(parameter) for parameter in adapter.trainable_parameters(base.denoiser).values()}
     for module in (part for part in base.pipeline.components.values() if isinstance(part, nn.Module)):
         for parameter in module.parameters():
             if id(parameter) in own:
@@ -193,7 +194,7 @@ def plain_training(base: Base, steps: int) -> list[Tensor]:
     """DreamBooth LoRA training written out without any of the engine's step: the baseline."""
     config, source = config_of(**OFF), photos(base)
     states = base.encode_prompts([config.fill(config.caption)])
-    optimizer = torch.optim.AdamW(lora.trainable_parameters(base.denoiser).values(), lr=1e-2)
+    optimizer = torch.optim.AdamW(adapter.trainable_parameters(base.denoiser).values(), lr=1e-2)
     for step in range(1, steps + 1):
         draws: dict[str, list[Any]] = {"t": [], "x": [], "eps": []}
         for sample in range(config.batch_size):
@@ -207,17 +208,17 @@ def plain_training(base: Base, steps: int) -> list[Tensor]:
         (prediction - base.target(latents, noise, timesteps)).square().mean(dim=(1, 2, 3)).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return [parameter.detach().clone() for parameter in lora.trainable_parameters(base.denoiser).values()]
+    return [parameter.detach().clone() for parameter in adapter.trainable_parameters(base.denoiser).values()]
 
 
 def adaptive_training(base: Base, steps: int, **settings: Any) -> list[Tensor]:
     step = step_of(base, **settings)
-    optimizer = torch.optim.AdamW(lora.trainable_parameters(base.denoiser).values(), lr=1e-2)
+    optimizer = torch.optim.AdamW(adapter.trainable_parameters(base.denoiser).values(), lr=1e-2)
     for number in range(1, steps + 1):
         step(number, Tensor.backward)
         optimizer.step()
         optimizer.zero_grad()
-    return [parameter.detach().clone() for parameter in lora.trainable_parameters(base.denoiser).values()]
+    return [parameter.detach().clone() for parameter in adapter.trainable_parameters(base.denoiser).values()]
 
 
 @BASES

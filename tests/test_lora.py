@@ -9,8 +9,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from apt_engine import lora
 from apt_engine.errors import LoraError
+from apt_engine.lora import adapter
 from tests.loras import (
     ATTENTION,
     EFFECT,
@@ -36,11 +36,11 @@ def path(tmp_path: Path) -> Path:
 def test_a_new_lora_changes_nothing_and_is_all_that_learns() -> None:
     unet, bare = toy_pipeline().unet, toy_pipeline().unet
     stream = torch.get_rng_state()
-    lora.attach(unet, 4, 8.0, ATTENTION, seed=0)
+    adapter.attach(unet, 4, 8.0, ATTENTION, seed=0)
     assert torch.equal(torch.get_rng_state(), stream)
     assert difference(unet, bare) == 0
     learning = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    parameters = lora.trainable_parameters(unet)
+    parameters = adapter.trainable_parameters(unet)
     assert [id(parameter) for parameter in learning] == [id(parameter) for parameter in parameters.values()]
     for name, parameter in parameters.items():
         assert parameter.any() == name.endswith("lora_A.weight")
@@ -50,12 +50,12 @@ def test_the_first_weights_depend_on_seed_and_layer_alone() -> None:
     def first(seed: int, kinds: tuple[str, ...] = ATTENTION, draws: int = 0) -> dict[str, Tensor]:
         unet = toy_pipeline().unet
         torch.rand(draws)
-        lora.attach(unet, 4, 4.0, kinds, seed)
-        return {name: value.detach() for name, value in lora.trainable_parameters(unet).items() if "lora_A" in name}
+        adapter.attach(unet, 4, 4.0, kinds, seed)
+        return {name: value.detach() for name, value in adapter.trainable_parameters(unet).items() if "lora_A" in name}
 
     one = first(1)
     assert all(torch.equal(one[name], value) for name, value in first(1, draws=5).items())
-    more = first(1, kinds=lora.ALL_LAYERS)
+    more = first(1, kinds=adapter.ALL_LAYERS)
     assert len(more) > len(one)
     assert all(torch.equal(more[name], value) for name, value in one.items())
     assert not any(torch.equal(one[name], value) for name, value in first(2).items())
@@ -65,22 +65,24 @@ def test_the_first_weights_depend_on_seed_and_layer_alone() -> None:
 
 
 def test_names_are_those_of_peft() -> None:
-    unet = trained(kinds=lora.ALL_LAYERS)
-    assert list(lora.trainable_parameters(unet)) == list(get_peft_model_state_dict(unet, adapter_name=lora.ADAPTER))
+    unet = trained(kinds=adapter.ALL_LAYERS)
+    assert list(adapter.trainable_parameters(unet)) == list(
+        get_peft_model_state_dict(unet, adapter_name=adapter.ADAPTER)
+    )
 
 
-@pytest.mark.parametrize("load", [lora.load, lora.load_exported])
+@pytest.mark.parametrize("load", [adapter.load, adapter.load_exported])
 def test_the_lora_is_fp32_on_a_half_precision_base(path: Path, load: Callable[[nn.Module, Path], object]) -> None:
     half = toy_pipeline().unet.to(torch.bfloat16)
-    lora.attach(half, 4, 8.0, ATTENTION, seed=0)
-    assert {value.dtype for value in lora.trainable_parameters(half).values()} == {torch.float32}
+    adapter.attach(half, 4, 8.0, ATTENTION, seed=0)
+    assert {value.dtype for value in adapter.trainable_parameters(half).values()} == {torch.float32}
     unet = trained()
-    lora.save(unet, path)
+    adapter.save(unet, path)
     load(half, path)
     assert half.conv_in.weight.dtype == torch.bfloat16
-    for name, value in lora.trainable_parameters(half).items():
+    for name, value in adapter.trainable_parameters(half).items():
         assert value.dtype == torch.float32
-        assert torch.equal(value, lora.trainable_parameters(unet)[name])
+        assert torch.equal(value, adapter.trainable_parameters(unet)[name])
     assert difference(half, unet) < EFFECT < difference(half, toy_pipeline().unet)
 
 
@@ -89,9 +91,9 @@ def test_what_cannot_be_attached_is_explained() -> None:
     with pytest.raises(
         LoraError, match=r"rank cannot be 17: layer \S+attn\d\.to_\S+ of this base model allows at most 16"
     ):
-        lora.attach(unet, 17, 17, ATTENTION, seed=0)
+        adapter.attach(unet, 17, 17, ATTENTION, seed=0)
     assert all(parameter.requires_grad for parameter in unet.parameters())
-    lora.attach(unet, 16, 16, ATTENTION, seed=0)
+    adapter.attach(unet, 16, 16, ATTENTION, seed=0)
     convolutions = UNet2DConditionModel(
         block_out_channels=(8,),
         layers_per_block=1,
@@ -101,52 +103,52 @@ def test_what_cannot_be_attached_is_explained() -> None:
         norm_num_groups=4,
     )
     with pytest.raises(LoraError, match="no attention layers to train"):
-        lora.attach(convolutions, 4, 4, ATTENTION, seed=0)
+        adapter.attach(convolutions, 4, 4, ATTENTION, seed=0)
 
 
 def test_strength_scales_the_effect_and_never_the_file(path: Path) -> None:
     unet, bare = trained(), toy_pipeline().unet
     full = predict(unet)
-    lora.set_strength(unet, 0)
+    adapter.set_strength(unet, 0)
     assert difference(unet, bare) == 0
-    lora.set_strength(unet, 2)
-    lora.save(unet, path)
+    adapter.set_strength(unet, 2)
+    adapter.save(unet, path)
     write_kohya(unet, path.with_stem("kohya"))
     doubled, twice = predict(unet), trained(alpha=16.0)
     torch.testing.assert_close(doubled, predict(twice))
     assert float((doubled - full).abs().max()) > EFFECT
-    lora.set_strength(unet, 1)
+    adapter.set_strength(unet, 1)
     assert torch.equal(predict(unet), full)
     for file in (path, path.with_stem("kohya")):
         fresh = toy_pipeline().unet
-        lora.load(fresh, file)
+        adapter.load(fresh, file)
         assert difference(fresh, unet) < HALF_TOLERANCE
 
 
 def test_detaching_gives_the_bare_model_back(path: Path) -> None:
-    unet, bare = trained(kinds=lora.ALL_LAYERS), toy_pipeline().unet
-    lora.detach(unet)
-    lora.detach(unet)
+    unet, bare = trained(kinds=adapter.ALL_LAYERS), toy_pipeline().unet
+    adapter.detach(unet)
+    adapter.detach(unet)
     assert list(unet.state_dict()) == list(bare.state_dict())
     assert difference(unet, bare) == 0
-    assert lora.trainable_parameters(unet) == {}
-    lora.attach(unet, 2, 2.0, ATTENTION, seed=0)
-    lora.save(trained(), path)
-    lora.load(unet, path)
+    assert adapter.trainable_parameters(unet) == {}
+    adapter.attach(unet, 2, 2.0, ATTENTION, seed=0)
+    adapter.save(trained(), path)
+    adapter.load(unet, path)
     assert difference(unet, trained()) == 0
 
 
 @pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
 def test_a_checkpoint_comes_back_bit_for_bit(path: Path, rank: int, alpha: float, kinds: tuple[str, ...]) -> None:
     unet, fresh = trained(rank, alpha, kinds), toy_pipeline().unet
-    lora.save(unet, path)
+    adapter.save(unet, path)
     stream = torch.get_rng_state()
-    lora.load(fresh, path)
+    adapter.load(fresh, path)
     assert torch.equal(torch.get_rng_state(), stream)
     assert difference(fresh, toy_pipeline().unet) > EFFECT
     assert difference(fresh, unet) == 0
     again = path.with_stem("again")
-    lora.save(fresh, again)
+    adapter.save(fresh, again)
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -162,11 +164,11 @@ def test_equal_weights_give_equal_bytes(tmp_path: Path, write: Write) -> None:
 
 def test_weights_are_set_in_place(path: Path) -> None:
     unet, resumed = trained(), toy_pipeline().unet
-    lora.save(unet, path)
-    lora.attach(resumed, 4, 8.0, ATTENTION, seed=9)
-    before = lora.trainable_parameters(resumed)
-    lora.load_weights(resumed, path)
-    after = lora.trainable_parameters(resumed)
+    adapter.save(unet, path)
+    adapter.attach(resumed, 4, 8.0, ATTENTION, seed=9)
+    before = adapter.trainable_parameters(resumed)
+    adapter.load_weights(resumed, path)
+    after = adapter.trainable_parameters(resumed)
     assert all(after[name] is parameter and parameter.requires_grad for name, parameter in before.items())
     assert difference(resumed, unet) == 0
 
@@ -183,12 +185,12 @@ def test_weights_are_set_in_place(path: Path) -> None:
 def test_weights_of_another_lora_are_refused(
     path: Path, rank: int, alpha: float, kinds: tuple[str, ...], words: str
 ) -> None:
-    lora.save(trained(4, 8.0), path)
+    adapter.save(trained(4, 8.0), path)
     unet = toy_pipeline().unet
-    lora.attach(unet, rank, alpha, kinds, seed=0)
+    adapter.attach(unet, rank, alpha, kinds, seed=0)
     before = predict(unet)
     with pytest.raises(LoraError, match=words):
-        lora.load_weights(unet, path)
+        adapter.load_weights(unet, path)
     assert torch.equal(predict(unet), before)
 
 

@@ -9,8 +9,7 @@ from axe_core_python.base import AXE_SCRIPT
 from PIL import Image
 from selenium.webdriver.common.by import By
 
-from apt_engine.config import TrainingConfig
-from apt_engine.events import (
+from apt_engine.runs.events import (
     CheckpointSaved,
     DriftMeasured,
     ExportReady,
@@ -19,7 +18,8 @@ from apt_engine.events import (
     SampleReady,
     StepFinished,
 )
-from apt_engine.runs import Run, RunStore
+from apt_engine.runs.run import Run, RunStore
+from apt_engine.settings.training import TrainingConfig
 from tests.browser import NEEDS_BROWSER, Page, browsing, opened, serving
 
 pytestmark = NEEDS_BROWSER

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from apt_engine.config import TrainingConfig
 from apt_engine.errors import ConfigError
-from apt_engine.presets import build_config, load_presets, profile_of
+from apt_engine.settings.presets import build_config, load_presets, profile_of
+from apt_engine.settings.training import TrainingConfig
 
 
 def test_every_shipped_preset_loads() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apt_engine.captions import token_pairs
 from apt_engine.errors import BaseModelError
-from apt_engine.probes import Probes, TokenPairs, attention_map, position_mask
+from apt_engine.training.captions import token_pairs
+from apt_engine.training.watch import Probes, TokenPairs, attention_map, position_mask
 from tests.test_bases import stable_diffusion
 from tests.test_laws import Base, output, tuned_base
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from apt_engine.events import (
+from apt_engine.jobs.worker import ROOT
+from apt_engine.runs.events import (
     Calibrated,
 )
-from apt_engine.runs import RunStore
-from apt_engine.worker import ROOT
+from apt_engine.runs.run import RunStore
 from tests.test_trainer import steps_of
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from apt_engine.config import TrainingConfig
-from apt_engine.settings import REQUIRED, setting_of
+from apt_engine.settings.fields import REQUIRED, setting_of
+from apt_engine.settings.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

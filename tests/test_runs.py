@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from apt_engine import runs
-from apt_engine.config import TrainingConfig
 from apt_engine.errors import DiskError, RunError
-from apt_engine.events import CheckpointSaved, RunFailed, RunFinished, RunStarted, StepFinished
-from apt_engine.runs import Run, RunStore, summarize, write_atomically
+from apt_engine.runs.events import CheckpointSaved, RunFailed, RunFinished, RunStarted, StepFinished
+from apt_engine.runs.run import Run, RunStore, summarize, write_atomically
+from apt_engine.settings.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -146,7 +145,7 @@ def test_an_atomic_write_keeps_the_old_file_when_it_fails(tmp_path: Path, monkey
     def full(_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(runs, "_sync", full)
+    monkeypatch.setattr("apt_engine.runs.run._sync", full)
     with pytest.raises(DiskError):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
@@ -156,7 +155,7 @@ def test_an_atomic_write_keeps_the_old_file_when_it_fails(tmp_path: Path, monkey
 @pytest.mark.skipif(os.name == "nt", reason="needs a killing signal")
 def test_a_kill_while_saving_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from apt_engine.runs import Run\n"
+        "import sys; from pathlib import Path; from apt_engine.runs.run import Run\n"
         "def write(folder):\n"
         "    for name in ('lora', 'optimizer'): (folder / f'{name}.safetensors').write_bytes(b'x' * 5_000_000)\n"
         "for step in range(1, 100000): Run(Path(sys.argv[1])).save_checkpoint(step, write); print(step, flush=True)\n"

@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from apt_engine import lora, random
+from apt_engine import random
 from apt_engine.bases.registry import load_base
-from apt_engine.config import SAMPLERS, SampleRequest, TrainingConfig
 from apt_engine.errors import ConfigError, EngineError
-from apt_engine.runs import Run, RunStore
-from apt_engine.sampler import Picture, Sampler, Stopped, Studio
+from apt_engine.lora import adapter
+from apt_engine.runs.run import Run, RunStore
+from apt_engine.sampling.sampler import Picture, Sampler, Stopped, Studio
+from apt_engine.settings.training import SAMPLERS, SampleRequest, TrainingConfig
 from tests.toy import toy_xl_pipeline
 
 
@@ -79,11 +80,11 @@ def trained(tmp_path: Path, toy_base: Path) -> Run:
     run = RunStore(tmp_path).create(config, lambda folder: None)
     for step in (2, 4):
         base = load_base(str(toy_base), device="cpu")
-        lora.attach(base.denoiser, 4, 4.0, lora.ATTENTION_LAYERS, 0)
+        adapter.attach(base.denoiser, 4, 4.0, adapter.ATTENTION_LAYERS, 0)
         with torch.no_grad():
-            for parameter in lora.trainable_parameters(base.denoiser).values():
+            for parameter in adapter.trainable_parameters(base.denoiser).values():
                 parameter.add_(0.1 * step)
-        run.save_checkpoint(step, lambda folder, base=base: lora.save(base.denoiser, folder / "lora.safetensors"))
+        run.save_checkpoint(step, lambda folder, base=base: adapter.save(base.denoiser, folder / "lora.safetensors"))
     return run
 
 

@@ -9,13 +9,14 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from apt_engine import lora, shelf
-from apt_engine.config import SampleRequest, TrainingConfig
 from apt_engine.errors import ConfigError, RunError
-from apt_engine.estimate import NEEDS, estimate
-from apt_engine.events import StepFinished
-from apt_engine.presets import POCKET_DIR
-from apt_engine.runs import Run, RunStore
+from apt_engine.jobs.estimate import NEEDS, estimate
+from apt_engine.lora import adapter
+from apt_engine.runs import library
+from apt_engine.runs.events import StepFinished
+from apt_engine.runs.run import Run, RunStore
+from apt_engine.settings.presets import POCKET_DIR
+from apt_engine.settings.training import SampleRequest, TrainingConfig
 
 
 @pytest.fixture
@@ -29,34 +30,34 @@ def run(store: RunStore) -> Run:
 
 
 def test_a_title_is_kept_shortened_and_taken_away(run: Run) -> None:
-    assert shelf.title_of(run) == ""
-    shelf.rename(run, "  my\n bear ")
-    assert shelf.title_of(run) == "my bear"
-    shelf.rename(run, "x" * 500)
-    assert len(shelf.title_of(run)) == shelf.LONGEST_TITLE
-    shelf.rename(run, "")
-    assert shelf.title_of(run) == ""
+    assert library.title_of(run) == ""
+    library.rename(run, "  my\n bear ")
+    assert library.title_of(run) == "my bear"
+    library.rename(run, "x" * 500)
+    assert len(library.title_of(run)) == library.LONGEST_TITLE
+    library.rename(run, "")
+    assert library.title_of(run) == ""
 
 
 def test_what_goes_to_the_bin_comes_back_whole(store: RunStore, run: Run) -> None:
-    shelf.discard(store, run)
+    library.discard(store, run)
     assert store.list() == []
-    assert [old.id for old in shelf.discarded(store)] == [run.id]
-    assert shelf.restore(store, run.id).config == TrainingConfig(subject="teddy bear")
+    assert [old.id for old in library.discarded(store)] == [run.id]
+    assert library.restore(store, run.id).config == TrainingConfig(subject="teddy bear")
     assert [back.id for back in store.list()] == [run.id]
-    shelf.discard(store, store.open(run.id))
-    assert shelf.empty_bin(store) == 1
+    library.discard(store, store.open(run.id))
+    assert library.empty_bin(store) == 1
     with pytest.raises(RunError, match="not in the bin any more"):
-        shelf.restore(store, run.id)
+        library.restore(store, run.id)
 
 
 def test_a_packed_run_leaves_the_photos_out_unless_asked(run: Run, tmp_path: Path) -> None:
     for name in ("exports/bear.safetensors", "samples/000000-0.png", "views/000010-0.png", "checkpoints/000050/x"):
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).write_bytes(b"x")
-    names = _names(shelf.pack(run, tmp_path / "bear.zip"))
+    names = _names(library.pack(run, tmp_path / "bear.zip"))
     assert names == {"config.json", "events.jsonl", "exports/bear.safetensors", "samples/000000-0.png"}
-    assert _names(shelf.pack(run, tmp_path / "all.zip", with_photos=True)) - names == {"photos/01.png"}
+    assert _names(library.pack(run, tmp_path / "all.zip", with_photos=True)) - names == {"photos/01.png"}
     assert sorted(path.name for path in tmp_path.glob("*.zip")) == ["all.zip", "bear.zip"]
 
 
@@ -68,15 +69,15 @@ def test_settings_come_back_out_of_a_picture(store: RunStore) -> None:
         (store.data_dir / "generated" / folder).mkdir(parents=True)
         for number in numbers:
             Image.new("RGB", (8, 8)).save(store.data_dir / "generated" / folder / f"0{number}.png", pnginfo=info)
-    newest = shelf.recent_pictures(store, 2)
+    newest = library.recent_pictures(store, 2)
     assert [path.parent.name for path in newest] == ["20260102-000000", "20260101-000000"]
-    assert shelf.settings_inside(newest[0]) == request
+    assert library.settings_inside(newest[0]) == request
     plain = store.data_dir / "plain.png"
     Image.new("RGB", (8, 8)).save(plain)
     with pytest.raises(ConfigError, match="holds no settings"):
-        shelf.settings_inside(plain)
+        library.settings_inside(plain)
     with pytest.raises(ConfigError, match="holds no settings"):
-        shelf.settings_inside(store.data_dir / "gone.png")
+        library.settings_inside(store.data_dir / "gone.png")
 
 
 def test_time_is_told_from_an_earlier_run_of_the_same_kind(store: RunStore) -> None:
@@ -92,10 +93,10 @@ def test_time_is_told_from_an_earlier_run_of_the_same_kind(store: RunStore) -> N
 
 def test_the_disk_told_is_what_a_lora_of_the_pocket_model_takes() -> None:
     sizes = []
-    for kinds in (lora.ATTENTION_LAYERS, *lora.OPTIONAL_LAYERS):
+    for kinds in (adapter.ATTENTION_LAYERS, *adapter.OPTIONAL_LAYERS):
         unet = UNet2DConditionModel.from_pretrained(POCKET_DIR, subfolder="unet")
-        lora.attach(unet, 16, 16.0, kinds, seed=0)
-        sizes.append(sum(4 * parameter.numel() for parameter in lora.trainable_parameters(unet).values()))
+        adapter.attach(unet, 16, 16.0, kinds, seed=0)
+        sizes.append(sum(4 * parameter.numel() for parameter in adapter.trainable_parameters(unet).values()))
     assert NEEDS["base-pocket"].lora == pytest.approx(sizes, rel=0.05)
 
 

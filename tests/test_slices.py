@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.events import RunFinished, StepFinished
-from apt_engine.runs import Run, RunStore, summarize
-from apt_engine.slices import SliceWorker
-from apt_engine.worker import Worker
+from apt_engine.jobs.worker import Worker
+from apt_engine.jobs.zerogpu import SliceWorker
+from apt_engine.runs.events import RunFinished, StepFinished
+from apt_engine.runs.run import Run, RunStore, summarize
+from apt_engine.settings.training import SampleRequest
 from ui.places import open_engine
 
 PATIENCE_SECONDS = 120

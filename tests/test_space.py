@@ -15,11 +15,11 @@ from starlette.responses import FileResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from apt_engine.config import TrainingConfig
-from apt_engine.desk import Desk
-from apt_engine.events import DriftMeasured, ExportReady
-from apt_engine.runs import RunStore
-from apt_engine.worker import Worker
+from apt_engine.jobs.queue import Desk
+from apt_engine.jobs.worker import Worker
+from apt_engine.runs.events import DriftMeasured, ExportReady
+from apt_engine.runs.run import RunStore
+from apt_engine.settings.training import TrainingConfig
 from ui.guard import Guard
 from ui.places import (
     COOKIE,
@@ -159,7 +159,7 @@ def test_what_nobody_came_back_to_is_deleted_but_not_under_a_job(
 
 
 def _status(is_busy: bool) -> Any:
-    from apt_engine.worker import WorkerStatus
+    from apt_engine.jobs.worker import WorkerStatus
 
     return WorkerStatus("training" if is_busy else "idle")
 

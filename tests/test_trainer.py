@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from apt_engine import training_state
-from apt_engine.config import TrainingConfig
 from apt_engine.errors import BaseModelError, BusyError, ConfigError, DiskError, EngineError, LoraError, RunError
-from apt_engine.events import (
+from apt_engine.jobs.session import alone, train
+from apt_engine.photos import photos_in, read_photos
+from apt_engine.runs.events import (
     CheckpointSaved,
     DriftMeasured,
     Event,
@@ -29,11 +29,11 @@ from apt_engine.events import (
     StepFinished,
     ViewsShown,
 )
-from apt_engine.photos import photos_in, read_photos
-from apt_engine.runs import Run, RunStore
-from apt_engine.session import alone, train
-from apt_engine.step import AdaptiveStep, StepResult
-from apt_engine.trainer import Trainer
+from apt_engine.runs.run import Run, RunStore
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training import state as training_state
+from apt_engine.training.step import AdaptiveStep, StepResult
+from apt_engine.training.trainer import Trainer
 from tests.toy import save_toy_base
 
 NewRun = Callable[..., Run]
@@ -105,7 +105,7 @@ def test_a_run_tells_its_story_in_order(new_run: NewRun) -> None:
 
 
 def test_a_download_has_a_bar(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apt_engine.hub.fetch", lambda name: iter([(1_000_000_000, 4_000_000_000)]))
+    monkeypatch.setattr("apt_engine.bases.hub.fetch", lambda name: iter([(1_000_000_000, 4_000_000_000)]))
     run = new_run()
     events = train(RunStore(run.path.parent.parent), run, lambda: False)
     stage = next(event for event in events if isinstance(event, StageChanged))

@@ -6,9 +6,9 @@ import gradio as gr
 import pytest
 from gradio.components import Component
 
-from apt_engine.config import SampleRequest, TrainingConfig
-from apt_engine.presets import build_config, load_presets
-from apt_engine.settings import setting_of
+from apt_engine.settings.fields import setting_of
+from apt_engine.settings.presets import build_config, load_presets
+from apt_engine.settings.training import SampleRequest, TrainingConfig
 from ui.form import build_input, build_settings, changed_by, to_component
 
 CONFIG = TrainingConfig(subject="backpack")

@@ -12,9 +12,10 @@ from gradio.components import Component
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from apt_engine import shelf
-from apt_engine.config import SampleRequest, TrainingConfig
-from apt_engine.events import (
+from apt_engine.jobs.worker import WorkerStatus
+from apt_engine.photos import photos_in, read_photos
+from apt_engine.runs import library
+from apt_engine.runs.events import (
     CheckpointSaved,
     ExportReady,
     RunFailed,
@@ -22,8 +23,7 @@ from apt_engine.events import (
     SampleReady,
     StageChanged,
 )
-from apt_engine.photos import photos_in, read_photos
-from apt_engine.worker import WorkerStatus
+from apt_engine.settings.training import SampleRequest, TrainingConfig
 from tests.pages import begun, engine, new_run, step
 from ui.context import AppContext, plain_errors
 from ui.layout import build_app, restore, tell_status
@@ -94,7 +94,7 @@ def test_a_finished_run_goes_on_for_as_many_steps_as_wished(
 def test_a_run_deleted_elsewhere_is_a_sentence_and_no_error(context: AppContext) -> None:
     run = begun(new_run(context), steps=2)
     first = watch.open_run(context, run.id)
-    shelf.discard(context.store, run)
+    library.discard(context.store, run)
     later = watch.refresh(context, first[0])
     assert "There is no run" in later[1]
     assert all(value == gr.skip() for value in watch.refresh(context, later[0]))

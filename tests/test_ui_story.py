@@ -2,8 +2,8 @@
 
 import pytest
 
-from apt_engine.config import TrainingConfig
-from apt_engine.events import (
+from apt_engine.jobs.worker import WorkerStatus
+from apt_engine.runs.events import (
     CheckpointSaved,
     DriftMeasured,
     Event,
@@ -16,7 +16,7 @@ from apt_engine.events import (
     StepFinished,
     ViewsShown,
 )
-from apt_engine.worker import WorkerStatus
+from apt_engine.settings.training import TrainingConfig
 from ui.story import Story
 
 IDLE = WorkerStatus()

@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from apt_engine.worker import WorkerStatus
+from apt_engine.jobs.worker import WorkerStatus
 from tests.pages import engine, form
 from ui.context import AppContext, load_examples
 from ui.photo_tiles import read_tiles

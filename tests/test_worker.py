@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.events import RunFailed, RunFinished, StepFinished
-from apt_engine.runs import Run, RunStore, summarize
-from apt_engine.worker import ROOT, Worker
+from apt_engine.jobs.worker import ROOT, Worker
+from apt_engine.runs.events import RunFailed, RunFinished, StepFinished
+from apt_engine.runs.run import Run, RunStore, summarize
+from apt_engine.settings.training import SampleRequest
 
 PATIENCE_SECONDS = 90
 
@@ -121,9 +121,9 @@ def test_a_killed_engine_is_noticed_and_the_run_resumes(worker: Worker, new_run:
 def test_the_pages_process_never_imports_torch(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "import apt_engine.worker, apt_engine.photos, apt_engine.presets, apt_engine.cli\n"
-        "from apt_engine.runs import RunStore\n"
-        "apt_engine.worker.Worker(RunStore(Path(sys.argv[1])))\n"
+        "import apt_engine.jobs.worker, apt_engine.photos, apt_engine.settings.presets, apt_engine.cli\n"
+        "from apt_engine.runs.run import RunStore\n"
+        "apt_engine.jobs.worker.Worker(RunStore(Path(sys.argv[1])))\n"
         "assert not {'torch', 'diffusers', 'transformers', 'gradio'} & set(sys.modules), 'heavy import'\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import gradio as gr
 
-from apt_engine.desk import Seat
 from apt_engine.errors import EngineError
-from apt_engine.presets import Preset, load_presets
-from apt_engine.runs import RunStore
-from apt_engine.worker import Worker
+from apt_engine.jobs.queue import Seat
+from apt_engine.jobs.worker import Worker
+from apt_engine.runs.run import RunStore
+from apt_engine.settings.presets import Preset, load_presets
 from ui.places import Places
 
 ASSETS_DIR = Path(__file__).resolve().parent.parent / "assets"

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from apt_engine.config import SampleRequest, TrainingConfig
-from apt_engine.settings import Setting, setting_of
+from apt_engine.settings.fields import Setting, setting_of
+from apt_engine.settings.training import SampleRequest, TrainingConfig
 
 GROUP_TITLES = {
     "subject": "Words",

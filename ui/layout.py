@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from apt_engine.desk import told
-from apt_engine.worker import WorkerStatus
+from apt_engine.jobs.queue import told
+from apt_engine.jobs.worker import WorkerStatus
 from ui.context import ASSETS_DIR, AppContext
 from ui.guard import Guard
 from ui.places import HOURS_KEPT

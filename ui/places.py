@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 from gradio.context import LocalContext
 
-from apt_engine.desk import Desk, Seat
-from apt_engine.runs import RunStore
-from apt_engine.slices import CALL_SECONDS, SliceWorker
-from apt_engine.worker import Worker
+from apt_engine.jobs.queue import Desk, Seat
+from apt_engine.jobs.worker import Worker
+from apt_engine.jobs.zerogpu import CALL_SECONDS, SliceWorker
+from apt_engine.runs.run import RunStore
 
 COOKIE = "apt-visitor"
 TOKEN = re.compile(r"[0-9a-f]{32}")

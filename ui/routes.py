@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from apt_engine import shelf
 from apt_engine.errors import EngineError, RunError
-from apt_engine.events import ExportReady
-from apt_engine.runs import Run
+from apt_engine.runs import library
+from apt_engine.runs.events import ExportReady
+from apt_engine.runs.run import Run
 from ui.places import Places
 
 LARGEST_PHOTO = 100_000_000
@@ -100,7 +100,7 @@ def _file_of(places: Places, request: Request, run_id: str, kind: str) -> Path:
     run = place.store.open(run_id)
     if kind.startswith("zip"):
         path = place.uploads_dir / "packed" / f"{run.id}.zip"
-        return shelf.pack(run, path, with_photos=kind == "zip-with-photos")
+        return library.pack(run, path, with_photos=kind == "zip-with-photos")
     path = exported(run).get(kind)
     if path is None or not path.is_file():
         raise RunError(f"Run {run.id} has no {kind} file yet; let it finish, or stop it.")

@@ -5,8 +5,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from apt_engine.config import TrainingConfig
-from apt_engine.events import (
+from apt_engine.jobs.worker import WorkerStatus
+from apt_engine.runs.events import (
     CheckpointSaved,
     DriftMeasured,
     Event,
@@ -20,7 +20,7 @@ from apt_engine.events import (
     StepFinished,
     ViewsShown,
 )
-from apt_engine.worker import WorkerStatus
+from apt_engine.settings.training import TrainingConfig
 
 STEPS_TIMED = 20
 WORN = 0.5  # from here on the indicator is worth a word

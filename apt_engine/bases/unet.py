@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from apt_engine import solvers
+from apt_engine.bases import schedulers
 
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
@@ -34,7 +34,7 @@ class UNetBase(Generic[PipelineT]):
         self._noise = DDPMScheduler.from_config(pipeline.scheduler.config)
         self._alphas_cumprod = self._noise.alphas_cumprod.to(device)
         # Few steps suffice with this solver; the folder's own scheduler only says how the model was trained.
-        pipeline.scheduler = solvers.build(solvers.DEFAULT, self.scheduler_config)
+        pipeline.scheduler = schedulers.build(schedulers.DEFAULT, self.scheduler_config)
         pipeline.set_progress_bar_config(disable=True)
         self.prediction_type: str = self._noise.config.prediction_type
         self.train_timesteps: int = self._noise.config.num_train_timesteps

@@ -12,11 +12,11 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from apt_engine import shelf
-from apt_engine.config import SUBJECT_SLOT, SampleRequest
 from apt_engine.errors import EngineError
-from apt_engine.presets import POCKET_DIR
-from apt_engine.runs import summarize
+from apt_engine.runs import library
+from apt_engine.runs.run import summarize
+from apt_engine.settings.presets import POCKET_DIR
+from apt_engine.settings.training import SUBJECT_SLOT, SampleRequest
 from ui.context import AppContext, plain_errors
 from ui.form import build_input
 from ui.plots import file_url, progress_line
@@ -180,7 +180,7 @@ def runs_offered(context: AppContext) -> list[tuple[str, str]]:
             continue
         if run.checkpoints():
             began = f"{run.id[9:11]}:{run.id[11:13]}"
-            name = shelf.title_of(run) or summary.subject
+            name = library.title_of(run) or summary.subject
             offered.append((f"{name}, {summary.step:,} steps, begun {began}", run.id))
     return [*offered, ("no run: the base model as it is", BARE)]
 
@@ -302,14 +302,14 @@ def _draw(context: AppContext, wanted: list[tuple[str, SampleRequest]]) -> Itera
 
 def remembered(context: AppContext) -> dict[str, Any]:
     """The newest pictures made, over restarts of the app."""
-    paths = shelf.recent_pictures(context.store, PICTURES_REMEMBERED)
+    paths = library.recent_pictures(context.store, PICTURES_REMEMBERED)
     return {"pictures": [{"url": file_url(path), "name": path.name, "words": ""} for path in paths], "pick": True}
 
 
 def use_again(view: GenerateView, context: AppContext, index: int) -> list[Any]:
     """The settings inside a picture of the history, into the form; its seed is kept."""
     with plain_errors():
-        request = shelf.settings_inside(shelf.recent_pictures(context.store, PICTURES_REMEMBERED)[index])
+        request = library.settings_inside(library.recent_pictures(context.store, PICTURES_REMEMBERED)[index])
     values = request.to_dict()
     known = [run_id for _, run_id in runs_offered(context)]
     if values["run"] not in known:

@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from apt_engine import shelf
 from apt_engine.errors import EngineError, RunError
-from apt_engine.events import SampleReady
-from apt_engine.runs import Run, summarize
+from apt_engine.runs import library
+from apt_engine.runs.events import SampleReady
+from apt_engine.runs.run import Run, summarize
 from ui.context import AppContext, plain_errors
 from ui.plots import Series, file_url, line_plot, smoothed
 from ui.routes import exported
@@ -83,14 +83,14 @@ def rows(context: AppContext) -> dict[str, Any]:
     """All runs as the table shows them, and those in the bin."""
     return {
         "runs": [_row(context, run) for run in context.store.list()],
-        "bin": [{"id": run.id, "title": _name(run)} for run in shelf.discarded(context.store)],
+        "bin": [{"id": run.id, "title": _name(run)} for run in library.discarded(context.store)],
     }
 
 
 def rename(context: AppContext, run_id: str, title: str) -> list[Any]:
     """Give a run a name."""
     with plain_errors():
-        shelf.rename(context.store.open(run_id), title)
+        library.rename(context.store.open(run_id), title)
     return [rows(context), gr.skip()]
 
 
@@ -99,21 +99,21 @@ def discard(context: AppContext, run_id: str) -> list[Any]:
     with plain_errors():
         if context.worker.status.run_id == run_id:
             raise RunError("This run is training; stop it first.")
-        shelf.discard(context.store, context.store.open(run_id))
+        library.discard(context.store, context.store.open(run_id))
     return [rows(context), ""]
 
 
 def restore(context: AppContext, run_id: str) -> list[Any]:
     """Take a run out of the bin."""
     with plain_errors():
-        shelf.restore(context.store, run_id)
+        library.restore(context.store, run_id)
     return [rows(context), gr.skip()]
 
 
 def empty_bin(context: AppContext) -> list[Any]:
     """Delete what is in the bin."""
     with plain_errors():
-        count = shelf.empty_bin(context.store)
+        count = library.empty_bin(context.store)
     gr.Info(f"{count} run{'' if count == 1 else 's'} deleted.")
     return [rows(context), gr.skip()]
 
@@ -178,7 +178,7 @@ def _row(context: AppContext, run: Run) -> dict[str, Any]:
 
 def _name(run: Run) -> str:
     try:
-        return shelf.title_of(run) or run.config.subject
+        return library.title_of(run) or run.config.subject
     except EngineError:
         return run.id
 

@@ -13,11 +13,11 @@ import gradio as gr
 import psutil  # comes with accelerate
 from gradio.components import Component
 
-from apt_engine.config import TrainingConfig
 from apt_engine.errors import BusyError, ConfigError
-from apt_engine.estimate import estimate
-from apt_engine.presets import POCKET_DIR, build_config
-from apt_engine.runs import Run
+from apt_engine.jobs.estimate import estimate
+from apt_engine.runs.run import Run
+from apt_engine.settings.presets import POCKET_DIR, build_config
+from apt_engine.settings.training import TrainingConfig
 from ui.context import AppContext, Example, plain_errors
 from ui.form import build_input, build_settings, changed_by, to_component
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of

@@ -15,12 +15,12 @@ from apt_engine.apt.augment import augmentation_probability
 from apt_engine.apt.indicator import OverfittingIndicator, step_sums
 from apt_engine.apt.losses import loss_weight, masked_mean
 from apt_engine.bases.base import BaseModel, PromptStates
-from apt_engine.calibration import Lambdas
-from apt_engine.captions import Captions, class_caption
-from apt_engine.config import TrainingConfig
-from apt_engine.latents import LatentSource, View
-from apt_engine.probes import Probes, reference_pass
-from apt_engine.processes import ALONE, Processes
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.calibration import Lambdas
+from apt_engine.training.captions import Captions, class_caption
+from apt_engine.training.latents import LatentSource, View
+from apt_engine.training.processes import ALONE, Processes
+from apt_engine.training.watch import Probes, reference_pass
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from apt_engine.config import TrainingConfig
+from apt_engine.bases.hub import is_downloaded, is_hub_id
 from apt_engine.errors import EngineError
-from apt_engine.events import StepFinished
-from apt_engine.hub import is_downloaded, is_hub_id
-from apt_engine.presets import load_presets, profile_of
-from apt_engine.runs import KEPT_OPTIMIZER_STATES, RunStore
+from apt_engine.runs.events import StepFinished
+from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, RunStore
+from apt_engine.settings.presets import load_presets, profile_of
+from apt_engine.settings.training import TrainingConfig
 
 RUNS_LOOKED_AT = 8
 POCKET_SECONDS_PER_STEP = 0.23  # on one core, batch 4, samples in between

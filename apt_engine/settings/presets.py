@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apt_engine.config import TrainingConfig
 from apt_engine.errors import ConfigError
+from apt_engine.settings.training import TrainingConfig
 
-PRESETS_DIR = Path(__file__).resolve().parent.parent / "presets"
-POCKET_DIR = Path(__file__).resolve().parent.parent / "assets" / "pocket"
+PRESETS_DIR = Path(__file__).resolve().parents[2] / "presets"
+POCKET_DIR = Path(__file__).resolve().parents[2] / "assets" / "pocket"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from apt_engine.config import SampleRequest
 from apt_engine.errors import ConfigError, RunError
-from apt_engine.runs import Run, RunStore, runs_in, write_atomically, writing
+from apt_engine.runs.run import Run, RunStore, runs_in, write_atomically, writing
+from apt_engine.settings.training import SampleRequest
 
 LONGEST_TITLE = 80
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.events import RunFailed
-from apt_engine.runs import RunStore, refuse_restart, summarize
-from apt_engine.worker import SampleProgress, WorkerStatus
+from apt_engine.jobs.worker import SampleProgress, WorkerStatus
+from apt_engine.runs.events import RunFailed
+from apt_engine.runs.run import RunStore, refuse_restart, summarize
+from apt_engine.settings.training import SampleRequest
 
 SLICE_SECONDS = 90.0  # of training in one call; loading, saving and samples come on top
 CALL_SECONDS = 150  # asked of the GPU's owner
@@ -26,7 +26,7 @@ Borrow = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
     """Train for some seconds; what follows is done, paused or failed. To be called on the GPU."""
-    from apt_engine.session import train
+    from apt_engine.jobs.session import train
 
     store = RunStore(Path(data_dir))
     run = store.open(run_id)
@@ -46,7 +46,7 @@ def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
 
 def draw_slice(data_dir: str, request: dict[str, Any], folder: str) -> tuple[list[str], str]:
     """Make the pictures of a request; their paths, and a sentence where it failed. To be called on the GPU."""
-    from apt_engine.sampler import Studio
+    from apt_engine.sampling.sampler import Studio
 
     store = RunStore(Path(data_dir))
     try:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from apt_engine.errors import ConfigError
-from apt_engine.settings import REQUIRED, Checked, setting
+from apt_engine.settings.fields import REQUIRED, Checked, setting
 
 SUBJECT_SLOT = "{subject}"
 LONGEST_PROMPT = 1000

@@ -25,9 +25,10 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from apt_engine import kohya, random
+from apt_engine import random
 from apt_engine.errors import LoraError
-from apt_engine.runs import write_atomically
+from apt_engine.lora import kohya
+from apt_engine.runs.run import write_atomically
 
 ADAPTER = "default"
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")

@@ -21,9 +21,8 @@ from pathlib import Path
 
 import platformdirs
 
-from apt_engine.config import TrainingConfig
 from apt_engine.errors import BusyError, DiskError, EngineError, RunError
-from apt_engine.events import (
+from apt_engine.runs.events import (
     CheckpointSaved,
     Event,
     RunFailed,
@@ -33,6 +32,7 @@ from apt_engine.events import (
     from_json,
     to_json,
 )
+from apt_engine.settings.training import TrainingConfig
 
 KEPT_OPTIMIZER_STATES = 2
 MANIFEST = "manifest.json"

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.events import RunFailed
-from apt_engine.runs import RunStore, refuse_restart
+from apt_engine.runs.events import RunFailed
+from apt_engine.runs.run import RunStore, refuse_restart
+from apt_engine.settings.training import SampleRequest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Spinning OpenMP threads make torch several times slower on a busy machine; must be set before torch is imported.
 CHILD_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -173,7 +173,7 @@ class Worker:
             raise EngineError(f"Cannot write to {data_dir} ({error.strerror}); choose another --data-dir.") from error
         with log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "apt_engine.worker_child"],
+                [sys.executable, "-m", "apt_engine.jobs.worker_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -31,13 +31,11 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor
 
-from apt_engine import exports, hub, lora, training_state
+from apt_engine.bases import hub
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
-from apt_engine.captions import class_caption
-from apt_engine.config import TrainingConfig
-from apt_engine.drift import PriorDrift
 from apt_engine.errors import ConfigError, DiskError, EngineError, RunError
-from apt_engine.events import (
+from apt_engine.lora import adapter
+from apt_engine.runs.events import (
     Calibrated,
     CheckpointSaved,
     DriftMeasured,
@@ -50,13 +48,18 @@ from apt_engine.events import (
     StepFinished,
     ViewsShown,
 )
-from apt_engine.latents import encode_photos, encode_with_warps
-from apt_engine.memory import peak_memory_bytes
-from apt_engine.processes import processes_of
-from apt_engine.rank import process_count
-from apt_engine.runs import KEPT_OPTIMIZER_STATES, Checkpoint, Run, write_atomically
-from apt_engine.sampler import Picture, Sampler
-from apt_engine.step import AdaptiveStep, StepResult
+from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run, write_atomically
+from apt_engine.sampling.sampler import Picture, Sampler
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training import exports
+from apt_engine.training import state as training_state
+from apt_engine.training.captions import class_caption
+from apt_engine.training.drift import PriorDrift
+from apt_engine.training.latents import encode_photos, encode_with_warps
+from apt_engine.training.memory import peak_memory_bytes
+from apt_engine.training.process_rank import process_count
+from apt_engine.training.processes import processes_of
+from apt_engine.training.step import AdaptiveStep, StepResult
 
 ShouldStop = Callable[[], bool]
 NON_FINITE_STEPS_ALLOWED = 3
@@ -131,11 +134,11 @@ class Trainer:
         self._base = base
         photos = yield from self._encode()
         prior = (yield from self._prior(should_stop)) if config.prior_preservation else None
-        kinds = lora.kinds_of(config.feed_forward, config.convolutions)
-        lora.attach(base.denoiser, config.rank, config.lora_alpha, kinds, config.seed)
+        kinds = adapter.kinds_of(config.feed_forward, config.convolutions)
+        adapter.attach(base.denoiser, config.rank, config.lora_alpha, kinds, config.seed)
         if config.gradient_checkpointing:
             base.pipeline.unet.enable_gradient_checkpointing()
-        self._parameters = lora.trainable_parameters(base.denoiser)
+        self._parameters = adapter.trainable_parameters(base.denoiser)
         self._check_disk()
         optimizer = torch.optim.AdamW(
             self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -361,7 +364,7 @@ class Trainer:
 
     def _save(self) -> CheckpointSaved:
         def write(folder: Path) -> None:
-            lora.save(self._base.denoiser, folder / "lora.safetensors")
+            adapter.save(self._base.denoiser, folder / "lora.safetensors")
             training_state.write(
                 folder / "optimizer.safetensors",
                 self._parameters,
@@ -376,7 +379,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """LoRA, optimizer and the step's own state exactly as they were."""
-        lora.load_weights(self._base.denoiser, checkpoint.lora_path)
+        adapter.load_weights(self._base.denoiser, checkpoint.lora_path)
         scaler = self._accelerator.scaler
         state = training_state.read(checkpoint.optimizer_path, self._parameters, self._optimizer, scaler)
         self._train_step.load_state_dict(state)

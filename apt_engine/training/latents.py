@@ -15,8 +15,8 @@ from torch import Tensor
 from apt_engine import random
 from apt_engine.apt.augment import Warp, draw_warp, latent_mask, warp_pixels
 from apt_engine.bases.base import BaseModel
-from apt_engine.config import TrainingConfig
 from apt_engine.errors import BaseModelError
+from apt_engine.settings.training import TrainingConfig
 
 SHOWN_SIDE = 96
 

@@ -10,12 +10,12 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout  # comes with torch and the hub client
 
 from apt_engine.bases.registry import choose_device
-from apt_engine.config import TrainingConfig
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.events import Event
-from apt_engine.rank import process_count, rank
-from apt_engine.runs import Run, RunStore, writing
-from apt_engine.trainer import Trainer
+from apt_engine.runs.events import Event
+from apt_engine.runs.run import Run, RunStore, writing
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.process_rank import process_count, rank
+from apt_engine.training.trainer import Trainer
 
 OUT_OF_MEMORY = (
     "The memory ran out; close other programs, turn on gradient_checkpointing, or lower resolution or batch_size."

@@ -1,6 +1,6 @@
 """The engine process: owns the device and runs one job at a time, training or sampling.
 
-Started by `worker.Worker` as `python -m apt_engine.worker_child`. Jobs arrive as lines of JSON on standard input: train,
+Started by `worker.Worker` as `python -m apt_engine.jobs.worker_process`. Jobs arrive as lines of JSON on standard input: train,
 sample, stop; each names its data directory. When standard input ends, the page is gone: the job is stopped, saved, and the
 process ends.
 """
@@ -18,12 +18,12 @@ from typing import Any, TextIO
 import torch
 from PIL import Image
 
-from apt_engine.config import SampleRequest
 from apt_engine.errors import EngineError
-from apt_engine.events import RunFailed
-from apt_engine.runs import RunStore
-from apt_engine.sampler import Stopped, Studio
-from apt_engine.session import OUT_OF_MEMORY, train
+from apt_engine.jobs.session import OUT_OF_MEMORY, train
+from apt_engine.runs.events import RunFailed
+from apt_engine.runs.run import RunStore
+from apt_engine.sampling.sampler import Stopped, Studio
+from apt_engine.settings.training import SampleRequest
 
 
 class Child:

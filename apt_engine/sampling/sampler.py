@@ -10,13 +10,15 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from apt_engine import hub, lora, random, solvers
+from apt_engine import random
+from apt_engine.bases import hub, schedulers
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
-from apt_engine.config import SampleRequest, TrainingConfig
 from apt_engine.errors import ConfigError, EngineError
-from apt_engine.presets import build_config, load_presets
-from apt_engine.runs import RunStore
+from apt_engine.lora import adapter
+from apt_engine.runs.run import RunStore
+from apt_engine.settings.presets import build_config, load_presets
+from apt_engine.settings.training import SampleRequest, TrainingConfig
 
 BATCH = 4
 PREVIEWS = 5
@@ -36,7 +38,7 @@ class Picture:
     negative_prompt: str = ""
     steps: int = 20
     guidance_scale: float = 5.0
-    sampler: str = solvers.DEFAULT
+    sampler: str = schedulers.DEFAULT
     width: int
     height: int
 
@@ -102,7 +104,7 @@ class Sampler:
             first.width // pipeline.vae_scale_factor,
         )
         noise = [torch.randn(shape, generator=random.generator(picture.seed, 0, 0, "sample")) for picture in batch]
-        pipeline.scheduler = solvers.build(first.sampler, self.base.scheduler_config)
+        pipeline.scheduler = schedulers.build(first.sampler, self.base.scheduler_config)
         states = self.base.encode_prompts([picture.prompt for picture in batch])
         negative_states = self.base.encode_prompts([picture.negative_prompt for picture in batch])
         with self.base.autocast():
@@ -209,10 +211,10 @@ class Studio:
     def _attach(self, lora_path: Path | None, strength: float) -> None:
         assert self._sampler
         denoiser = self._sampler.base.denoiser
-        lora.detach(denoiser)
+        adapter.detach(denoiser)
         if lora_path:
-            lora.load(denoiser, lora_path)
-            lora.set_strength(denoiser, strength)
+            adapter.load(denoiser, lora_path)
+            adapter.set_strength(denoiser, strength)
 
 
 def _embeddings(kind: str, states: PromptStates) -> dict[str, torch.Tensor]:

@@ -8,8 +8,8 @@ summed over the steps up to the calibration step, since one step's gradient says
 import torch
 from torch import Tensor, nn
 
-from apt_engine.config import TrainingConfig
-from apt_engine.processes import Processes
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.processes import Processes
 
 SHARE = 0.2
 STEPS = 5

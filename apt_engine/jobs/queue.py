@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from apt_engine.config import SampleRequest
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.runs import RunStore, refuse_restart
-from apt_engine.slices import SliceWorker
-from apt_engine.worker import SampleProgress, Worker, WorkerStatus
+from apt_engine.jobs.worker import SampleProgress, Worker, WorkerStatus
+from apt_engine.jobs.zerogpu import SliceWorker
+from apt_engine.runs.run import RunStore, refuse_restart
+from apt_engine.settings.training import SampleRequest
 
 SECONDS_BETWEEN_LOOKS = 0.2
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from apt_engine.bases.base import BaseModel, PromptStates
-from apt_engine.config import SUBJECT_SLOT, TrainingConfig
-from apt_engine.probes import TokenPairs
+from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
+from apt_engine.training.watch import TokenPairs
 
 
 class Captions:

@@ -1,0 +1,1 @@
+"""Who runs a training or draws pictures, in which process and in which order."""

@@ -1,0 +1,1 @@
+"""Training: a run on disk in, a stream of events out."""
