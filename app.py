@@ -12,7 +12,7 @@ from apt_engine.errors import EngineError
 from apt_engine.runs.run import default_data_dir
 from ui.context import open_context
 from ui.layout import build_app, launch_options
-from ui.places import is_space, open_places
+from ui.serving.tenants import is_space, open_places
 
 FIRST_PORT, PORTS_TRIED = 7860, 20
 

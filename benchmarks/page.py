@@ -19,7 +19,7 @@ from apt_engine.runs.events import RunStarted, StepFinished
 from apt_engine.runs.run import Run
 from apt_engine.settings.training import TrainingConfig
 from ui.context import open_context
-from ui.places import OnePlace
+from ui.serving.tenants import OnePlace
 from ui.tabs import watch
 
 STEPS = 10_000

@@ -23,7 +23,7 @@ from pathlib import Path
 from apt_engine.settings.training import TrainingConfig
 from ui.context import open_context
 from ui.layout import build_app, launch_options, open_run
-from ui.places import OnePlace
+from ui.serving.tenants import OnePlace
 
 data_dir = Path(sys.argv[1])
 context = open_context(OnePlace(data_dir))

@@ -20,8 +20,9 @@ from apt_engine.jobs.worker import Worker
 from apt_engine.runs.events import DriftMeasured, ExportReady
 from apt_engine.runs.run import RunStore
 from apt_engine.settings.training import TrainingConfig
-from ui.guard import Guard
-from ui.places import (
+from ui.serving.guard import Guard
+from ui.serving.routes import routes
+from ui.serving.tenants import (
     COOKIE,
     HOURS_KEPT,
     UPLOADS_KEPT_DAYS,
@@ -32,7 +33,6 @@ from ui.places import (
     open_places,
     token_of,
 )
-from ui.routes import routes
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from ui.guard import Guard
-from ui.places import OnePlace
+from ui.serving.guard import Guard
+from ui.serving.tenants import OnePlace
 
 
 def client(data_dir: Path, *, is_public: bool = False) -> TestClient:

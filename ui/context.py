@@ -13,7 +13,7 @@ from apt_engine.jobs.queue import Seat
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.run import RunStore
 from apt_engine.settings.presets import Preset, load_presets
-from ui.places import Places
+from ui.serving.tenants import Places
 
 ASSETS_DIR = Path(__file__).resolve().parent.parent / "assets"
 SECONDS_SHOWN = 12

@@ -10,10 +10,10 @@ from starlette.middleware import Middleware
 from apt_engine.jobs.queue import told
 from apt_engine.jobs.worker import WorkerStatus
 from ui.context import ASSETS_DIR, AppContext
-from ui.guard import Guard
-from ui.places import HOURS_KEPT
-from ui.routes import routes
 from ui.scripted import scripted
+from ui.serving.guard import Guard
+from ui.serving.routes import routes
+from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
 from ui.theme import STYLE_SHEET, build_theme
 

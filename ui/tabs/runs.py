@@ -15,8 +15,8 @@ from apt_engine.runs.events import SampleReady
 from apt_engine.runs.run import Run, summarize
 from ui.context import AppContext, plain_errors
 from ui.plots import Series, file_url, line_plot, smoothed
-from ui.routes import exported
 from ui.scripted import scripted
+from ui.serving.routes import exported
 from ui.story import Story
 
 

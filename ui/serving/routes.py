@@ -14,7 +14,7 @@ from apt_engine.errors import EngineError, RunError
 from apt_engine.runs import library
 from apt_engine.runs.events import ExportReady
 from apt_engine.runs.run import Run
-from ui.places import Places
+from ui.serving.tenants import Places
 
 LARGEST_PHOTO = 100_000_000
 PHOTOS_AT_ONCE = 60

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ui.places import COOKIE, Places, new_token, set_cookie, token_of
+from ui.serving.tenants import COOKIE, Places, new_token, set_cookie, token_of
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SERVED = re.compile(r"generated/.+|uploads/.+|runs/[^/]+/(samples|exports|photos|views)/.+")

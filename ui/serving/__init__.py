@@ -1,0 +1,1 @@
+"""Who may come in, whose things are whose, and the routes beside Gradio's."""
