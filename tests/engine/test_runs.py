@@ -15,7 +15,7 @@ from apt_engine.runs.events import CheckpointSaved, RunFailed, RunFinished, RunS
 from apt_engine.runs.run import Run, RunStore, summarize, write_atomically
 from apt_engine.settings.training import TrainingConfig
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _photo(folder: Path) -> None:

@@ -13,7 +13,7 @@ from apt_engine.runs.events import (
     Calibrated,
 )
 from apt_engine.runs.run import RunStore
-from tests.test_trainer import steps_of
+from tests.engine.test_trainer import steps_of
 
 
 def test_two_processes_learn_what_one_learns_with_the_joint_batch(

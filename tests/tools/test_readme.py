@@ -9,7 +9,7 @@ import pytest
 from apt_engine.settings.fields import REQUIRED, setting_of
 from apt_engine.settings.training import TrainingConfig
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from apt_engine.errors import BaseModelError
 from apt_engine.training.captions import token_pairs
 from apt_engine.training.watch import Probes, TokenPairs, attention_map, position_mask
-from tests.test_bases import stable_diffusion
-from tests.test_laws import Base, output, tuned_base
+from tests.engine.test_bases import stable_diffusion
+from tests.engine.test_laws import Base, output, tuned_base
 
 
 def watched(base: Base) -> Probes:

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageEnhance, ImageFilter
 from apt_engine.errors import PhotoError
 from apt_engine.photos import BLUR_LIMIT, Photo, PhotoSet, photos_in, read_photo, read_photos, sharpness, square_box
 
-REAL_PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "photos"
+REAL_PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
 with_real_photos = pytest.mark.skipif(not REAL_PHOTOS.is_dir(), reason="the real photos are not beside this checkout")
 
 

@@ -9,7 +9,7 @@ from apt_engine.photos import photos_in, read_photos
 from tools.pocket.subjects import SUBJECTS
 from tools.pocket.vocabulary import OBJECTS, SOLID
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "assets" / "examples"
 ENTRIES: list[dict[str, str]] = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
 SUBJECT_ROWS: list[dict[str, str]] = json.loads(

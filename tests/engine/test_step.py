@@ -7,7 +7,7 @@ from apt_engine import random
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View
 from apt_engine.training.step import AdaptiveStep, Batch, min_snr_weights
-from tests.test_bases import stable_diffusion
+from tests.engine.test_bases import stable_diffusion
 
 OFF = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
 

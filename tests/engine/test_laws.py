@@ -17,7 +17,7 @@ from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View, encode_view
 from apt_engine.training.step import AdaptiveStep, StepResult
 from apt_engine.training.watch import reference_pass
-from tests.test_bases import stable_diffusion, stable_diffusion_xl
+from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 
 OFF: dict[str, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
 BASES = pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sdxl"])
