@@ -20,6 +20,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from apt_engine.apt.bins import bin_of
 from apt_engine.bases.base import PromptStates
 from apt_engine.lora import adapter
 from apt_engine.settings.training import TrainingConfig
@@ -68,7 +69,6 @@ class BareBase:
     name = family = "bare"
     dtype = torch.float32
     prediction_type = "epsilon"
-    train_timesteps = 1000
     size_multiple = 64
 
     def __init__(self, unet: Any, device: str) -> None:
@@ -85,6 +85,18 @@ class BareBase:
     def token_ids(self, prompt: str) -> list[int]:
         """As many as the usual caption has."""
         return list(range(TOKENS + 0 * len(prompt)))
+
+    def draw_timestep(self, generator: torch.Generator) -> float:
+        """Uniform."""
+        return int(torch.randint(1000, (), generator=generator))
+
+    def bin_of(self, timesteps: Tensor) -> Tensor:
+        """Equal parts."""
+        return bin_of(timesteps, 1000)
+
+    def in_eps_space(self, timesteps: Tensor) -> Tensor:
+        """Epsilon is predicted."""
+        return torch.ones(len(timesteps), device=timesteps.device)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """As in every base."""

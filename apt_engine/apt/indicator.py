@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apt_engine.apt.bins import BINS, bin_of, sums_and_counts
+from apt_engine.apt.bins import BINS, sums_and_counts
 
 EMA_RATE = 0.1
 GAMMA_MAX = 0.99
@@ -42,21 +42,15 @@ class OverfittingIndicator:
     Attributes:
         form: absolute or relative.
         sensitivity: S of the absolute form, k of the relative one; > 0.
-        train_timesteps: T, the number of diffusion steps.
         tuned_loss, reference_loss: E_b of both (N,), fp64.
         visits: samples seen in each bin (N,).
     """
 
     form: str
     sensitivity: float
-    train_timesteps: int
     tuned_loss: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
     reference_loss: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
     visits: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
-
-    def bins_of(self, timesteps: Tensor) -> Tensor:
-        """The bin (B,) of timesteps (B,)."""
-        return bin_of(timesteps, self.train_timesteps)
 
     def update(self, sums: Tensor, counts: Tensor) -> None:
         """Take in one step.

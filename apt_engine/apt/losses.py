@@ -14,6 +14,21 @@ def loss_weight(gamma: Tensor) -> Tensor:
     return 1 - gamma
 
 
+def min_snr_weight(snr: Tensor, in_eps_space: Tensor, gamma: float) -> Tensor:
+    """Weight (B,) of a denoising loss by its noise level: min(SNR, gamma) / SNR in eps space; all 1 when gamma is 0.
+
+    Source: Hang et al. 2023, arXiv 2303.09556, equation 5 and section 3.4.
+
+    Args:
+        snr: signal-to-noise ratio (B,) > 0.
+        in_eps_space: (B,), the factor from the loss's own space to eps space; 1 for epsilon, SNR / (SNR + 1) for velocities.
+        gamma: the ratio from which on noise levels count less, usually 5.
+    """
+    if gamma == 0:
+        return torch.ones_like(snr)
+    return snr.clamp(max=gamma) * in_eps_space / snr
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean (B,) of values (B, C, h, w) over channels and the latent cells where mask (B, h, w) is 1; 0 if there are none."""
     weights = mask[:, None].to(values.dtype)

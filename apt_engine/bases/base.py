@@ -1,7 +1,10 @@
-"""What the engine needs of a base model, whatever its family.
+"""What the engine asks of a base model, whatever its family. A new family is one class that answers all of it.
 
-Shapes: B batch, C latent channels, h = H/f and w = W/f latent height and width, L tokens, D width of a token state, P of a
-pooled one.
+    noise       draw_timestep  bin_of  levels  add_noise  predict  target  in_eps_space  snr
+    pictures    encode_images  decode  size_multiple
+    prompts     encode_prompts  token_ids
+
+Shapes: B batch, C latent channels, h and w latent height and width, L tokens, D width of a token state, P of a pooled one.
 """
 
 from dataclasses import dataclass
@@ -32,7 +35,6 @@ class BaseModel(Protocol):
     device: torch.device
     dtype: torch.dtype  # what the denoiser computes in
     prediction_type: str  # epsilon or v_prediction
-    train_timesteps: int
     size_multiple: int  # pictures must be a multiple of this many pixels
     scheduler_config: Any  # of the scheduler the folder came with: the noise levels it was trained with
 
@@ -71,16 +73,32 @@ class BaseModel(Protocol):
         """Pixels (B, 3, H, W) in [0, 1] of scaled latents (B, C, h, w)."""
         ...
 
+    def draw_timestep(self, generator: torch.Generator) -> float:
+        """One timestep from the distribution this family is trained with; a whole number where its timesteps are."""
+        ...
+
+    def bin_of(self, timesteps: Tensor) -> Tensor:
+        """The bin (B,), 0 .. BINS - 1, of timesteps (B,), fine noise first; each is equally likely to be drawn."""
+        ...
+
+    def levels(self, count: int) -> list[float]:
+        """So many timesteps, fine noise first, spread over all that are trained on; the same at every call."""
+        ...
+
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Noisy latents alpha_t x0 + sigma_t eps (B, C, h, w); timesteps (B,) integers."""
+        """Noisy latents alpha_t x0 + sigma_t eps (B, C, h, w) at timesteps (B,)."""
         ...
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
-        """The denoiser's raw output (B, C, h, w): noise, or velocity for v-prediction."""
+        """The denoiser's raw output (B, C, h, w): noise or velocity."""
         ...
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the raw output should have been (B, C, h, w)."""
+        ...
+
+    def in_eps_space(self, timesteps: Tensor) -> Tensor:
+        """Factor (B,) that turns a squared error of the raw output into one of the noise: alpha_t^2 for velocities, else 1."""
         ...
 
     def snr(self, timesteps: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
+from apt_engine.apt.bins import bin_of
 from apt_engine.bases import schedulers
 
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
@@ -69,6 +70,22 @@ class UNetBase(Generic[PipelineT]):
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return noise if self.prediction_type == "epsilon" else self._noise.get_velocity(latents, noise, timesteps)
+
+    def draw_timestep(self, generator: torch.Generator) -> float:
+        return int(torch.randint(self.train_timesteps, (), generator=generator))
+
+    def bin_of(self, timesteps: Tensor) -> Tensor:
+        return bin_of(timesteps, self.train_timesteps)
+
+    def levels(self, count: int) -> list[float]:
+        return [int((level + 0.5) / count * self.train_timesteps) for level in range(count)]
+
+    def in_eps_space(self, timesteps: Tensor) -> Tensor:
+        """L_eps = alpha_t^2 L_v, with alpha_t^2 = SNR / (SNR + 1)."""
+        if self.prediction_type == "epsilon":
+            return torch.ones(len(timesteps), device=timesteps.device)
+        snr = self.snr(timesteps)
+        return snr / (snr + 1)
 
     def snr(self, timesteps: Tensor) -> Tensor:
         alphas = self._alphas_cumprod[timesteps]

@@ -47,23 +47,15 @@ class PriorDrift:
     def measure(self) -> float:
         """The drift now: 2 x LEVELS passes over as many latents as there are prompts."""
         total = self._latents.new_zeros(())
-        for level in range(LEVELS):
-            timestep = int((level + 0.5) / LEVELS * self._base.train_timesteps)
+        for level, timestep in enumerate(self._base.levels(LEVELS)):
             timesteps = torch.full((len(self._latents),), timestep, device=self._base.device)
             noise = torch.stack([self._noise(level, index) for index in range(len(self._latents))])
             noisy_latents = self._base.add_noise(self._latents, noise.to(self._latents), timesteps)
             with reference_pass(self._base.denoiser):
                 reference = self._base.predict(noisy_latents, timesteps, self._states)
             difference = self._base.predict(noisy_latents, timesteps, self._states).float() - reference.float()
-            total = total + (self._in_eps_space(timesteps) * difference.square().mean((1, 2, 3))).mean()
+            total = total + (self._base.in_eps_space(timesteps) * difference.square().mean((1, 2, 3))).mean()
         return float(total / LEVELS)
 
     def _noise(self, level: int, index: int) -> Tensor:
         return torch.randn(self._latents.shape[1:], generator=random.generator(self._seed, level, index, "drift"))
-
-    def _in_eps_space(self, timesteps: Tensor) -> Tensor:
-        """|eps - eps'|^2 = alpha_t^2 |v - v'|^2, with alpha^2 = SNR / (SNR + 1)."""
-        if self._base.prediction_type == "epsilon":
-            return torch.ones(len(timesteps), device=timesteps.device)
-        snr = self._base.snr(timesteps)
-        return snr / (snr + 1)

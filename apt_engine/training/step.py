@@ -13,7 +13,7 @@ from torch import Tensor
 from apt_engine import random
 from apt_engine.apt.augment import augmentation_probability
 from apt_engine.apt.indicator import OverfittingIndicator, step_sums
-from apt_engine.apt.losses import loss_weight, masked_mean
+from apt_engine.apt.losses import loss_weight, masked_mean, min_snr_weight
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.calibration import Lambdas
@@ -88,7 +88,7 @@ class AdaptiveStep:
         self._captions = Captions(base, config, captions)
         self._prior_states = base.encode_prompts([class_caption(config, config.caption)])
         self._probes = Probes(base.denoiser, features=config.stabilization > 0, maps=config.alignment > 0)
-        self.indicator = OverfittingIndicator(config.indicator, config.sensitivity, base.train_timesteps)
+        self.indicator = OverfittingIndicator(config.indicator, config.sensitivity)
         self.lambdas = Lambdas(config, processes)
 
     def __call__(self, step: int, backward: Callable[[Tensor], None]) -> StepResult:
@@ -139,11 +139,11 @@ class AdaptiveStep:
         latents, noise, masks, timesteps, chances, views, photos = [], [], [], [], [], [], []
         for sample in self._samples:
             generator = random.generator(self._config.seed, step, sample, purpose)
-            timesteps.append(int(torch.randint(self._base.train_timesteps, (), generator=generator)))
+            timesteps.append(self._base.draw_timestep(generator))
             photo = int(torch.randint(len(source), (), generator=generator))
             chance = 0.0
             if purpose == "photos":
-                bin_index = int(self.indicator.bins_of(torch.tensor(timesteps[-1])))
+                bin_index = int(self._base.bin_of(torch.tensor(timesteps[-1])))
                 chance = augmentation_probability(gamma[bin_index], self._config.augmentation)
             view = self._view(source, photo, chance, random.generator(self._config.seed, step, sample, "warp"))
             latents.append(view.draw(generator))
@@ -161,7 +161,7 @@ class AdaptiveStep:
             noise=torch.stack(noise).to(self._base.device),
             timesteps=numbers.to(self._base.device),
             mask=mask,
-            bins=self.indicator.bins_of(numbers),
+            bins=self._base.bin_of(numbers),
             photos=tuple(photos),
             chances=tuple(chances),
             warped=tuple(view.shown is not None for view in views),
@@ -180,12 +180,8 @@ class AdaptiveStep:
         return masked_mean((prediction.float() - target.float()).square(), batch.mask)
 
     def _observe(self, batch: Batch, tuned: Tensor, reference: Tensor) -> None:
-        """Take both losses into the indicator, in eps space: L_eps = alpha_t^2 L_v, with alpha^2 = SNR / (SNR + 1)."""
-        losses = torch.stack([tuned, reference])
-        if self._base.prediction_type == "v_prediction":
-            snr = self._base.snr(batch.timesteps)
-            losses = losses * snr / (snr + 1)
-        losses = losses.double().cpu()
+        """Take both losses into the indicator, in eps space."""
+        losses = (torch.stack([tuned, reference]) * self._base.in_eps_space(batch.timesteps)).double().cpu()
         finite = torch.isfinite(losses).all(dim=0)
         sums, counts = step_sums(losses[0, finite], losses[1, finite], batch.bins[finite])
         joint = self._processes.add_up(torch.cat([sums, counts[None]]))
@@ -198,7 +194,8 @@ class AdaptiveStep:
         return loss_weight(self.indicator.gamma()[batch.bins]).float().to(self._base.device)
 
     def _snr_weights(self, batch: Batch) -> Tensor:
-        return min_snr_weights(self._base.snr(batch.timesteps), self._config.min_snr_gamma, self._base.prediction_type)
+        snr, in_eps_space = self._base.snr(batch.timesteps), self._base.in_eps_space(batch.timesteps)
+        return min_snr_weight(snr, in_eps_space, self._config.min_snr_gamma)
 
     def _prior_step(self, step: int, backward: Callable[[Tensor], None]) -> Tensor | None:
         """The same loss on the base's own pictures of the class, unwarped and unweighed: DreamBooth's prior preservation."""
@@ -208,13 +205,3 @@ class AdaptiveStep:
         loss = (self._snr_weights(batch) * self._errors(batch, self._prior_states.expand(len(batch.photos)))).mean()
         backward(self._config.prior_weight * loss)
         return loss.detach()
-
-
-def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Loss weights (B,): min(SNR, gamma) / SNR, for v-prediction over SNR + 1; all 1 when gamma is 0.
-
-    Source: Hang et al. 2023, arXiv 2303.09556, equation 5 and section 3.4.
-    """
-    if gamma == 0:
-        return torch.ones_like(snr)
-    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)

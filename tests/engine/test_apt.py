@@ -12,7 +12,7 @@ from apt_engine import random
 from apt_engine.apt.augment import Warp, augmentation_probability, draw_warp, latent_mask, warp_pixels
 from apt_engine.apt.bins import bin_of, sums_and_counts
 from apt_engine.apt.indicator import OverfittingIndicator, gamma_absolute, gamma_relative, step_sums
-from apt_engine.apt.losses import alignment, channel_statistics, loss_weight, masked_mean, stabilization
+from apt_engine.apt.losses import alignment, channel_statistics, loss_weight, masked_mean, min_snr_weight, stabilization
 
 
 def test_bins_cut_the_range_into_equal_parts() -> None:
@@ -45,13 +45,21 @@ def test_a_large_gap_weighs_as_dco_does() -> None:
     assert float(ratio[-1]) == pytest.approx(1, abs=1e-7)
 
 
+def test_min_snr_weights_by_hand() -> None:
+    snr = torch.tensor([0.5, 5.0, 20.0])
+    of_noise, of_velocity = torch.ones(3), snr / (snr + 1)
+    torch.testing.assert_close(min_snr_weight(snr, of_noise, 5), torch.tensor([1.0, 1.0, 0.25]))
+    torch.testing.assert_close(min_snr_weight(snr, of_velocity, 5), torch.tensor([1 / 3, 5 / 6, 5 / 21]))
+    assert min_snr_weight(snr, of_noise, 0).tolist() == [1, 1, 1]
+
+
 def observe(indicator: OverfittingIndicator, tuned: float, reference: float, timestep: int = 0) -> None:
-    bins = indicator.bins_of(torch.tensor([timestep]))
+    bins = bin_of(torch.tensor([timestep]), 1000)
     indicator.update(*step_sums(torch.tensor([tuned]), torch.tensor([reference]), bins))
 
 
 def test_the_running_mean_copies_first_and_then_moves_a_tenth() -> None:
-    indicator = OverfittingIndicator("absolute", 10, 1000)
+    indicator = OverfittingIndicator("absolute", 10)
     observe(indicator, 0.5, 1.0)
     assert (float(indicator.tuned_loss[0]), float(indicator.reference_loss[0])) == (0.5, 1.0)
     observe(indicator, 1.5, 1.0)
@@ -60,7 +68,7 @@ def test_the_running_mean_copies_first_and_then_moves_a_tenth() -> None:
 
 
 def test_gamma_waits_for_five_visits_and_stays_within_bounds() -> None:
-    indicator = OverfittingIndicator("absolute", 1000, 1000)
+    indicator = OverfittingIndicator("absolute", 1000)
     for _ in range(4):
         observe(indicator, 0.0, 1.0)
     assert indicator.gamma().tolist() == [0] * 10
@@ -73,7 +81,7 @@ def test_gamma_waits_for_five_visits_and_stays_within_bounds() -> None:
 
 
 def test_samples_of_one_bin_are_averaged_before_the_running_mean() -> None:
-    one, many = (OverfittingIndicator("absolute", 10, 1000) for _ in range(2))
+    one, many = (OverfittingIndicator("absolute", 10) for _ in range(2))
     bins = torch.tensor([2, 2])
     many.update(*step_sums(torch.tensor([0.2, 0.4]), torch.tensor([1.0, 3.0]), bins))
     observe(one, 0.3, 2.0, timestep=250)
@@ -84,17 +92,17 @@ def test_samples_of_one_bin_are_averaged_before_the_running_mean() -> None:
 
 def test_equal_losses_give_no_gamma() -> None:
     for form in ("absolute", "relative"):
-        indicator = OverfittingIndicator(form, 1000, 1000)
+        indicator = OverfittingIndicator(form, 1000)
         for timestep in range(0, 1000, 7):
             observe(indicator, 0.123, 0.123, timestep)
         assert indicator.gamma().tolist() == [0] * 10
 
 
 def test_the_indicator_survives_a_resume_exactly() -> None:
-    first = OverfittingIndicator("absolute", 10, 1000)
+    first = OverfittingIndicator("absolute", 10)
     for step in range(30):
         observe(first, 0.5 + step / 100, 1.0, (step * 37) % 1000)
-    second = OverfittingIndicator("absolute", 10, 1000)
+    second = OverfittingIndicator("absolute", 10)
     second.load_state_dict(first.state_dict())
     for indicator in (first, second):
         observe(indicator, 0.2, 1.0, 500)

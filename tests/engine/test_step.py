@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from apt_engine import random
+from apt_engine.apt.losses import min_snr_weight
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View
-from apt_engine.training.step import AdaptiveStep, Batch, min_snr_weights
+from apt_engine.training.step import AdaptiveStep, Batch
 from tests.engine.test_bases import stable_diffusion
 
 OFF = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
@@ -39,13 +40,6 @@ def test_a_generator_depends_on_every_part_of_its_key_and_on_nothing_else() -> N
     before = draw(*first)
     torch.rand(7)
     assert draw(*first) == before
-
-
-def test_min_snr_weights_by_hand() -> None:
-    snr = torch.tensor([0.5, 5.0, 20.0])
-    torch.testing.assert_close(min_snr_weights(snr, 5, "epsilon"), torch.tensor([1.0, 1.0, 0.25]))
-    torch.testing.assert_close(min_snr_weights(snr, 5, "v_prediction"), torch.tensor([1 / 3, 5 / 6, 5 / 21]))
-    assert min_snr_weights(snr, 0, "epsilon").tolist() == [1, 1, 1]
 
 
 def test_a_sample_is_the_same_in_a_larger_batch() -> None:
@@ -98,7 +92,7 @@ def test_min_snr_weighs_the_loss() -> None:
 
         batch = plain(number, note).batch
         weighted(number, note)
-        expected = min_snr_weights(stable_diffusion().snr(batch.timesteps), 5, "epsilon").item()
+        expected = min_snr_weight(stable_diffusion().snr(batch.timesteps), torch.ones(1), 5).item()
         assert losses[1] / losses[0] == pytest.approx(expected, rel=1e-4)
         ratios.add(round(expected, 4))
     assert len(ratios) > 2
