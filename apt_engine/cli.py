@@ -29,7 +29,7 @@ from apt_engine.runs.events import (
 )
 from apt_engine.runs.run import Run, RunStore, default_data_dir, summarize
 from apt_engine.settings.presets import build_config, load_presets
-from apt_engine.settings.training import SampleRequest
+from apt_engine.settings.sampling import SampleRequest
 from apt_engine.training.process_rank import rank
 
 INTERRUPTED = 130

@@ -9,7 +9,8 @@ import gradio as gr
 from gradio.components import Component
 
 from apt_engine.settings.fields import Setting, setting_of
-from apt_engine.settings.training import SampleRequest, TrainingConfig
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
 
 GROUP_TITLES = {
     "subject": "Words",

@@ -9,7 +9,7 @@ from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.worker import SampleProgress, Worker, WorkerStatus
 from apt_engine.jobs.zerogpu import SliceWorker
 from apt_engine.runs.run import RunStore, refuse_restart
-from apt_engine.settings.training import SampleRequest
+from apt_engine.settings.sampling import SampleRequest
 
 SECONDS_BETWEEN_LOOKS = 0.2
 

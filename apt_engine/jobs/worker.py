@@ -20,7 +20,7 @@ from typing import Any
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.runs.events import RunFailed
 from apt_engine.runs.run import RunStore, refuse_restart
-from apt_engine.settings.training import SampleRequest
+from apt_engine.settings.sampling import SampleRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Spinning OpenMP threads make torch several times slower on a busy machine; must be set before torch is imported.

@@ -23,7 +23,7 @@ from apt_engine.jobs.session import OUT_OF_MEMORY, train
 from apt_engine.runs.events import RunFailed
 from apt_engine.runs.run import RunStore
 from apt_engine.sampling.sampler import Stopped, Studio
-from apt_engine.settings.training import SampleRequest
+from apt_engine.settings.sampling import SampleRequest
 
 
 class Child:

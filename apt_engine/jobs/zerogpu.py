@@ -16,7 +16,7 @@ from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.worker import SampleProgress, WorkerStatus
 from apt_engine.runs.events import RunFailed
 from apt_engine.runs.run import RunStore, refuse_restart, summarize
-from apt_engine.settings.training import SampleRequest
+from apt_engine.settings.sampling import SampleRequest
 
 SLICE_SECONDS = 90.0  # of training in one call; loading, saving and samples come on top
 CALL_SECONDS = 150  # asked of the GPU's owner

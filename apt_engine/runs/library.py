@@ -10,7 +10,7 @@ from PIL import Image
 
 from apt_engine.errors import ConfigError, RunError
 from apt_engine.runs.run import Run, RunStore, runs_in, write_atomically, writing
-from apt_engine.settings.training import SampleRequest
+from apt_engine.settings.sampling import SampleRequest
 
 LONGEST_TITLE = 80
 

@@ -18,7 +18,8 @@ from apt_engine.errors import ConfigError, EngineError
 from apt_engine.lora import adapter
 from apt_engine.runs.run import RunStore
 from apt_engine.settings.presets import build_config, load_presets
-from apt_engine.settings.training import SampleRequest, TrainingConfig
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
 
 BATCH = 4
 PREVIEWS = 5

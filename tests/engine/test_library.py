@@ -16,7 +16,8 @@ from apt_engine.runs import library
 from apt_engine.runs.events import StepFinished
 from apt_engine.runs.run import Run, RunStore
 from apt_engine.settings.presets import POCKET_DIR
-from apt_engine.settings.training import SampleRequest, TrainingConfig
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
 
 
 @pytest.fixture

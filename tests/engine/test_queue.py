@@ -11,7 +11,8 @@ from apt_engine.errors import BusyError
 from apt_engine.jobs.queue import Desk, Seat, told
 from apt_engine.jobs.worker import SampleProgress, Worker, WorkerStatus
 from apt_engine.runs.run import Run, RunStore
-from apt_engine.settings.training import SampleRequest, TrainingConfig
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
 
 
 class Engine(Worker):

@@ -17,7 +17,8 @@ from apt_engine.errors import ConfigError, EngineError
 from apt_engine.lora import adapter
 from apt_engine.runs.run import Run, RunStore
 from apt_engine.sampling.sampler import Picture, Sampler, Stopped, Studio
-from apt_engine.settings.training import SAMPLERS, SampleRequest, TrainingConfig
+from apt_engine.settings.sampling import SAMPLERS, SampleRequest
+from apt_engine.settings.training import TrainingConfig
 from tests.toy import toy_xl_pipeline
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from apt_engine.errors import ConfigError
 from apt_engine.settings.fields import setting_of
-from apt_engine.settings.training import SampleRequest, TrainingConfig
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
 
 
 def test_round_trips_through_json() -> None:

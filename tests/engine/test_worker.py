@@ -14,7 +14,7 @@ from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.worker import ROOT, Worker
 from apt_engine.runs.events import RunFailed, RunFinished, StepFinished
 from apt_engine.runs.run import Run, RunStore, summarize
-from apt_engine.settings.training import SampleRequest
+from apt_engine.settings.sampling import SampleRequest
 
 PATIENCE_SECONDS = 90
 

@@ -15,7 +15,7 @@ from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import SliceWorker
 from apt_engine.runs.events import RunFinished, StepFinished
 from apt_engine.runs.run import Run, RunStore, summarize
-from apt_engine.settings.training import SampleRequest
+from apt_engine.settings.sampling import SampleRequest
 from ui.serving.tenants import open_engine
 
 PATIENCE_SECONDS = 120

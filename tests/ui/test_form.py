@@ -8,7 +8,8 @@ from gradio.components import Component
 
 from apt_engine.settings.fields import setting_of
 from apt_engine.settings.presets import build_config, load_presets
-from apt_engine.settings.training import SampleRequest, TrainingConfig
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
 from ui.form import build_input, build_settings, changed_by, to_component
 
 CONFIG = TrainingConfig(subject="backpack")

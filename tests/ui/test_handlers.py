@@ -23,7 +23,8 @@ from apt_engine.runs.events import (
     SampleReady,
     StageChanged,
 )
-from apt_engine.settings.training import SampleRequest, TrainingConfig
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
 from tests.pages import begun, engine, new_run, step
 from ui.context import AppContext, plain_errors
 from ui.layout import build_app, restore, tell_status

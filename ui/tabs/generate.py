@@ -16,7 +16,8 @@ from apt_engine.errors import EngineError
 from apt_engine.runs import library
 from apt_engine.runs.run import summarize
 from apt_engine.settings.presets import POCKET_DIR
-from apt_engine.settings.training import SUBJECT_SLOT, SampleRequest
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import SUBJECT_SLOT
 from ui.context import AppContext, plain_errors
 from ui.form import build_input
 from ui.plots import file_url, progress_line
