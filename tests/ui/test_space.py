@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import FileResponse
+from starlette.requests import Request, cookie_parser
+from starlette.responses import FileResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
@@ -26,12 +26,13 @@ from ui.serving.tenants import (
     COOKIE,
     HOURS_KEPT,
     UPLOADS_KEPT_DAYS,
+    NoVisitorError,
     OnePlace,
     Place,
     VisitorPlaces,
     is_space,
     open_places,
-    token_of,
+    split_cookies,
 )
 
 
@@ -137,8 +138,120 @@ def test_gradios_own_way_in_is_closed(page: Starlette) -> None:
 
 @pytest.mark.parametrize("cookie", ["", "x", "../ada", "0" * 31, "0" * 33, "Z" * 32])
 def test_a_made_up_cookie_is_nobodys(places: VisitorPlaces, cookie: str) -> None:
-    assert token_of(f"{COOKIE}={cookie}") == ""
-    assert places.of({"cookie": f"{COOKIE}={cookie}"}).store.data_dir.name == "nobody"
+    assert split_cookies(f"{COOKIE}={cookie}") == ("", [])
+    with pytest.raises(NoVisitorError, match="names no visitor"):
+        places.of({"cookie": f"{COOKIE}={cookie}"})
+
+
+def test_while_the_page_is_built_nobody_is_here_and_nothing_can_be_left(places: VisitorPlaces, data_dir: Path) -> None:
+    place = places.here()
+    (data_dir / "nobody" / "runs" / "r1").mkdir(parents=True)  # as an earlier version may have left it
+    assert place.store.list() == []
+    assert place.worker.status.job == "idle"
+    for leave in (lambda: place.store.create(TrainingConfig(subject="cat"), Path.touch), place.store.next_pictures_dir):
+        with pytest.raises(NoVisitorError):
+            leave()
+
+
+TOKEN = "0123456789abcdef" * 2
+OTHER = "f" * 32
+# Cookie headers as they come, with {} for a visitor's own; and whether that one is understood.
+ODD_COOKIES: dict[str, tuple[list[str], bool]] = {
+    "alone": (["apt-visitor={}"], True),
+    "quoted": (['apt-visitor="{}"'], True),
+    "beside a quoted one": (['theme="dark; mode"; apt-visitor={}'], True),
+    "beside JSON": (['consent={{"a":[1,2],"b":"c d"}}; apt-visitor={}'], True),
+    "beside JSON with quotes": (['{{"a":"b"}}=1; apt-visitor={}; x="'], True),
+    "beside unicode": (["name=J\u00f6rg \u00df; apt-visitor={}"], True),
+    "with attributes of RFC 2109": (['$Version=1; apt-visitor={}; $Path="/"'], True),
+    "beside one without =": (["flag; apt-visitor={}; another"], True),
+    "beside odd names": (["a[b]=1; c(d)=2; e@f:g=3; ;; =x; apt-visitor={}"], True),
+    "with spaces": (["  a = 1 ;apt-visitor = {} ;  "], True),
+    "with brackets and commas": (["a=1,2,3; b=[x]; apt-visitor={}"], True),
+    "of two headers, second": (["a=1", "apt-visitor={}"], True),
+    "of two headers, first": (["apt-visitor={}", "a=1"], True),
+    "twice": (["apt-visitor={}; apt-visitor={}"], True),
+    "after a made-up one": (["apt-visitor=nonsense; apt-visitor={}"], True),
+    "before another": (["apt-visitor={}; apt-visitor=" + OTHER], True),
+    "before another header": (["apt-visitor={}", "apt-visitor=" + OTHER], True),
+    "after a very long one": (["long=" + "x" * 30_000 + "; apt-visitor={}"], True),
+    "beside a password's": (["access-token-1=abc; apt-visitor={}; access-token-unsecure-1=abc"], True),
+    "separated by a comma": (["a=1, apt-visitor={}"], False),
+    "of another case": (["Apt-Visitor={}"], False),
+    "too long": (["apt-visitor={}0"], False),
+    "cut in two": (["apt-visitor={}".replace("{}", "{};")], True),
+    "empty": ([""], False),
+    "none": ([], False),
+    "only others": (["a=1; b=2", "c"], False),
+    "only =": (["=; ==; ="], False),
+}
+
+
+def ask_with(page: Starlette, cookies: list[str], path: str, **options: Any) -> Any:
+    client = TestClient(page, base_url="https://me-apt.hf.space")
+    headers = [(b"cookie", cookie.encode("latin-1")) for cookie in cookies]
+    return client.request(options.pop("method", "GET"), path, headers=headers, **options)
+
+
+@pytest.mark.parametrize("name", ODD_COOKIES)
+def test_whatever_cookies_come_a_visitor_is_one_and_never_another(
+    page: Starlette, places: VisitorPlaces, photo: Path, data_dir: Path, name: str
+) -> None:
+    odd, is_known = ODD_COOKIES[name]
+    ada, bob = ([cookie.format(*[token] * 2) for cookie in odd] for token in (TOKEN, OTHER[:31] + "0"))
+    owner = visitor(page)
+    owner.cookies.set(COOKIE, TOKEN)
+    known = bring(owner, photo)["path"]
+
+    def brought(cookies: list[str]) -> str:
+        with photo.open("rb") as file:
+            return ask_with(page, cookies, "/photos", method="POST", files={"file": ("x.png", file)}).json()["path"]
+
+    first, second, others = brought(ada), brought(ada), brought(bob)
+    folders = [Path(path).relative_to(data_dir / "visitors").parts[0] for path in (known, first, second, others)]
+    assert (folders[0] == folders[1] == folders[2]) is is_known
+    assert folders[3] not in folders[:3]
+    assert "nobody" not in {path.name for path in (*data_dir.iterdir(), *(data_dir / "visitors").iterdir())}
+    for path in (known, first):
+        assert ask_with(page, bob, f"/gradio_api/file={path}").status_code == 403
+    assert ask_with(page, ada, f"/gradio_api/file={first}").status_code == (200 if is_known else 403)
+    # who is not known gets a cookie with any answer, who is keeps the own one from the last page on
+    given = ask_with(page, ada, "/pulse?run=").headers["set-cookie"]
+    assert given.startswith(f"{COOKIE}={TOKEN};") is is_known
+    assert ("set-cookie" in ask_with(page, ada, f"/gradio_api/file={first}").headers) is not is_known
+
+
+@pytest.mark.parametrize("name", ODD_COOKIES)
+def test_what_comes_behind_sees_one_visitor_and_all_other_cookies(places: VisitorPlaces, name: str) -> None:
+    """Each reader behind the guard, Gradio's and ours, finds the same; a password's token is still there."""
+    odd, is_known = ODD_COOKIES[name]
+    seen: list[Request] = []
+
+    def look(request: Request) -> PlainTextResponse:
+        seen.append(request)
+        return PlainTextResponse(request.cookies[COOKIE])
+
+    guard = Middleware(Guard, data_dir=places._folder, places=places, is_public=True)
+    app = Starlette(routes=[Route("/", look)], middleware=[guard])
+    sent = [cookie.format(TOKEN, TOKEN) for cookie in odd]
+    received = [cookie.encode().decode("latin-1") for cookie in sent]  # the client sends UTF-8, a server reads bytes
+    reply = ask_with(app, sent, "/")
+    headers = seen[0].headers.getlist("cookie")
+    assert len(headers) == 1
+    assert [COOKIE in cookie_parser(chunk) for chunk in headers[0].split(";")].count(True) == 1
+    assert (reply.text == TOKEN) is is_known
+    assert split_cookies(headers[0])[0] == reply.text
+    assert reply.headers["set-cookie"].startswith(f"{COOKIE}={reply.text};")
+    given = {key: value for cookie in received for key, value in cookie_parser(cookie).items() if key != COOKIE}
+    assert {key: value for key, value in seen[0].cookies.items() if key != COOKIE} == given
+
+
+def test_a_cookie_lasts_from_the_last_sign_of_life_on(page: Starlette) -> None:
+    client = visitor(page)
+    first = client.get("/pulse?run=").headers["set-cookie"]
+    assert f"Max-Age={HOURS_KEPT * 3600}" in first
+    assert client.get("/pulse?run=").headers["set-cookie"] == first
+    assert client.get("/").headers["set-cookie"] == first
 
 
 def test_what_nobody_came_back_to_is_deleted_but_not_under_a_job(

@@ -7,14 +7,15 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ui.serving.tenants import COOKIE, Places, new_token, set_cookie, token_of
+from ui.serving.tenants import COOKIE, Places, new_token, set_cookie, split_cookies
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SERVED = re.compile(r"generated/.+|uploads/.+|runs/[^/]+/(samples|exports|photos|views)/.+")
+RENEWING_ROUTES = frozenset({"/", "/pulse"})  # an open page asks for the pulse as long as it is open
 UPLOAD_ROUTE = re.compile(r"/upload/?$")
 FILE_ROUTE = re.compile(r".*?/file[=/](.+)", re.DOTALL)
 
@@ -40,13 +41,21 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        cookie = ""
+        if self._places.is_shared:
+            scope, cookie = _as_visitor(scope, is_renewed=scope["path"] in RENEWING_ROUTES)
+
+        async def answer(message: Message) -> None:
+            if cookie and message["type"] == "http.response.start":
+                message.setdefault("headers", [])
+                MutableHeaders(scope=message).append("set-cookie", cookie)
+            await send(message)
+
         refusal = self.refusal(scope["path"], Headers(scope=scope), is_reading=scope.get("method") in ("GET", "HEAD"))
         if refusal:
-            await PlainTextResponse(refusal, status_code=403)(scope, receive, send)
+            await PlainTextResponse(refusal, status_code=403)(scope, receive, answer)
             return
-        if self._places.is_shared:
-            scope, send = _with_cookie(scope, send)
-        await self._app(scope, receive, send)
+        await self._app(scope, receive, answer)
 
     def refusal(self, path: str, headers: Headers, *, is_reading: bool) -> str:
         """Why a request may not pass, as a sentence; empty when it may."""
@@ -73,19 +82,14 @@ class Guard:
         return path.is_relative_to(own) and bool(SERVED.fullmatch(path.relative_to(own).as_posix()))
 
 
-def _with_cookie(scope: Scope, send: Send) -> tuple[Scope, Send]:
-    """Give a visitor who has none a cookie, which counts from this very request on."""
-    if token_of(Headers(scope=scope).get("cookie", "")):
-        return scope, send
-    token = new_token()
-
-    async def answer(message: Message) -> None:
-        if message["type"] in ("http.response.start", "websocket.accept"):
-            message = {**message, "headers": [*message.get("headers", []), (b"set-cookie", set_cookie(token).encode())]}
-        await send(message)
-
-    headers = [*scope["headers"], (b"cookie", f"{COOKIE}={token}".encode())]
-    return {**scope, "headers": headers}, answer
+def _as_visitor(scope: Scope, *, is_renewed: bool) -> tuple[Scope, str]:
+    """The request with exactly one visitor's cookie, a new one if it had none; and the Set-Cookie that the browser needs."""
+    known, others = split_cookies("; ".join(Headers(scope=scope).getlist("cookie")))
+    token = known or new_token()
+    cookies = "; ".join([*others, f"{COOKIE}={token}"])
+    headers = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
+    scope = {**scope, "headers": [*headers, (b"cookie", cookies.encode("latin-1"))]}
+    return scope, set_cookie(token) if is_renewed or not known else ""
 
 
 def _name_of(host: str) -> str:

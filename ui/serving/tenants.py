@@ -12,24 +12,33 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any, Protocol
 
 from gradio.context import LocalContext
+from starlette.requests import cookie_parser
 
+from apt_engine.errors import EngineError
 from apt_engine.jobs.queue import Desk, Seat
 from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import CALL_SECONDS, SliceWorker
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.run import Run, RunStore
+from apt_engine.settings.training import TrainingConfig
 
 COOKIE = "apt-visitor"
 TOKEN = re.compile(r"[0-9a-f]{32}")
 HOURS_KEPT = 24
 UPLOADS_KEPT_DAYS = 30
 SECONDS_BETWEEN_SWEEPS = 600
+
+
+class NoVisitorError(EngineError):
+    """Something was asked for without saying whose it is."""
+
+    def __init__(self) -> None:
+        super().__init__("This request names no visitor; allow cookies for this page, and open it again.")
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,11 @@ class Places(Protocol):
         ...
 
     def of(self, headers: Mapping[str, str]) -> Place:
-        """The place of the visitor who sent a request."""
+        """The place of the visitor who sent a request.
+
+        Raises:
+            NoVisitorError: each visitor has a place, and the request has no visitor's cookie.
+        """
         ...
 
     def close(self) -> None:
@@ -94,6 +107,30 @@ class OnePlace:
         self._place.worker.close()
 
 
+class NoStore(RunStore):
+    """What the page is built from before anybody came. It holds nothing and takes nothing."""
+
+    def list(self) -> list[Run]:
+        return []
+
+    def create(self, config: TrainingConfig, save_photos: Callable[[Path], None]) -> Run:
+        """Refuse.
+
+        Raises:
+            NoVisitorError: always.
+        """
+        del config, save_photos
+        raise NoVisitorError
+
+    def next_pictures_dir(self) -> Path:
+        """Refuse.
+
+        Raises:
+            NoVisitorError: always.
+        """
+        raise NoVisitorError
+
+
 class VisitorPlaces:
     """A folder and a seat for each visitor, known by the cookie; deleted when nobody came for HOURS_KEPT hours.
 
@@ -108,18 +145,22 @@ class VisitorPlaces:
         self._folder = data_dir / "visitors"
         self._desk = desk
         self._places: dict[str, Place] = {}
+        blank = NoStore(data_dir / "nobody")
+        self._nobodys = Place(blank, Seat(desk, blank))
         self._lock = threading.Lock()
         self._closed = threading.Event()
         threading.Thread(target=self._sweep_for_ever, daemon=True).start()
 
     def here(self) -> Place:
+        """While the page is being built nobody is here, and nothing."""
         request = LocalContext.request.get(None)
-        return self.of(request.headers if request else {})
+        return self._nobodys if request is None else self.of(request.headers)
 
     def of(self, headers: Mapping[str, str]) -> Place:
-        """Without a cookie, as while the page is being built, it is the place of nobody, where nothing is."""
-        token = token_of(headers.get("cookie", ""))
-        name = hashlib.sha256(token.encode()).hexdigest()[:32] if token else "nobody"
+        token, _ = split_cookies(headers.get("cookie", ""))
+        if not token:
+            raise NoVisitorError
+        name = hashlib.sha256(token.encode()).hexdigest()[:32]
         with self._lock:
             if name not in self._places:
                 store = RunStore(self._folder / name)
@@ -173,13 +214,19 @@ def open_engine(store: RunStore) -> Worker | SliceWorker:
     return Worker(store)
 
 
-def token_of(cookies: str) -> str:
-    """The visitor's token in a Cookie header; empty when there is none, or one that was not made here."""
-    try:
-        morsel = SimpleCookie(cookies).get(COOKIE)
-    except CookieError:
-        return ""
-    return morsel.value if morsel and TOKEN.fullmatch(morsel.value) else ""
+def split_cookies(cookies: str) -> tuple[str, list[str]]:
+    """What a Cookie header holds: the first visitor's token that may have been made here, or ""; and the other cookies.
+
+    A browser sends two of the same name where one was set inside a frame and one outside. Other cookies stay as they were sent.
+    """
+    token, others = "", []
+    for chunk in filter(None, (chunk.strip() for chunk in cookies.split(";"))):
+        value = cookie_parser(chunk).get(COOKIE)
+        if value is None:
+            others.append(chunk)
+        elif not token and TOKEN.fullmatch(value):
+            token = value
+    return token, others
 
 
 def new_token() -> str:
