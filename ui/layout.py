@@ -9,9 +9,9 @@ from starlette.middleware import Middleware
 
 from apt_engine.jobs.queue import told
 from apt_engine.jobs.worker import WorkerStatus
-from ui.context import ASSETS_DIR, AppContext
+from ui.context import AppContext
 from ui.scripted import scripted
-from ui.serving.guard import Guard
+from ui.serving.guard import Guard, guard_comes_first
 from ui.serving.routes import routes
 from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
@@ -154,15 +154,15 @@ def restore(
 
 
 def launch_options(context: AppContext, data_dir: Path, auth: tuple[str, str] | None) -> dict[str, Any]:
-    """How the page is served: nothing from the net, and only pictures and LoRA files of the data directory."""
+    """How the page is served: nothing from the net, and only the routes and files that it needs."""
     is_public = auth is not None or context.places.is_shared
-    guard = Middleware(Guard, data_dir=data_dir, places=context.places, is_public=is_public)
+    guard = Middleware(Guard, places=context.places, is_public=is_public)
+    own_routes = routes(context.places, data_dir / "cache")
     return {
         "theme": build_theme(),
         "css_paths": STYLE_SHEET,
         "footer_links": [],
-        "app_kwargs": {"middleware": [guard], "routes": routes(context.places)},
-        "allowed_paths": [str(data_dir), str(ASSETS_DIR / "examples")],
+        "app_kwargs": {"middleware": [guard], "routes": own_routes, "lifespan": guard_comes_first},
         "ssr_mode": False,
         "run_history": False,
         "share": False,

@@ -1,4 +1,4 @@
-"""The page answers only to itself and serves only pictures and LoRA files."""
+"""The page answers only to itself, and each answer says what a browser may do with it."""
 
 from pathlib import Path
 
@@ -7,15 +7,22 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from ui.serving.guard import Guard
-from ui.serving.tenants import OnePlace
+from apt_engine.jobs.queue import Desk
+from apt_engine.jobs.worker import Worker
+from apt_engine.runs.run import RunStore
+from ui.serving.guard import Guard, guard_comes_first
+from ui.serving.tenants import OnePlace, Places, VisitorPlaces
+
+OWN = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
+LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
 
 
-def client(data_dir: Path, *, is_public: bool = False) -> TestClient:
-    routes = [Route("/{path:path}", lambda request: PlainTextResponse("in"), methods=["GET", "POST"])]
-    guard = Middleware(Guard, data_dir=data_dir, places=OnePlace(data_dir), is_public=is_public)
+def client(data_dir: Path, *, is_public: bool = False, places: Places | None = None) -> TestClient:
+    """The guard, before something that answers everything."""
+    routes = [Route("/{path:path}", lambda request: PlainTextResponse("in"), methods=["GET", "POST", "OPTIONS"])]
+    guard = Middleware(Guard, places=places or OnePlace(data_dir), is_public=is_public)
     return TestClient(Starlette(routes=routes, middleware=[guard]), base_url="http://127.0.0.1:7860")
 
 
@@ -35,11 +42,15 @@ def test_with_listen_any_name_may_enter(tmp_path: Path) -> None:
     assert client(tmp_path, is_public=True).get("/", headers={"host": "studio.local"}).text == "in"
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:3000", "null"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:3000", "null", "http://[", "", "://"])
 @pytest.mark.parametrize("is_public", [False, True])
-def test_another_page_may_not_give_orders(tmp_path: Path, origin: str, is_public: bool) -> None:
-    reply = client(tmp_path, is_public=is_public).post("/gradio_api/upload", headers={"origin": origin})
+@pytest.mark.parametrize(("method", "path"), [("POST", "/gradio_api/upload"), ("GET", "/pulse"), ("GET", "/")])
+def test_another_page_may_neither_give_orders_nor_ask(
+    tmp_path: Path, origin: str, is_public: bool, method: str, path: str
+) -> None:
+    reply = client(tmp_path, is_public=is_public).request(method, path, headers={"origin": origin})
     assert reply.status_code == 403
+    assert "takes no orders" in reply.text
 
 
 @pytest.mark.parametrize("headers", [{"origin": "http://127.0.0.1:7860"}, {}])
@@ -47,29 +58,78 @@ def test_the_page_itself_and_programs_may(tmp_path: Path, headers: dict[str, str
     assert client(tmp_path).post("/gradio_api/upload", headers=headers).text == "in"
 
 
-@pytest.mark.parametrize("route", ["/gradio_api/file=", "/gradio_api/file/"])
 @pytest.mark.parametrize(
-    ("path", "is_served"),
+    ("headers", "path", "passes"),
     [
-        ("runs/r1/samples/000000-0.png", True),
-        ("runs/r1/exports/lora.safetensors", True),
-        ("runs/r1/photos/01.png", True),
-        ("generated/20260101-000000/01.png", True),
-        ("uploads/abc/photo.jpg", True),
-        ("cache/abc/icon.jpg", True),
-        ("bin/r1/photos/01.png", False),
-        ("runs/r1/config.json", False),
-        ("runs/r1/checkpoints/000050/optimizer.safetensors", False),
-        ("engine.log", False),
-        ("runs/r1/samples/../config.json", False),
-        ("runs/r1/samples/%2e%2e/config.json", False),
+        (OWN, "/pulse", True),
+        (OWN, "/", True),
+        ({"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}, "/export/r1/zip", True),  # typed into the bar
+        (LINK, "/", True),
+        (LINK, "/export/r1/zip", False),
+        (LINK, "/gradio_api/file=/d/generated/1/01.png", False),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, "/", False),  # a picture, a script
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, "/pulse", False),
+        ({"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}, "/pulse", False),  # another port of this machine
+        ({"sec-fetch-site": "cross-site"}, "/", False),
     ],
 )
-def test_only_pictures_and_lora_files_are_served(tmp_path: Path, route: str, path: str, is_served: bool) -> None:
-    # the client would tidy up dots in a path, so they travel encoded
-    url = f"{route}{tmp_path}/{path}".replace("..", "%2e%2e")
-    assert client(tmp_path).get(url).status_code == (200 if is_served else 403)
+def test_a_link_of_another_site_opens_the_page_and_nothing_else(
+    tmp_path: Path, headers: dict[str, str], path: str, passes: bool
+) -> None:
+    assert client(tmp_path).get(path, headers=headers).status_code == (200 if passes else 403)
 
 
-def test_what_lies_elsewhere_is_left_to_gradio(tmp_path: Path) -> None:
-    assert client(tmp_path / "data").get(f"/gradio_api/file={tmp_path}/example.jpg").text == "in"
+@pytest.mark.parametrize("path", ["/", "/pulse", "/monitoring", "/gradio_api/proxy=http://x/"])
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:7860", "http://evil.example"])
+def test_every_answer_says_what_a_browser_may_do_with_it(tmp_path: Path, path: str, origin: str) -> None:
+    headers = client(tmp_path).get(path, headers={"origin": origin}).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == policy["connect-src"] == policy["base-uri"] == policy["form-action"] == "'self'"
+    assert policy["object-src"] == policy["frame-ancestors"] == "'none'"
+    assert not any("http" in rule or "*" in rule for rule in policy.values())
+
+
+def test_a_space_may_stand_in_a_frame_of_the_hub_and_of_nobody_else(data_dir: Path) -> None:
+    places = VisitorPlaces(data_dir, Desk(Worker(RunStore(data_dir))))
+    policy = client(data_dir, is_public=True, places=places).get("/").headers["content-security-policy"]
+    assert policy.endswith("frame-ancestors https://huggingface.co https://*.hf.space")
+    places.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/assets/index-1.js", "text/javascript; charset=utf-8"),
+        ("/assets/Index-1.css", "text/css; charset=utf-8"),
+        ("/static/img/logo.svg", "image/svg+xml"),
+        ("/theme.css", "text/plain; charset=utf-8"),  # left as it came
+    ],
+)
+def test_scripts_and_styles_have_their_types_whatever_the_system_thinks(
+    tmp_path: Path, path: str, media_type: str
+) -> None:
+    assert client(tmp_path).get(path).headers["content-type"] == media_type
+
+
+def test_a_websocket_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WebSocketDenialResponse) as refused, client(tmp_path, is_public=True).websocket_connect("/"):
+        pass
+    assert refused.value.status_code == 404
+    assert refused.value.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_guard_stands_before_what_was_added_after_it(tmp_path: Path) -> None:
+    """Gradio's CORS middleware answers a preflight itself, and lets any origin in where the host is not this machine."""
+    from gradio.route_utils import CustomCORSMiddleware
+
+    guard = Middleware(Guard, places=OnePlace(tmp_path), is_public=True)
+    app = Starlette(middleware=[guard], lifespan=guard_comes_first)
+    app.add_middleware(CustomCORSMiddleware, strict_cors=True)
+    preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    with TestClient(app, base_url="https://me-apt.hf.space") as browser:
+        reply = browser.options("/gradio_api/queue/join", headers=preflight)
+    assert reply.status_code == 403
+    assert "access-control-allow-origin" not in reply.headers

@@ -128,6 +128,15 @@ def test_the_browser_asks_nothing_of_the_outside(page: Page) -> None:
     assert outside == []
 
 
+def test_the_page_works_under_its_own_policy(page: Page) -> None:
+    page.browser.get_log("browser")
+    page.open()
+    for tab in TABS:
+        page.tab(tab)
+        page.until(lambda: len([panel for panel in page.find("[role=tabpanel]") if panel.is_displayed()]) == 1)
+    assert [entry["message"] for entry in page.browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 def test_two_visitors_of_a_space_do_not_see_each_other(tmp_path: Path, photo_dir: Path) -> None:
     with (
         serving(tmp_path / "data", SPACE_ID="me/apt") as (served_at, process),

@@ -50,8 +50,9 @@ def page(data_dir: Path, places: VisitorPlaces) -> Starlette:
     def serve(request: Request) -> FileResponse:
         return FileResponse("/" + request.path_params["path"])
 
-    guard = Middleware(Guard, data_dir=data_dir, places=places, is_public=True)
-    app = Starlette(routes=[*routes(places), Route("/gradio_api/file={path:path}", serve)], middleware=[guard])
+    guard = Middleware(Guard, places=places, is_public=True)
+    own = routes(places, data_dir / "cache")
+    app = Starlette(routes=[*own, Route("/gradio_api/file={path:path}", serve)], middleware=[guard])
     vars(app)["auth"] = None  # as Gradio's own app has it where there is no password
     return app
 
@@ -231,7 +232,7 @@ def test_what_comes_behind_sees_one_visitor_and_all_other_cookies(places: Visito
         seen.append(request)
         return PlainTextResponse(request.cookies[COOKIE])
 
-    guard = Middleware(Guard, data_dir=places._folder, places=places, is_public=True)
+    guard = Middleware(Guard, places=places, is_public=True)
     app = Starlette(routes=[Route("/", look)], middleware=[guard])
     sent = [cookie.format(TOKEN, TOKEN) for cookie in odd]
     received = [cookie.encode().decode("latin-1") for cookie in sent]  # the client sends UTF-8, a server reads bytes

@@ -1,85 +1,119 @@
-"""Closes what Gradio leaves open: other names for this machine, requests from other sites, and files that are no pictures.
+"""Closes what Gradio leaves open: other names for this machine, requests of other sites, routes and files the page needs not.
 
-A page on the net can make a browser talk to 127.0.0.1, by a name that it points there (DNS rebinding) or by a plain form post.
+A page on the net can make a browser talk to 127.0.0.1, by a name that it points there (DNS rebinding), by a form, a picture or a
+link. What it must never do is to read an answer, to give an order, or to run a script of its own as this page.
 """
 
-import re
-from pathlib import Path
+import contextlib
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ui.serving.allowed import PAGE_ROUTE, PULSE_ROUTE, UPLOAD_ROUTE, asset_type, is_route, route_path
 from ui.serving.tenants import COOKIE, Places, new_token, set_cookie, split_cookies
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-SERVED = re.compile(r"generated/.+|uploads/.+|runs/[^/]+/(samples|exports|photos|views)/.+")
-RENEWING_ROUTES = frozenset({"/", "/pulse"})  # an open page asks for the pulse as long as it is open
-UPLOAD_ROUTE = re.compile(r"/upload/?$")
-FILE_ROUTE = re.compile(r".*?/file[=/](.+)", re.DOTALL)
+RENEWING_ROUTES = frozenset({PAGE_ROUTE, PULSE_ROUTE})  # an open page asks for the pulse as long as it is open
+# Gradio writes its config and our scripts into the page and compiles the latter: script-src cannot be stricter.
+CONTENT_POLICY = {
+    "default-src": "'self'",
+    "script-src": "'self' 'unsafe-inline' 'unsafe-eval'",
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "connect-src": "'self'",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+}
+SPACE_FRAMES = "https://huggingface.co https://*.hf.space"
 
 
 class Guard:
-    """ASGI middleware that refuses a request before Gradio sees it."""
+    """ASGI middleware that refuses a request before Gradio sees it, and says in each answer what a browser may do with it."""
 
-    def __init__(self, app: ASGIApp, data_dir: Path, places: Places, is_public: bool) -> None:
+    def __init__(self, app: ASGIApp, places: Places, is_public: bool) -> None:
         """Set what may pass.
 
         Args:
             app: what comes behind.
-            data_dir: of it, pictures and LoRA files of the visitor's own place are served, nothing else.
             places: whose place is whose.
             is_public: whether other machines may reach the page, by names we cannot know.
         """
         self._app = app
-        self._data_dir = data_dir.resolve()
         self._places = places
         self._is_public = is_public
+        policy = CONTENT_POLICY | {"frame-ancestors": SPACE_FRAMES if places.is_shared else "'none'"}
+        self._headers = {
+            "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        cookie = ""
-        if self._places.is_shared:
-            scope, cookie = _as_visitor(scope, is_renewed=scope["path"] in RENEWING_ROUTES)
+        path, cookie = route_path(scope), ""
+        refusal = self._refusal(scope.get("method", ""), path, Headers(scope=scope))
+        if self._places.is_shared and not refusal:
+            scope, cookie = _as_visitor(scope, is_renewed=path in RENEWING_ROUTES)
 
         async def answer(message: Message) -> None:
-            if cookie and message["type"] == "http.response.start":
+            if message["type"].endswith("response.start"):  # of http, and of a refused websocket
                 message.setdefault("headers", [])
-                MutableHeaders(scope=message).append("set-cookie", cookie)
+                media_type = asset_type(path) if message["status"] in (200, 206) else None
+                self._complete(MutableHeaders(scope=message), media_type, cookie)
             await send(message)
 
-        refusal = self.refusal(scope["path"], Headers(scope=scope), is_reading=scope.get("method") in ("GET", "HEAD"))
         if refusal:
-            await PlainTextResponse(refusal, status_code=403)(scope, receive, answer)
-            return
-        await self._app(scope, receive, answer)
+            sentence, status = refusal
+            await PlainTextResponse(sentence, status_code=status)(scope, receive, answer)
+        else:
+            await self._app(scope, receive, answer)
 
-    def refusal(self, path: str, headers: Headers, *, is_reading: bool) -> str:
-        """Why a request may not pass, as a sentence; empty when it may."""
-        host, origin = headers.get("host", ""), headers.get("origin")
+    def _refusal(self, method: str, path: str, headers: Headers) -> tuple[str, int] | None:
+        """Why a request may not pass, as a sentence and a status; None when it may. A websocket has no method."""
+        host = headers.get("host", "")
         if not self._is_public and _name_of(host) not in LOOPBACK_NAMES:
-            return f"APT Studio answers only as localhost, not as {host or 'nothing'}; open http://localhost instead."
-        if not is_reading and origin is not None and urlsplit(origin).netloc != host:
-            return f"APT Studio takes no orders from the page {origin}; use its own page."
-        if self._places.is_shared and UPLOAD_ROUTE.search(path):
-            return "Photos come in by the page's own route; files of other kinds are not taken here."
-        asked = FILE_ROUTE.fullmatch(path)
-        if asked and not self._may_serve(Path(asked[1]), headers):
-            return "APT Studio serves pictures and LoRA files only."
-        return ""
+            name = host or "nothing"
+            return f"APT Studio answers only as localhost, not as {name}; open http://localhost instead.", 403
+        if _is_of_another_site(path, headers):
+            return f"APT Studio takes no orders from {headers.get('origin') or 'another site'}; use its own page.", 403
+        if not is_route(method, path):
+            return "There is nothing here; open the page itself.", 404
+        if self._places.is_shared and path == UPLOAD_ROUTE:
+            return "Photos come in by the page's own route; files of other kinds are not taken here.", 403
+        return None
 
-    def _may_serve(self, path: Path, headers: Headers) -> bool:
-        """Gradio itself guards what lies outside the data directory."""
-        path = path.resolve()
-        if not path.is_relative_to(self._data_dir) or path.is_relative_to(self._data_dir / "cache"):
-            return (
-                True  # Gradio's cache holds the page's own pictures, and nothing of a visitor's where places are shared
-            )
-        own = self._places.of(headers).store.data_dir.resolve()
-        return path.is_relative_to(own) and bool(SERVED.fullmatch(path.relative_to(own).as_posix()))
+    def _complete(self, headers: MutableHeaders, media_type: str | None, cookie: str) -> None:
+        headers.update(self._headers)
+        if media_type:
+            headers["content-type"] = media_type
+        if cookie:
+            headers.append("set-cookie", cookie)
+
+
+@contextlib.asynccontextmanager
+async def guard_comes_first(app: Starlette) -> AsyncIterator[None]:
+    """The lifespan of the app. Gradio adds its CORS answers before all middleware it is given, so they are put in order here."""
+    app.user_middleware.sort(key=lambda middleware: middleware.cls is not Guard)
+    app.middleware_stack = app.build_middleware_stack()
+    yield
+
+
+def _is_of_another_site(path: str, headers: Headers) -> bool:
+    """Whether another site's page asks. All it may do is to link to the page, or on a Space to frame it."""
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        return True
+    is_opened = path == PAGE_ROUTE and headers.get("sec-fetch-mode") == "navigate"
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_opened
 
 
 def _as_visitor(scope: Scope, *, is_renewed: bool) -> tuple[Scope, str]:

@@ -1,4 +1,4 @@
-"""Plain routes beside Gradio's: photos in, files made for the moment out, and the pulse. All know whose they are."""
+"""Plain routes beside Gradio's, and one in place of it: photos in, files out, and the pulse. All know whose they are."""
 
 import re
 import secrets
@@ -14,6 +14,7 @@ from apt_engine.errors import EngineError, RunError
 from apt_engine.runs import library
 from apt_engine.runs.events import ExportReady
 from apt_engine.runs.run import Run
+from ui.serving.allowed import CACHED_FILES, FILE_ROUTE, OWN_FILES, find_file
 from ui.serving.tenants import Places
 
 LARGEST_PHOTO = 100_000_000
@@ -22,9 +23,15 @@ EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def routes(places: Places) -> list[Route]:
-    """The routes over the places of their visitors."""
+def routes(places: Places, cache_dir: Path) -> list[Route]:
+    """The routes over the places of their visitors.
+
+    Args:
+        places: whose is what.
+        cache_dir: Gradio's, with the pictures of the page itself; nothing of a visitor's where places are shared.
+    """
     return [
+        Route(f"{FILE_ROUTE}{{path:path}}", _signed_in(_show(places, cache_dir)), methods=["GET"]),
         Route("/photos", _signed_in(_take_photos(places)), methods=["POST"]),
         Route("/export/{run_id}/{kind}", _signed_in(_export(places)), methods=["GET"]),
         Route("/pulse", _signed_in(_pulse(places)), methods=["GET"]),
@@ -47,6 +54,20 @@ def _signed_in(handle: Handler) -> Handler:
         return await handle(request)
 
     return check
+
+
+def _show(places: Places, cache_dir: Path) -> Handler:
+    async def show(request: Request) -> Response:
+        """A picture or a LoRA file. Gradio's route of this name would fetch any address, and serve HTML as such."""
+        folders = {places.of(request.headers).store.data_dir: OWN_FILES, cache_dir: CACHED_FILES}
+        found = find_file(request.path_params["path"], folders)
+        if found is None:
+            return _refusal("APT Studio serves pictures and LoRA files only.", 403)
+        path, media_type = found
+        kind = "inline" if media_type.startswith("image/") else "attachment"
+        return FileResponse(path, media_type=media_type, filename=path.name, content_disposition_type=kind)
+
+    return show
 
 
 def _pulse(places: Places) -> Handler:

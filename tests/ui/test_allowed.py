@@ -1,0 +1,414 @@
+"""Only what the page needs exists: a table over Gradio's own routes, and thousands of spellings against the running app."""
+
+import http.client
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+from gradio.routes import App
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from tests.browser import serving
+from ui.context import AppContext
+from ui.layout import build_app, launch_options
+from ui.serving.allowed import OWN_FILES, find_file, is_route, route_path
+from ui.serving.routes import routes
+from ui.serving.tenants import OnePlace
+
+NEEDED = {
+    ("GET", "/"),
+    ("HEAD", "/"),
+    ("GET", "/assets/{path:path}"),
+    ("GET", "/static/{path:path}"),
+    ("GET", "/favicon.ico"),
+    ("GET", "/manifest.json"),
+    ("GET", "/theme.css"),
+    ("POST", "/login"),
+    ("GET", "/gradio_api/app_id"),
+    ("GET", "/gradio_api/startup-events"),
+    ("GET", "/gradio_api/heartbeat/{session_hash}"),
+    ("GET", "/gradio_api/queue/data"),
+    ("POST", "/gradio_api/queue/join"),
+    ("POST", "/gradio_api/run/{api_name}"),
+    ("POST", "/gradio_api/cancel"),
+    ("POST", "/gradio_api/reset"),
+    ("POST", "/gradio_api/upload"),
+    ("GET", "/gradio_api/upload_progress"),
+    ("GET", "/gradio_api/file={path:path}"),
+    ("HEAD", "/gradio_api/file={path:path}"),
+    ("GET", "/gradio_api/file={path_or_url:path}"),  # Gradio's own, behind ours of the same name
+    ("HEAD", "/gradio_api/file={path_or_url:path}"),
+    ("POST", "/photos"),
+    ("GET", "/export/{run_id}/{kind}"),
+    ("GET", "/pulse"),
+}
+# What Gradio has besides. A name that is not here came with a new version: look what it does, then add it, here or above.
+NOT_NEEDED = (
+    "/config",
+    "/export/{run_id}/{kind}",
+    "/login",
+    "/logout",
+    "/monitoring",
+    "/monitoring/summary",
+    "/monitoring/{key}",
+    "/openapi.json",
+    "/pulse",
+    "/pwa_icon",
+    "/pwa_icon/{size}",
+    "/robots.txt",
+    "/svelte/{path:path}",
+    "/gradio_api/api/{api_name}",
+    "/gradio_api/app_id",
+    "/gradio_api/call/v2/{api_name}",
+    "/gradio_api/call/v2/{api_name}/{event_id}",
+    "/gradio_api/call/{api_name}",
+    "/gradio_api/call/{api_name}/{event_id}",
+    "/gradio_api/component_server",
+    "/gradio_api/custom_component/{id}/{environment}/{type}/{file_name}",
+    "/gradio_api/deep_link",
+    "/gradio_api/dev/reload",
+    "/gradio_api/file/{path:path}",
+    "/gradio_api/info",
+    "/gradio_api/login_check",
+    "/gradio_api/openapi.json",
+    "/gradio_api/process_recording",
+    "/gradio_api/proxy={url_path:path}",
+    "/gradio_api/queue/status",
+    "/gradio_api/reset",
+    "/gradio_api/run-history/buckets",
+    "/gradio_api/run-history/connect",
+    "/gradio_api/run-history/records",
+    "/gradio_api/run-history/records/{endpoint}/{record_id}/assets/{asset_id}",
+    "/gradio_api/run/{api_name}",
+    "/gradio_api/runs",
+    "/gradio_api/stream/{event_id}",
+    "/gradio_api/stream/{event_id}/close",
+    "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file",
+    "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist.m3u8",
+    "/gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}",
+    "/gradio_api/theme.css",
+    "/gradio_api/token",
+    "/gradio_api/undo-vibe-edit",
+    "/gradio_api/user",
+    "/gradio_api/vibe-code",
+    "/gradio_api/vibe-edit",
+    "/gradio_api/vibe-starter-queries",
+)
+SAMPLES = {"path": "img/logo.svg", "path_or_url": "/d/a.png", "api_name": "predict", "kind": "zip"}
+SECRET = b"the secret of this test"
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
+
+
+def every_route(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    for route in routes:
+        if hasattr(route, "original_router"):  # FastAPI keeps an included router whole
+            yield from every_route(route.original_router.routes)
+        else:
+            yield from ((method, route.path) for method in getattr(route, "methods", ["mounted"]))
+
+
+def test_of_the_routes_gradio_has_the_page_gets_those_it_needs(context: AppContext, data_dir: Path) -> None:
+    options = launch_options(context, data_dir, None)
+    app = App.create_app(build_app(context), app_kwargs=options["app_kwargs"])
+    found = set(every_route(app.routes))
+    allowed = {
+        (method, path)
+        for method, path in found
+        if is_route(method, re.sub(r"{(\w+)(:path)?}", lambda name: SAMPLES.get(name[1], "a1"), path))
+    }
+    assert allowed == NEEDED
+    assert {path.rstrip("/") for _, path in found - allowed} == set(NOT_NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("scope", "path"),
+    [
+        ({"path": "/pulse"}, "/pulse"),
+        ({"path": "/pulse", "root_path": ""}, "/pulse"),
+        ({"path": "/studio/pulse", "root_path": "/studio"}, "/pulse"),
+        ({"path": "/studiopulse", "root_path": "/studio"}, "/studiopulse"),
+        ({"path": "/pulse", "root_path": "/studio"}, "/pulse"),
+    ],
+)
+def test_the_prefix_of_a_proxy_is_taken_off_as_the_router_does(scope: dict[str, str], path: str) -> None:
+    from starlette._utils import get_route_path
+
+    assert route_path(scope) == path == get_route_path(scope)
+
+
+def stored(data_dir: Path) -> dict[str, bytes]:
+    """A data directory with something of everything: relative paths of the files that are the page's, and their beginnings."""
+    shown = {
+        "runs/r1/samples/000000-0.png": b"\x89PNG",
+        "runs/r1/views/000010-0.png": b"\x89PNG",
+        "runs/r1/exports/lora.safetensors": b"weights",
+        "runs/r1/photos/01.png": b"\x89PNG",
+        "generated/20260101-000000/01.png": b"\x89PNG",
+        "uploads/abc/my photo.JPG": b"\xff\xd8",
+        "cache/abc/icon.jpg": b"\xff\xd8",
+        "cache/abc/lora.safetensors": b"weights",
+    }
+    hidden = [
+        "bin/r1/photos/01.png",
+        "runs/r1/config.json",
+        "runs/r1/checkpoints/000050/optimizer.safetensors",
+        "runs/r1/samples.png",
+        "engine.log",
+        "uploads/abc/x.html",
+        "uploads/abc/x.svg",
+        "uploads/abc/x.png.html",
+        "uploads/packed/r1.zip",
+        "cache/abc/x.html",
+        "cache/abc/deep/x.png",
+        "secret.png",
+    ]
+    for name in [*shown, *hidden]:
+        path = data_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() in (".png", ".jpg"):
+            Image.new("RGB", (8, 8), "teal").save(path)
+        path.write_bytes((path.read_bytes() if path.exists() else b"weights") if name in shown else SECRET)
+    (data_dir / "uploads/abc/link.png").symlink_to(data_dir / "secret.png")
+    (data_dir / "uploads/loop.png").symlink_to("loop.png")
+    (data_dir / "uploads/out").symlink_to(data_dir / "bin")
+    return shown
+
+
+HIDDEN = (
+    "bin/r1/photos/01.png",
+    "runs/r1/config.json",
+    "runs/r1/checkpoints/000050/optimizer.safetensors",
+    "runs/r1/samples.png",
+    "runs/r1/samples",
+    "engine.log",
+    "uploads/abc/x.html",
+    "uploads/abc/x.svg",
+    "uploads/abc/x.png.html",
+    "uploads/packed/r1.zip",
+    "cache/abc/x.html",
+    "cache/abc/deep/x.png",
+    "secret.png",
+    "uploads/abc/link.png",
+    "uploads/loop.png",
+    "uploads/out/r1/photos/01.png",
+    "uploads/none.png",
+    "uploads/" + "x" * 300 + ".png",
+    "uploads/abc/icon.png\0.png",
+    "runs/r1/samples/../config.json",
+    "runs/r1/samples/../../../secret.png",
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> TestClient:
+    """Our own routes alone."""
+    stored(tmp_path)
+    app = Starlette(routes=routes(OnePlace(tmp_path), tmp_path / "cache"))
+    vars(app)["auth"] = None  # as Gradio's own app has it where there is no password
+    return TestClient(app, base_url="http://127.0.0.1:7860")
+
+
+def test_pictures_and_lora_files_are_served_with_types_of_ours(files: TestClient, tmp_path: Path) -> None:
+    for name, begin in stored(tmp_path / "again").items():
+        reply = files.get(f"/gradio_api/file={tmp_path}/{name}")
+        assert reply.content.startswith(begin), name
+        is_picture = not name.endswith(".safetensors")
+        kind = ("image/png" if name.endswith("png") else "image/jpeg") if is_picture else "application/octet-stream"
+        assert reply.headers["content-type"] == kind
+        assert reply.headers["content-disposition"].startswith("inline" if is_picture else "attachment")
+    part = files.get(f"/gradio_api/file={tmp_path}/runs/r1/exports/lora.safetensors", headers={"range": "bytes=1-3"})
+    assert (part.status_code, part.content) == (206, b"eig")
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_nothing_else_of_the_data_directory_is_served(files: TestClient, tmp_path: Path, name: str) -> None:
+    # the client would tidy up dots in a path, so they travel encoded
+    reply = files.get(f"/gradio_api/file={quote(f'{tmp_path}/{name}').replace('..', '%2e%2e')}")
+    assert reply.status_code == 403
+    assert "serves pictures and LoRA files only" in reply.text
+
+
+def test_a_path_elsewhere_is_not_even_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows to look at `//server/share` tells that server who is signed in here."""
+    looked_at: list[Path] = []
+    monkeypatch.setattr(Path, "resolve", lambda path, strict=False: looked_at.append(path))
+    folders = {tmp_path: OWN_FILES}
+    for asked in ("//server/share/a.png", "\\\\server\\share\\a.png", "http://server/a.png", "/etc/a.png", "a.png"):
+        assert find_file(asked, folders) is None
+    assert looked_at == []
+
+
+@pytest.fixture(scope="module")
+def data_dir_of_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("allowed") / "data"
+
+
+@pytest.fixture(scope="module")
+def wire(data_dir_of_app: Path) -> Iterator[http.client.HTTPConnection]:
+    """A connection to the running app that sends a path byte by byte as it is given."""
+    with serving(data_dir_of_app) as (address, _):
+        stored(data_dir_of_app)
+        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+        yield connection
+        connection.close()
+
+
+def ask(wire: http.client.HTTPConnection, method: str, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    wire.putrequest(method, path, skip_accept_encoding=True)
+    for name, value in headers.items():
+        wire.putheader(name, value)
+    wire.endheaders()
+    reply = wire.getresponse()
+    return reply.status, reply.read(), {name.lower(): value for name, value in reply.getheaders()}
+
+
+REMOTE = "http://127.0.0.1:1/x.html"
+REMOTE_SPELLINGS = [
+    f"{prefix}{separator}{url}"
+    for prefix, separator, url in itertools.product(
+        (
+            "/gradio_api/file",
+            "/file",
+            "/GRADIO_API/file",
+            "/gradio_api/FILE",
+            "//gradio_api/file",
+            "/./gradio_api/file",
+            "/gradio_api//file",
+            "/x/../gradio_api/file",
+            "/gradio_api%2Ffile",
+            "/%67radio_api/file",
+            "/gradio_api/%66ile",
+            "/gradio_api/%2566ile",
+            "/gradio_api\\file",
+            "/gradio_api/file=/gradio_api/file",
+            "/gradio_api/proxy",
+        ),
+        ("=", "/", "%3D", "%253D"),
+        (
+            REMOTE,
+            REMOTE.upper(),
+            quote(REMOTE, safe=""),
+            quote(quote(REMOTE, safe=""), safe=""),
+            "https://example.com/x.png",
+            "http:/127.0.0.1:1/x.png",
+            "//127.0.0.1:1/x.png",
+            "/http://127.0.0.1:1/x.png",
+            "%09http://127.0.0.1:1/x.png",
+            "file:///etc/passwd",
+            "data:text/html,x.png",
+            "\\\\server\\share\\x.png",
+        ),
+    )
+]
+
+
+def test_no_spelling_makes_the_app_fetch_an_address(wire: http.client.HTTPConnection) -> None:
+    assert len(REMOTE_SPELLINGS) > 500
+    for path in REMOTE_SPELLINGS:
+        status, body, headers = ask(wire, "GET", path)
+        assert status in (403, 404), path
+        assert b"There is nothing here" in body or b"serves pictures and LoRA files only" in body, path
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def spelled(path: str) -> list[str]:
+    """Ways to write a path that some server or other takes for the same."""
+    return [
+        quote(path),
+        quote(path, safe=""),
+        "".join(f"%{byte:02x}" for byte in path.encode()),
+        "".join(f"%25{byte:02X}" for byte in path.encode()),
+        quote(path).replace("/", "//"),
+        quote(path).replace("/", "/./"),
+        quote(path).replace("/", "%5c"),
+        quote(path).replace("/", "\\"),
+        quote(path).replace("/", "/x/../"),
+        quote(path).replace("/", "/%2e%2e/").replace("/%2e%2e/", "/x/%2e%2e/"),
+        quote(path).replace("/", "%c0%af"),
+        quote(path).replace("/", "/..;/"),
+        quote(path) + "/",
+        quote(path) + "%00.png",
+        quote(path) + "%20",
+        quote(path) + "/.png",
+        quote(path) + "?x.png",
+        quote(path) + ";.png",
+        quote(path) + "%23.png",
+        quote(path) + "%0a.png",
+    ]
+
+
+def test_no_spelling_of_a_path_leads_to_a_hidden_file(wire: http.client.HTTPConnection, data_dir_of_app: Path) -> None:
+    begins = [
+        "/gradio_api/file=",
+        "/gradio_api/file/",
+        "/file=",
+        "/assets/",
+        "/static/",
+        "/svelte/",
+        "/gradio_api/file=" + quote(f"{data_dir_of_app}/uploads/abc/"),
+        "/assets/" + "../" * 12,
+        "/static/img/" + "%2e%2e/" * 12,
+        "/export/r1/" + "%2e%2e%2f" * 3,
+    ]
+    hidden = [str(data_dir_of_app / name) for name in HIDDEN[:14]]
+    asked = {begin + way for begin, path in itertools.product(begins, hidden) for way in spelled(path)}
+    assert len(asked) > 2000
+    statuses = set()
+    for path in sorted(asked):
+        status, body, _ = ask(wire, "GET", path)
+        statuses.add(status)
+        assert SECRET not in body, path
+        assert status in (403, 404), path
+    assert statuses == {403, 404}
+
+
+def test_a_shown_file_has_one_spelling(wire: http.client.HTTPConnection, data_dir_of_app: Path) -> None:
+    shown = f"{data_dir_of_app}/uploads/abc/my photo.JPG"
+    served = [way for way in spelled(shown) if ask(wire, "GET", f"/gradio_api/file={way}")[0] == 200]
+    # decoded once these are one path; a query is no part of it
+    assert served == [*spelled(shown)[:3], f"{quote(shown)}?x.png"]
+    status, body, headers = ask(wire, "HEAD", f"/gradio_api/file={quote(shown)}")
+    assert (status, body, headers["content-type"]) == (200, b"", "image/jpeg")
+    assert headers["x-content-type-options"] == "nosniff"
+    for bad in ("bytes=5-2-3", "bytes=9-1", "bytes=--", "x", "bytes=99999999-"):
+        assert ask(wire, "GET", f"/gradio_api/file={quote(shown)}", Range=bad)[0] in (200, 206, 400, 416)
+
+
+def test_every_other_method_and_route_does_not_exist(wire: http.client.HTTPConnection) -> None:
+    paths = {re.sub(r"{[^}]+}", "a1", path) for path in NOT_NEEDED} | {"/docs", "/redoc", "/gradio_api/mcp/", "/"}
+    for method, path in itertools.product(METHODS, sorted(paths)):
+        for written in (path, path + "/", path.upper(), "/" + path):
+            if not is_route(method, written):
+                assert ask(wire, method, written)[0] == 404, (method, written)
+
+
+def test_an_uploaded_page_is_never_one(wire: http.client.HTTPConnection) -> None:
+    """Gradio takes any file where its LoRA field takes it, and gives back where it lies."""
+    form = '--b\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\nContent-Type: text/html\r\n\r\n{}\r\n--b--\r\n'
+    script = "<script>alert(1)</script>"
+    for name, status in (("x.html", 403), ("x.HTM", 403), ("x.svg", 403), ("x.html.png", 200)):
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        wire.request("POST", "/gradio_api/upload", form.format(name, script), headers)
+        reply = wire.getresponse()
+        path = reply.read().decode()[2:-2]
+        assert (reply.status, Path(path).name) == (200, name)
+        found, body, answered = ask(wire, "GET", f"/gradio_api/file={path}")
+        assert found == status
+        assert (script.encode() in body) is (status == 200)
+        # what calls itself a picture is sent as one, and a browser that may not guess shows it as a broken one
+        assert answered["content-type"] == ("image/png" if status == 200 else "application/json")
+        assert answered["x-content-type-options"] == "nosniff"
+
+
+def test_a_preflight_of_another_site_gets_no_leave(wire: http.client.HTTPConnection) -> None:
+    for origin in ("http://evil.example", "http://localhost:3000"):
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        status, _, answered = ask(wire, "OPTIONS", "/gradio_api/queue/join", **headers)
+        assert status == 403
+        assert not [name for name in answered if name.startswith("access-control")]
