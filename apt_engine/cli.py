@@ -4,6 +4,7 @@ An error is one sentence and exit code 1; argparse's own complaints have exit co
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -85,7 +86,8 @@ def _run_to_the_end(store: RunStore, run: Run) -> int:
             _show(event)
     except EngineError as error:
         if not rank():
-            run.append(RunFailed(message=str(error)))
+            with contextlib.suppress(EngineError):  # a full disk: the sentence is printed all the same
+                run.append(RunFailed(message=str(error)))
         raise
     finally:
         signal.signal(signal.SIGINT, previous)
@@ -97,7 +99,8 @@ def _show(event: Event) -> None:
     """One line for what a person at a terminal wants to know."""
     match event:
         case RunStarted():
-            steps = f"steps {event.first_step + 1} to {event.last_step}"
+            is_trained = event.first_step == event.last_step
+            steps = "all steps done" if is_trained else f"steps {event.first_step + 1} to {event.last_step}"
             line = f"{event.photo_count} photos of {event.subject}, base {event.base}, {steps}"
         case StageChanged(stage="training"):
             return

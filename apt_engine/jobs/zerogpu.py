@@ -15,7 +15,7 @@ from typing import Any
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.worker import SampleProgress, WorkerStatus
 from apt_engine.runs.events import RunFailed
-from apt_engine.runs.run import RunStore, refuse_restart, summarize
+from apt_engine.runs.run import Run, RunStore, refuse_restart, summarize
 from apt_engine.settings.sampling import SampleRequest
 
 SLICE_SECONDS = 90.0  # of training in one call; loading, saving and samples come on top
@@ -36,10 +36,10 @@ def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
         for event in train(store, run, (run.path / "stop").exists, lambda: time.monotonic() > end):
             is_paused = getattr(event, "stage", "") == "waiting"
     except EngineError as error:
-        run.append(RunFailed(message=str(error)))
+        _tell_failure(run, str(error))
         return "failed"
     except Exception as error:  # noqa: BLE001 - a call may break, the app may not
-        run.append(RunFailed(message=f"Something unexpected happened ({error}).", detail=traceback.format_exc()))
+        _tell_failure(run, f"Something unexpected happened ({error}).", traceback.format_exc())
         return "failed"
     return "paused" if is_paused else "done"
 
@@ -54,6 +54,12 @@ def draw_slice(data_dir: str, request: dict[str, Any], folder: str) -> tuple[lis
         return [str(path) for path in Studio().answer(store, wanted, Path(folder), lambda *_: None)], ""
     except EngineError as error:
         return [], str(error)
+
+
+def _tell_failure(run: Run, message: str, detail: str = "") -> None:
+    """A full disk does not take the line: the run is without an end then, and can be resumed."""
+    with contextlib.suppress(EngineError):
+        run.append(RunFailed(message=message, detail=detail))
 
 
 class SliceWorker:
@@ -142,7 +148,7 @@ class SliceWorker:
                 if failures < FAILED_SLICES_ALLOWED:
                     continue
                 message = f"The GPU was taken away {failures} times in a row ({error}); press Resume to go on."
-                run.append(RunFailed(message=message))
+                _tell_failure(run, message)
                 break
             if outcome != "paused":
                 break

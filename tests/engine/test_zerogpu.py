@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from apt_engine.errors import BusyError, EngineError
+from apt_engine.errors import BusyError, DiskError, EngineError
 from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import SliceWorker
-from apt_engine.runs.events import RunFinished, StepFinished
+from apt_engine.runs.events import Event, RunFinished, StepFinished
 from apt_engine.runs.run import Run, RunStore, summarize
 from apt_engine.settings.sampling import SampleRequest
 from ui.serving.tenants import open_engine
@@ -135,3 +135,22 @@ def test_zero_gpu_is_used_where_its_package_is(store: RunStore, monkeypatch: pyt
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     assert isinstance(open_engine(store), SliceWorker)
     assert asked == [150]
+
+
+def test_a_full_disk_leaves_the_engine_free(
+    store: RunStore, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lend(_function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*_arguments: Any) -> Any:
+            raise TimeoutError("GPU task aborted")
+
+        return call
+
+    def full(_run: Run, _event: Event) -> None:
+        raise DiskError("Cannot write events.jsonl.")
+
+    run, worker = new_run(), SliceWorker(store, lend)
+    monkeypatch.setattr(Run, "append", full)
+    worker.start_training(run.id)
+    finish(worker)
+    assert "taken away 3 times in a row (GPU task aborted)" in worker.status.message
