@@ -159,13 +159,16 @@ class Run:
         return [own.get(path.name, self.config.caption) for path in self.photo_paths]
 
     def append(self, event: Event) -> None:
-        """Add one event to the run's account.
+        """Add one event to the run's account. A line that was torn before, by a crash or a full disk, is closed first.
 
         Raises:
             DiskError: the disk is full; what was there before stays readable.
         """
-        with writing(self.events_path), self.events_path.open("ab") as file:
-            file.write(to_json(event).encode() + b"\n")
+        with writing(self.events_path), self.events_path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            torn = b"\n" if file.read(1) not in (b"", b"\n") else b""
+            file.write(torn + to_json(event).encode() + b"\n")
 
     def events(self, since: int = 0) -> tuple[list[Event], int]:
         """Events after cursor `since` and the cursor to ask with next; 0 is the beginning. A half-written last line waits."""
@@ -209,7 +212,9 @@ class Run:
         return found
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Checkpoint:
-        """Keep a checkpoint whose files `write(folder)` makes; optimizer states of older ones are dropped.
+        """Keep a checkpoint whose files `write(folder)` makes; optimizer states of all but the last before it are dropped.
+
+        Damaged checkpoints of later steps, which a resumed run has yet to train again, are no reason to drop this one's.
 
         Raises:
             DiskError: it could not be written; the older checkpoints are untouched.
@@ -233,7 +238,8 @@ class Run:
                 _sync(final.parent)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
-        for old in [item for item in self.checkpoints() if item.can_resume][:-KEPT_OPTIMIZER_STATES]:
+        resumable = [item for item in self.checkpoints() if item.can_resume and item.step <= step]
+        for old in resumable[:-KEPT_OPTIMIZER_STATES]:
             old.optimizer_path.unlink(missing_ok=True)
         return Checkpoint(final, step)
 

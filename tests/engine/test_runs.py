@@ -14,6 +14,7 @@ from apt_engine.errors import DiskError, RunError
 from apt_engine.runs.events import CheckpointSaved, RunFailed, RunFinished, RunStarted, StepFinished
 from apt_engine.runs.run import Run, RunStore, summarize, write_atomically
 from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.resumption import starting_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,6 +99,16 @@ def test_a_half_written_event_waits_and_a_torn_one_is_passed_over(run: Run) -> N
     assert [event.step for event in run.events(cursor)[0] if isinstance(event, StepFinished)] == [2]
 
 
+def test_an_event_after_a_torn_one_is_read(run: Run) -> None:
+    run.append(step_event(1))
+    with run.events_path.open("ab") as file:
+        file.write(b'{"kind": "StepFin')
+    _, cursor = run.events()
+    run.append(step_event(2))
+    run.append(step_event(3))
+    assert [event.step for event in run.events(cursor)[0] if isinstance(event, StepFinished)] == [2, 3]
+
+
 def test_the_newest_intact_checkpoint_is_last(run: Run) -> None:
     for step in (10, 20, 30):
         _checkpoint(run, step)
@@ -118,6 +129,23 @@ def test_old_checkpoints_keep_their_lora_alone(run: Run) -> None:
         (20, True, True),
         (30, True, True),
     ]
+
+
+def test_damaged_checkpoints_of_later_steps_do_not_cost_a_resumed_run_its_own(run: Run) -> None:
+    for step in (20, 30):
+        _checkpoint(run, step)
+        (run.path / "checkpoints" / f"{step:06d}" / "lora.safetensors").write_bytes(b"torn")
+    _checkpoint(run, 10)
+    assert starting_checkpoint(run, 100) == run.checkpoint("10")
+
+
+def test_a_run_goes_on_where_there_is_an_optimizer_state_and_ends_where_there_is_a_lora(run: Run) -> None:
+    assert starting_checkpoint(run, 20) is None
+    for step in (10, 20):
+        _checkpoint(run, step)
+    run.checkpoint("20").optimizer_path.unlink()
+    assert starting_checkpoint(run, 30) == run.checkpoint("10")
+    assert starting_checkpoint(run, 20) == run.checkpoint("20")
 
 
 def test_a_checkpoint_that_fails_leaves_the_older_ones(run: Run) -> None:
