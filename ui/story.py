@@ -86,6 +86,8 @@ class Story:
                 self.notices = [*self.notices, event.message][-NOTICES_KEPT:]
             case RunFinished():
                 self.state, self.message = ("finished" if event.is_complete else "stopped"), event.reason
+            case RunFailed() if self.state == "finished":  # a wish to go on; what was learnt is as it was
+                self.notices = [*self.notices, event.message][-NOTICES_KEPT:]
             case RunFailed():
                 self.state, self.message = "failed", event.message
             case _:

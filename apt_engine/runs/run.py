@@ -282,7 +282,7 @@ def summarize(run: Run) -> RunSummary:
                 step = max(step, event.step)
             case RunFinished():
                 state, message = ("finished" if event.is_complete else "stopped"), event.reason
-            case RunFailed():
+            case RunFailed() if state != "finished":  # else it was a wish to go on that failed
                 state, message = "failed", event.message
             case _:
                 pass

@@ -1,5 +1,6 @@
 """From a request to pictures, with the base model and LoRA kept ready between requests."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.lora import adapter
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.run import RunStore, write_atomically
 from apt_engine.settings.presets import build_config, load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
@@ -42,6 +43,18 @@ class Picture:
     sampler: str = schedulers.DEFAULT
     width: int
     height: int
+
+    @classmethod
+    def of(cls, config: TrainingConfig, prompt: str, seed: int) -> "Picture":
+        """One that a training run draws of itself."""
+        return cls(
+            prompt=prompt,
+            seed=seed,
+            steps=config.sample_steps,
+            guidance_scale=config.sample_guidance_scale,
+            width=config.resolution,
+            height=config.resolution,
+        )
 
 
 class Sampler:
@@ -144,6 +157,17 @@ class Sampler:
                 raise ConfigError(
                     f"{self.base.name} cannot make pictures of {side} px; choose a multiple of {multiple}."
                 )
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    write_atomically(path, content.getvalue())
 
 
 class Studio:

@@ -28,15 +28,7 @@ class PriorDrift:
         """Lets the base draw its latents once, (prompts, C, h, w)."""
         self._base = base
         pictures = [
-            Picture(
-                prompt=prompt,
-                seed=config.seed + index,
-                steps=config.sample_steps,
-                guidance_scale=config.sample_guidance_scale,
-                width=config.resolution,
-                height=config.resolution,
-            )
-            for index, prompt in enumerate(config.drift_prompts)
+            Picture.of(config, prompt, config.seed + index) for index, prompt in enumerate(config.drift_prompts)
         ]
         with reference_pass(base.denoiser):
             self._latents = torch.cat(list(Sampler(base).latents(pictures)))

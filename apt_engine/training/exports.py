@@ -1,5 +1,6 @@
 """LoRA files for other programs, each reloaded into a fresh base model and held against the model in memory."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,13 +76,6 @@ def _write(base: BaseModel, config: TrainingConfig, step: int, folder: Path) -> 
 
 def _check_picture(base: BaseModel, config: TrainingConfig) -> numpy.ndarray:
     """One fixed picture as numbers in [0, 1]."""
-    picture = Picture(
-        prompt=config.fill(config.caption),
-        seed=config.seed,
-        steps=CHECK_STEPS,
-        guidance_scale=config.sample_guidance_scale,
-        width=config.resolution,
-        height=config.resolution,
-    )
+    picture = dataclasses.replace(Picture.of(config, config.fill(config.caption), config.seed), steps=CHECK_STEPS)
     image: Image.Image = next(Sampler(base).generate([picture]))
     return numpy.asarray(image, dtype=numpy.float32) / 255

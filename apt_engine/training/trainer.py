@@ -13,11 +13,12 @@
       ExportReady ...      LoRA files for other programs, reloaded and compared
     RunFinished            or an EngineError, after which the run can be resumed from its last checkpoint
 
+The session after one that died at the last checkpoint trains no more: it makes what is missing and ends the run.
+
 The trainer writes checkpoints and pictures; whoever consumes the events appends them to the run.
 """
 
 import dataclasses
-import io
 import math
 import shutil
 import time
@@ -48,8 +49,9 @@ from apt_engine.runs.events import (
     StepFinished,
     ViewsShown,
 )
-from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run, write_atomically
-from apt_engine.sampling.sampler import Picture, Sampler
+from apt_engine.runs.resumption import drawn_samples, has_drift, starting_checkpoint
+from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run, summarize
+from apt_engine.sampling.sampler import Picture, Sampler, save_picture
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import exports
 from apt_engine.training import state as training_state
@@ -74,10 +76,12 @@ class Trainer:
         self._run = run
         self._config: TrainingConfig = run.config
         self._photos = run.photo_paths
-        self._last_step = self._config.steps_for(len(self._photos))
-        self._checkpoint = newest_resumable(run)
+        wanted = self._config.steps_for(len(self._photos))
+        self._checkpoint = starting_checkpoint(run, wanted)
         self._step = self._checkpoint.step if self._checkpoint else 0
+        self._last_step = max(wanted, self._step)
         self._started = time.monotonic()
+        self._drift: PriorDrift | None = None
         self._shown: deque[Image.Image] = deque(maxlen=VIEWS_SHOWN)
 
     def run(self, should_stop: ShouldStop = lambda: False, should_pause: ShouldStop = lambda: False) -> Iterator[Event]:
@@ -89,13 +93,17 @@ class Trainer:
         Raises:
             EngineError: the run cannot go on; its checkpoints are kept.
         """
-        if self._step >= self._last_step:
+        if self._step >= self._last_step and summarize(self._run).state == "finished":
             raise RunError(f"Run {self._run.id} is already at step {self._step}; give it more steps to go on.")
         yield self._start_event()
         try:
-            yield from self._prepare(should_stop)
-            first = self._step
-            yield from self._loop(lambda: should_stop() or (self._step > first and should_pause()))
+            yield from self._load()
+            if self._step < self._last_step:
+                yield from self._prepare(should_stop)
+                first = self._step
+                yield from self._loop(lambda: should_stop() or (self._step > first and should_pause()))
+            else:
+                yield from self._take_up()
             if self._step < self._last_step and not should_stop():
                 yield from self._pause()
                 return
@@ -115,7 +123,8 @@ class Trainer:
             last_step=self._last_step,
         )
 
-    def _prepare(self, should_stop: ShouldStop) -> Iterator[Event]:
+    def _load(self) -> Iterator[Event]:
+        """The device and the bare base model."""
         config = self._config
         device = choose_device(config.device)
         is_fp16 = choose_dtype(config.dtype, device) == torch.float16
@@ -132,6 +141,10 @@ class Trainer:
                 f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."
             )
         self._base = base
+
+    def _prepare(self, should_stop: ShouldStop) -> Iterator[Event]:
+        """All that training needs: photos, LoRA, optimizer and step, as the checkpoint has them; or else the first samples."""
+        config, base = self._config, self._base
         photos = yield from self._encode()
         prior = (yield from self._prior(should_stop)) if config.prior_preservation else None
         kinds = adapter.kinds_of(config.feed_forward, config.convolutions)
@@ -151,8 +164,13 @@ class Trainer:
             self._restore(self._checkpoint)
         else:
             yield from self._sample(0)
-        self._drift = PriorDrift(base, config) if config.drift_every_steps and self._processes.is_first else None
-        if not self._checkpoint:
+            yield from self._measure_drift()
+
+    def _take_up(self) -> Iterator[Event]:
+        """Where no step is left: the LoRA of the last one, and its drift if the session before died too soon to measure it."""
+        assert self._checkpoint
+        adapter.load(self._base.denoiser, self._checkpoint.lora_path)
+        if not has_drift(self._run, self._step):
             yield from self._measure_drift()
 
     def _check_disk(self) -> None:
@@ -200,8 +218,7 @@ class Trainer:
             if self._step % config.save_every_steps == 0 and self._step < self._last_step:
                 yield self._save()
             yield from self._show_views()
-            if config.drift_every_steps and self._step % config.drift_every_steps == 0:
-                yield from self._measure_drift()
+            yield from self._measure_drift()
             if (
                 config.sample_every_steps
                 and self._step % config.sample_every_steps == 0
@@ -298,7 +315,10 @@ class Trainer:
         )
 
     def _measure_drift(self) -> Iterator[Event]:
-        if self._drift is not None:
+        """The drift, at the steps where the settings ask for it."""
+        every = self._config.drift_every_steps
+        if every and self._step % every == 0 and self._processes.is_first:
+            self._drift = self._drift or PriorDrift(self._base, self._config)
             yield DriftMeasured(step=self._step, drift=self._drift.measure())
 
     def _show_views(self) -> Iterator[Event]:
@@ -308,7 +328,7 @@ class Trainer:
         folder = self._run.path / "views"
         old = sorted(folder.glob("*.png"))
         for number, image in enumerate(self._shown):
-            _save_picture(image, folder / f"{self._step:06d}-{number}.png")
+            save_picture(image, folder / f"{self._step:06d}-{number}.png")
         paths = tuple(f"views/{self._step:06d}-{number}.png" for number in range(len(self._shown)))
         for path in old[: -len(paths)] if len(old) > len(paths) else ():
             path.unlink(missing_ok=True)
@@ -326,41 +346,34 @@ class Trainer:
                 raise RunError(f"Run {self._run.id} was stopped before its first step; resume it to go on.")
             message = f"Drawing {config.subject} {done + 1} of {len(missing)}, to remember what that looks like."
             yield StageChanged(stage="prior", message=message, fraction=done / len(missing))
-            picture = self._picture(class_caption(config, config.caption), config.seed + int(path.stem))
-            _save_picture(next(Sampler(self._base).generate([picture])), path)
+            picture = Picture.of(config, class_caption(config, config.caption), config.seed + int(path.stem))
+            save_picture(next(Sampler(self._base).generate([picture])), path)
         self._accelerator.wait_for_everyone()
         return encode_photos(self._base, paths)
 
     def _sample(self, step: int) -> Iterator[Event]:
-        """The sample grid: each prompt with its own fixed seed, the same at every step."""
-        if not self._processes.is_first:
-            return
+        """The sample grid: each prompt with its own fixed seed, the same at every step. What is there already stays."""
         config = self._config
-        yield StageChanged(stage="sampling", message=f"Drawing the samples of step {step}.")
-        pictures = [
-            self._picture(config.fill(prompt), config.seed + index)
+        kept = drawn_samples(self._run, step) if self._is_at_checkpoint else set()
+        pictures = {
+            index: Picture.of(config, config.fill(prompt), config.seed + index)
             for index, prompt in enumerate(config.sample_prompts)
-        ]
-        folder = self._run.path / "samples"
-        images = Sampler(self._base).generate(pictures)
-        for index, (picture, image) in enumerate(zip(pictures, images, strict=True)):
-            path = folder / f"{step:06d}-{index}.png"
-            _save_picture(image, path)
-            yield SampleReady(
-                step=step, index=index, prompt=picture.prompt, seed=picture.seed, path=f"samples/{path.name}"
-            )
+            if index not in kept
+        }
+        if not pictures or not self._processes.is_first:
+            return
+        yield StageChanged(stage="sampling", message=f"Drawing the samples of step {step}.")
+        images = Sampler(self._base).generate(list(pictures.values()))
+        for (index, picture), image in zip(pictures.items(), images, strict=True):
+            path = f"samples/{step:06d}-{index}.png"
+            save_picture(image, self._run.path / path)
+            yield SampleReady(step=step, index=index, prompt=picture.prompt, seed=picture.seed, path=path)
         yield StageChanged(stage="training", message="Learning the photos.")
 
-    def _picture(self, prompt: str, seed: int) -> Picture:
-        config = self._config
-        return Picture(
-            prompt=prompt,
-            seed=seed,
-            steps=config.sample_steps,
-            guidance_scale=config.sample_guidance_scale,
-            width=config.resolution,
-            height=config.resolution,
-        )
+    @property
+    def _is_at_checkpoint(self) -> bool:
+        """Whether nothing was trained since the checkpoint this session started from."""
+        return self._checkpoint is not None and self._checkpoint.step == self._step
 
     def _save(self) -> CheckpointSaved:
         def write(folder: Path) -> None:
@@ -373,7 +386,7 @@ class Trainer:
                 self._accelerator.scaler,
             )
 
-        if self._processes.is_first:
+        if self._processes.is_first and not self._is_at_checkpoint:
             self._run.save_checkpoint(self._step, write)
         return CheckpointSaved(step=self._step, path=f"checkpoints/{self._step:06d}")
 
@@ -383,14 +396,3 @@ class Trainer:
         scaler = self._accelerator.scaler
         state = training_state.read(checkpoint.optimizer_path, self._parameters, self._optimizer, scaler)
         self._train_step.load_state_dict(state)
-
-
-def _save_picture(image: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    image.save(content, format="PNG")
-    write_atomically(path, content.getvalue())
-
-
-def newest_resumable(run: Run) -> Checkpoint | None:
-    """The newest checkpoint that is whole and holds an optimizer state, or None to begin at the beginning."""
-    return next((item for item in reversed(run.checkpoints()) if item.can_resume and item.is_intact()), None)
