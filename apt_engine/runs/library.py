@@ -4,15 +4,19 @@ import json
 import shutil
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
 
 from PIL import Image
 
+from apt_engine.bases.hub import is_hub_id
 from apt_engine.errors import ConfigError, RunError
-from apt_engine.runs.run import Run, RunStore, runs_in, write_atomically, writing
+from apt_engine.runs.events import Event, Noticed, RunFailed, RunStarted, StageChanged, to_json
+from apt_engine.runs.run import Run, RunStore, config_bytes, runs_in, write_atomically, writing
 from apt_engine.settings.sampling import SampleRequest
 
 LONGEST_TITLE = 80
+FAILED_ELSEWHERE = "Training broke off on the computer that this run comes from."
 
 
 def title_of(run: Run) -> str:
@@ -75,17 +79,26 @@ def empty_bin(store: RunStore) -> int:
 def pack(run: Run, target: Path, *, with_photos: bool = False) -> Path:
     """Write a zip of what somebody else needs: LoRA files, settings, samples, events. Photos stay out unless asked for.
 
+    It names no folder of this computer: settings and events are rewritten, all else holds none.
+
     Raises:
-        DiskError: it cannot be written.
+        DiskError: it cannot be written; nothing of it is left.
+        RunError: the run's settings are damaged.
     """
-    kept = ["config.json", "events.jsonl", "title.txt", "exports", "samples", *(["photos"] if with_photos else [])]
+    kept = ["title.txt", "exports", "samples", *(["photos"] if with_photos else [])]
+    rewritten = {"config.json": _shared_config(run), "events.jsonl": _shared_events(run)}
     aside = target.with_name(f".{target.name}.part")
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in _files(run.path, kept):
-                archive.write(path, f"{run.id}/{path.relative_to(run.path).as_posix()}")
-        aside.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, content in rewritten.items():
+                    archive.writestr(f"{run.id}/{name}", content)
+                for path in _files(run.path, kept):
+                    archive.write(path, f"{run.id}/{path.relative_to(run.path).as_posix()}")
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
     return target
 
 
@@ -113,9 +126,48 @@ def settings_inside(path: Path) -> SampleRequest:
         raise ConfigError(f"The picture {path.name} holds no settings of APT Studio; choose another.") from error
 
 
+def _shared_config(run: Run) -> bytes:
+    config = run.config
+    return config_bytes(config.replace(base=_shared_base(config.base)))
+
+
+def _shared_events(run: Run) -> bytes:
+    shared = (_shared(event) for event in run.events()[0])
+    return b"".join(to_json(event).encode() + b"\n" for event in shared if event)
+
+
+def _shared(event: Event) -> Event | None:
+    """An event as others may read it, or None for one that stays here: what goes on now, and sentences that may hold a path."""
+    match event:
+        case RunStarted():
+            return replace(event, base=_shared_base(event.base))
+        case RunFailed():
+            return replace(
+                event, message=FAILED_ELSEWHERE if _may_hold_path(event.message) else event.message, detail=""
+            )
+        case StageChanged():
+            return None
+        case Noticed():
+            return None if _may_hold_path(event.message) else event
+        case _:
+            return event
+
+
+def _shared_base(base: str) -> str:
+    """Of a folder its name alone, which must not be mistaken for the model that comes with the app."""
+    if base == "pocket" or is_hub_id(base):
+        return base
+    name = PureWindowsPath(base).name  # takes either slash
+    return f"{name} (a folder)".strip() if name in ("", "pocket") else name
+
+
+def _may_hold_path(sentence: str) -> bool:
+    return "/" in sentence or "\\" in sentence
+
+
 def _files(folder: Path, names: list[str]) -> Iterator[Path]:
+    """Whole files; one that is being written has a name with a dot before it."""
     for name in names:
         path = folder / name
-        yield from sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else ()
-        if path.is_file():
-            yield path
+        found = sorted(path.rglob("[!.]*")) if path.is_dir() else [path]
+        yield from (file for file in found if file.is_file())

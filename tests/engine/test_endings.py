@@ -4,14 +4,15 @@ import errno
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from apt_engine import runs
 from apt_engine.errors import DiskError, RunError
 from apt_engine.jobs.session import train
+from apt_engine.runs import run as runs
 from apt_engine.runs.events import (
     DriftMeasured,
     Event,
@@ -22,6 +23,7 @@ from apt_engine.runs.events import (
     StepFinished,
     to_json,
 )
+from apt_engine.runs.library import pack
 from apt_engine.runs.run import Run, RunStore, summarize, writing
 from ui.story import Story
 
@@ -180,6 +182,20 @@ def test_what_is_missing_besides_is_made_as_well(cut_off: Callable[[str], Run], 
     assert {event.layout for event in events if isinstance(event, ExportReady)} == {"kohya", "diffusers"}
     assert story_of(run).drifts == story_of(whole).drifts
     assert same(run.checkpoint().lora_path, whole.checkpoint().lora_path)
+
+
+def test_a_trained_run_that_is_packed_names_no_folder_of_this_computer(
+    whole: Run, store: RunStore, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(pack(whole, tmp_path / "car.zip", with_photos=True)) as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+        archive.extractall(tmp_path / "runs")
+    for folder in (whole.config.base, store.data_dir, runs.__file__):
+        assert str(Path(folder).parent).encode() not in content
+    opened = RunStore(tmp_path).open(whole.id)
+    assert summarize(opened).state == "finished"
+    assert story_of(opened).samples == story_of(whole).samples
+    assert opened.config == whole.config.replace(base=Path(whole.config.base).name)
 
 
 def test_a_finished_run_stays_finished_when_it_is_asked_to_go_on_without_steps(whole: Run) -> None:

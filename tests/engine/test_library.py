@@ -1,20 +1,23 @@
 """Titles, the bin, packing, and the pictures made so far; and what a training would take."""
 
+import errno
 import json
+import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from apt_engine.errors import ConfigError, RunError
+from apt_engine.errors import ConfigError, DiskError, RunError
 from apt_engine.jobs.estimate import NEEDS, estimate
 from apt_engine.lora import adapter
 from apt_engine.runs import library
-from apt_engine.runs.events import StepFinished
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.events import Noticed, RunFailed, RunStarted, StageChanged, StepFinished
+from apt_engine.runs.run import Run, RunStore, summarize
 from apt_engine.settings.presets import POCKET_DIR
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
@@ -60,6 +63,63 @@ def test_a_packed_run_leaves_the_photos_out_unless_asked(run: Run, tmp_path: Pat
     assert names == {"config.json", "events.jsonl", "exports/bear.safetensors", "samples/000000-0.png"}
     assert _names(library.pack(run, tmp_path / "all.zip", with_photos=True)) - names == {"photos/01.png"}
     assert sorted(path.name for path in tmp_path.glob("*.zip")) == ["all.zip", "bear.zip"]
+
+
+ADAS = ("/home/ada lovelace/models/pocket", r"C:\Users\ada\owner\sd15", r"\\server\ada\sd15", "~/ada/sd15", "/ada")
+
+
+@pytest.mark.parametrize("base", ADAS)
+def test_a_packed_run_names_no_folder_of_this_computer_and_opens_elsewhere(
+    store: RunStore, tmp_path: Path, base: str
+) -> None:
+    run = store.create(TrainingConfig(subject="bear", base=base), lambda folder: (folder / "01.png").touch())
+    run.append(RunStarted(run=run.id, base=base, subject="bear", photo_count=1, first_step=0, last_step=9))
+    run.append(StageChanged(stage="loading", message=f"Loading the base model {base}."))
+    run.append(Noticed(message="Step 3 was skipped."))
+    run.append(Noticed(message=f"{base} is slow."))
+    run.append(StepFinished(step=3, loss=1.0, gradient_norm=1.0, learning_rate=1e-4, seconds=2.0))
+    run.append(RunFailed(message=f"Cannot write {base}; free some disk space.", detail=f'File "{base}/x.py", line 1'))
+    library.rename(run, "bear")
+    (run.path / "samples").mkdir()
+    (run.path / "samples" / ".000003-0.png.part").touch()  # about to be written
+    packed = library.pack(run, tmp_path / "bear.zip", with_photos=True)
+    with zipfile.ZipFile(packed) as archive:
+        assert all(not name.startswith(("/", "\\")) and ":" not in name for name in archive.namelist())
+        content = "\n".join(archive.read(name).decode() for name in archive.namelist())
+        archive.extractall(tmp_path / "elsewhere" / "runs")
+    assert not {"/", "\\"} & set(content)
+    assert ".part" not in str(_names(packed))
+    opened = RunStore(tmp_path / "elsewhere").open(run.id)
+    summary = summarize(opened)
+    assert (summary.state, summary.step, summary.last_step) == ("failed", 3, 9)
+    assert summary.message == library.FAILED_ELSEWHERE
+    assert summary.base == opened.config.base != "pocket"
+    assert [event.message for event in opened.events()[0] if isinstance(event, Noticed)] == ["Step 3 was skipped."]
+
+
+@pytest.mark.parametrize("base", ["pocket", "owner/model"])
+def test_a_packed_run_keeps_a_base_that_others_have_too_and_a_sentence_without_a_path(
+    store: RunStore, tmp_path: Path, base: str
+) -> None:
+    run = store.create(TrainingConfig(subject="bear", base=base), lambda folder: None)
+    run.append(RunFailed(message="The memory ran out.", detail="line 1"))
+    with zipfile.ZipFile(library.pack(run, tmp_path / "bear.zip")) as archive:
+        archive.extractall(tmp_path)
+    opened = Run(tmp_path / run.id)
+    assert opened.config == run.config
+    (failed,) = opened.events()[0]
+    assert isinstance(failed, RunFailed)
+    assert (failed.message, failed.detail) == ("The memory ran out.", "")
+
+
+def test_a_zip_that_cannot_be_written_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    with pytest.raises(DiskError, match="No space left on device"):
+        library.pack(run, tmp_path / "packed" / "bear.zip", with_photos=True)
+    assert list((tmp_path / "packed").iterdir()) == []
 
 
 def test_settings_come_back_out_of_a_picture(store: RunStore) -> None:

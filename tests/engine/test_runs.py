@@ -12,9 +12,9 @@ import pytest
 
 from apt_engine.errors import DiskError, RunError
 from apt_engine.runs.events import CheckpointSaved, RunFailed, RunFinished, RunStarted, StepFinished
+from apt_engine.runs.resumption import starting_checkpoint
 from apt_engine.runs.run import Run, RunStore, summarize, write_atomically
 from apt_engine.settings.training import TrainingConfig
-from apt_engine.training.resumption import starting_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,24 +1,31 @@
 """On a Space strangers share the machine: nobody reaches what is another's, by any route, and what is left behind goes."""
 
+import asyncio
+import errno
+import io
 import os
+import threading
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request, cookie_parser
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import FileResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from apt_engine.jobs.queue import Desk
 from apt_engine.jobs.worker import Worker
+from apt_engine.runs import library
 from apt_engine.runs.events import DriftMeasured, ExportReady
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.run import Run, RunStore
 from apt_engine.settings.training import TrainingConfig
 from ui.serving.guard import Guard
 from ui.serving.routes import routes
@@ -302,6 +309,114 @@ def test_an_export_that_does_not_exist_is_a_sentence(page: Starlette, photo: Pat
     assert "has no kohya file yet" in client.get(f"/export/{run.id}/kohya").json()["error"]
     packed = client.get(f"/export/{run.id}/zip")
     assert packed.headers["content-disposition"].endswith(f'"{run.id}.zip"')
+
+
+@pytest.fixture
+def own(page: Starlette, photo: Path, places: VisitorPlaces) -> tuple[TestClient, Place, Run]:
+    """A visitor, their place, and a run of theirs with a photo of some size and a title."""
+    client = visitor(page)
+    bring(client, photo)
+    place = place_of(client, places)
+    run = place.store.create(
+        TrainingConfig(subject="cat"), lambda folder: Image.new("RGB", (900, 900)).save(folder / "01.png")
+    )
+    library.rename(run, "my cat")
+    return client, place, run
+
+
+def at_once(page: Starlette, client: TestClient) -> httpx.AsyncClient:
+    """The same visitor, who can ask for several things at once."""
+    cookies = {COOKIE: client.cookies[COOKIE]}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=page), base_url=str(client.base_url), cookies=cookies)
+
+
+def packed_in(place: Place) -> list[Path]:
+    return [path for path in place.uploads_dir.rglob("*") if "packed" in str(path)]
+
+
+def test_who_asks_at_once_gets_what_they_asked_for(page: Starlette, own: tuple[TestClient, Place, Run]) -> None:
+    client, place, run = own
+    kinds = ["zip", "zip-with-photos"] * 2
+
+    async def ask() -> list[httpx.Response]:
+        async with at_once(page, client) as visitor:
+            return await asyncio.gather(*(visitor.get(f"/export/{run.id}/{kind}") for kind in kinds))
+
+    for _ in range(10):
+        for kind, answer in zip(kinds, asyncio.run(ask()), strict=True):
+            with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+                assert archive.testzip() is None
+                assert (f"{run.id}/photos/01.png" in archive.namelist()) == (kind == "zip-with-photos")
+                assert f"{run.id}/config.json" in archive.namelist()
+    assert packed_in(place) == []
+
+
+def test_the_page_answers_while_a_run_is_packed(
+    page: Starlette, own: tuple[TestClient, Place, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _, run = own
+    begun, may_go_on = threading.Event(), threading.Event()
+    real = library.pack
+
+    def slow(*arguments: Any, **options: Any) -> Path:
+        begun.set()
+        assert may_go_on.wait(30)
+        return real(*arguments, **options)
+
+    async def ask() -> list[int]:
+        async with at_once(page, client) as visitor:
+            packing = asyncio.create_task(visitor.get(f"/export/{run.id}/zip"))
+            await asyncio.to_thread(begun.wait, 30)
+            pulse = await asyncio.wait_for(visitor.get("/pulse"), 10)
+            assert not packing.done()
+            may_go_on.set()
+            return [pulse.status_code, (await packing).status_code]
+
+    monkeypatch.setattr(library, "pack", slow)
+    assert asyncio.run(ask()) == [200, 200]
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+def test_a_visitor_who_leaves_leaves_no_zip_behind(
+    own: tuple[TestClient, Place, Run], page: Starlette, sent: int
+) -> None:
+    client, place, run = own
+    messages: list[str] = []
+
+    async def send(message: Any) -> None:
+        assert packed_in(place)
+        if len(messages) == sent:
+            raise ConnectionResetError
+        messages.append(message["type"])
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/export/{run.id}/zip",
+        "query_string": b"",
+        "headers": [(b"host", b"me-apt.hf.space"), (b"cookie", f"{COOKIE}={client.cookies[COOKIE]}".encode())],
+        "asgi": {"spec_version": "2.4"},
+    }
+    with pytest.raises((ConnectionResetError, ClientDisconnect)):
+        asyncio.run(page(scope, receive, send))
+    assert len(messages) == sent
+    assert packed_in(place) == []
+
+
+def test_a_zip_for_which_there_is_no_room_is_a_sentence(
+    own: tuple[TestClient, Place, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    client, place, run = own
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    answer = client.get(f"/export/{run.id}/zip")
+    assert (answer.status_code, "No space left on device" in answer.json()["error"]) == (507, True)
+    assert packed_in(place) == []
 
 
 def test_on_an_own_computer_uploads_are_kept_for_a_month(data_dir: Path) -> None:

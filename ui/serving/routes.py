@@ -2,20 +2,23 @@
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from apt_engine.errors import EngineError, RunError
+from apt_engine.errors import DiskError, EngineError, RunError
 from apt_engine.runs import library
 from apt_engine.runs.events import ExportReady
 from apt_engine.runs.run import Run
 from ui.serving.allowed import CACHED_FILES, FILE_ROUTE, OWN_FILES, find_file
-from ui.serving.tenants import Places
+from ui.serving.tenants import Place, Places
 
 LARGEST_PHOTO = 100_000_000
 PHOTOS_AT_ONCE = 60
@@ -103,29 +106,47 @@ def _take_photos(places: Places) -> Handler:
 
 def _export(places: Places) -> Handler:
     async def export(request: Request) -> Response:
-        """A LoRA file of a run, or a zip made now."""
+        """A LoRA file of a run, or a zip made now. Other requests are answered meanwhile."""
         run_id, kind = request.path_params["run_id"], request.path_params["kind"]
         try:
-            path = _file_of(places, request, run_id, kind)
+            return await run_in_threadpool(_answer, places, request.headers, run_id, kind)
         except EngineError as error:
-            return _refusal(str(error), 404)
-        return FileResponse(path, filename=path.name)
+            return _refusal(str(error), 507 if isinstance(error, DiskError) else 404)
 
     return export
 
 
-def _file_of(places: Places, request: Request, run_id: str, kind: str) -> Path:
+class FileForOnce(FileResponse):
+    """A file in a folder of its own, made for one request: both are deleted when it was sent, or could not be."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # a background task would not run for a visitor who has left
+            shutil.rmtree(Path(self.path).parent, ignore_errors=True)
+
+
+def _answer(places: Places, headers: Mapping[str, str], run_id: str, kind: str) -> FileResponse:
     if kind not in EXPORTS:
         raise RunError(f"A run cannot be exported as {kind}; choose one of {', '.join(EXPORTS)}.")
-    place = places.of(request.headers)
+    place = places.of(headers)
     run = place.store.open(run_id)
     if kind.startswith("zip"):
-        path = place.uploads_dir / "packed" / f"{run.id}.zip"
-        return library.pack(run, path, with_photos=kind == "zip-with-photos")
+        return _packed(place, run, with_photos=kind == "zip-with-photos")
     path = exported(run).get(kind)
     if path is None or not path.is_file():
         raise RunError(f"Run {run.id} has no {kind} file yet; let it finish, or stop it.")
-    return path
+    return FileResponse(path, filename=path.name)
+
+
+def _packed(place: Place, run: Run, *, with_photos: bool) -> FileForOnce:
+    folder = place.uploads_dir / f"packed-{secrets.token_hex(12)}"
+    try:
+        path = library.pack(run, folder / f"{run.id}.zip", with_photos=with_photos)
+    except EngineError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return FileForOnce(path, filename=path.name)
 
 
 def _refusal(sentence: str, status: int) -> Response:
