@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import psutil
 
 from apt_engine.runs.events import RunStarted, StepFinished
 from apt_engine.runs.run import Run
 from apt_engine.settings.training import TrainingConfig
-from ui.context import open_context
+from ui.context import Values, open_context
 from ui.serving.tenants import OnePlace
 from ui.tabs import watch
 
@@ -88,21 +89,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         context, run = make_run(Path(folder), STEPS)
         opened, refreshed = [], []
-        shown: list[Any] = []
+        with gr.Blocks(analytics_enabled=False):
+            view = watch.build()
+        shown: Values = {}
         for _ in range(options.rounds):
             started = time.perf_counter()
-            shown = watch.open_run(context, run.id)
+            shown = watch.open_run(view, context, run.id)
             opened.append(time.perf_counter() - started)
-        watched = shown[0]
+        watched = shown[view.watched]
         for number in range(options.rounds):
             run.append(
                 StepFinished(step=STEPS + number + 1, loss=0.1, gradient_norm=1, learning_rate=1e-4, seconds=0.2)
             )
             started = time.perf_counter()
-            shown = list(watch.refresh(context, watched))
+            shown = watch.refresh(view, context, {view.watched: watched})
             refreshed.append(time.perf_counter() - started)
-            watched = shown[0]
-        sent = sum(len(json.dumps(value)) for value in shown[1:] if isinstance(value, str | dict))
+            watched = shown[view.watched]
+        sent = sum(len(json.dumps(value)) for value in shown.values() if isinstance(value, str | dict))
     _tell("first reading of 10,000 steps", opened)
     _tell("refresh with one new event", refreshed)
     print(f"a refresh sends {sent / 1000:.0f} kB before compression")

@@ -5,8 +5,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
 from apt_engine.jobs.queue import Seat
@@ -17,6 +19,7 @@ from ui.serving.tenants import Places
 
 ASSETS_DIR = Path(__file__).resolve().parent.parent / "assets"
 SECONDS_SHOWN = 12
+Values = dict[Block, Any]  # by component: what an event hands to a handler, and what a handler changes on the page
 
 
 @dataclass(frozen=True)

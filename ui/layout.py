@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 
 from apt_engine.jobs.queue import told
 from apt_engine.jobs.worker import WorkerStatus
-from ui.context import AppContext
+from ui.context import AppContext, Values
 from ui.scripted import scripted
 from ui.serving.guard import Guard, guard_comes_first
 from ui.serving.routes import routes
@@ -42,7 +42,7 @@ def build_app(context: AppContext) -> gr.Blocks:
         pulse = scripted("pulse", "", elem_id="pulse")
 
         shown_run = [tabs, *watch_view.outputs]
-        opened = partial(open_run, context)
+        opened = partial(open_run, tabs, watch_view, context)
         train.connect(train_view, context, opened, shown_run)
         watch.connect(watch_view, context, pulse)
         generate.connect(generate_view, context)
@@ -51,8 +51,11 @@ def build_app(context: AppContext) -> gr.Blocks:
             context,
             {
                 "select": (opened, shown_run),
-                "play": (partial(generate_with, context), [tabs, generate_view.settings["run"]]),
-                "copy": (partial(train_again, context, train_view), [tabs, *train.form_outputs(train_view)]),
+                "play": (
+                    partial(generate_with, tabs, generate_view, context),
+                    [tabs, generate_view.settings["run"]],
+                ),
+                "copy": (partial(train_again, tabs, train_view, context), [tabs, *train.form_outputs(train_view)]),
             },
         )
 
@@ -74,7 +77,7 @@ def build_app(context: AppContext) -> gr.Blocks:
             [generate_view.settings["run"], generate_view.history],
             show_progress="hidden",
         )
-        runs_tab.select(partial(runs.rows, context), None, runs_view.table, show_progress="hidden")
+        runs_tab.select(partial(runs.refresh, runs_view, context), None, runs_view.table, show_progress="hidden")
     page._queue.sleep_when_free = QUEUE_LOOKS_EVERY  # noqa: SLF001 (there is no other way)
     return page
 
@@ -89,7 +92,7 @@ def _find_again(
     """What was typed, and the run that was watched, are there again after a reload."""
     typed = gr.BrowserState([], storage_key="apt-studio-form", secret="local")
     fields = train.remembered(train_view) + generate.remembered_fields(generate_view)
-    page.load(partial(watch.attach, context), None, watch_view.outputs, show_progress="hidden")
+    page.load(partial(watch.attach, watch_view, context), None, watch_view.outputs, show_progress="hidden")
     page.load(
         partial(restore, context, train_view, generate_view),
         typed,
@@ -100,19 +103,20 @@ def _find_again(
     gr.on([field.change for field in fields], None, fields, typed, js="(...values) => [values]")  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def open_run(context: AppContext, run_id: str) -> list[Any]:
+def open_run(tabs: gr.Tabs, view: watch.WatchView, context: AppContext, run_id: str) -> Values:
     """Show a run on the Watch tab and go there."""
-    return [gr.Tabs(selected="watch"), *watch.open_run(context, run_id)]
+    return {tabs: gr.Tabs(selected="watch"), **watch.open_run(view, context, run_id)}
 
 
-def generate_with(context: AppContext, run_id: str) -> list[Any]:
+def generate_with(tabs: gr.Tabs, view: generate.GenerateView, context: AppContext, run_id: str) -> Values:
     """Go to the Generate tab with a run chosen."""
-    return [gr.Tabs(selected="generate"), generate.offer_runs(context, run_id, run_id)]
+    return {tabs: gr.Tabs(selected="generate"), view.settings["run"]: generate.offer_runs(context, run_id, run_id)}
 
 
-def train_again(context: AppContext, view: train.TrainView, run_id: str) -> list[Any]:
+def train_again(tabs: gr.Tabs, view: train.TrainView, context: AppContext, run_id: str) -> Values:
     """Go to the Train tab with a run's photos and settings in the form."""
-    return [gr.Tabs(selected="train"), *train.fill_in(view, context, context.store.open(run_id))]
+    filled = zip(train.form_outputs(view), train.fill_in(view, context, context.store.open(run_id)), strict=True)
+    return {tabs: gr.Tabs(selected="train"), **dict(filled)}
 
 
 def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) -> list[Any]:

@@ -20,10 +20,12 @@ from apt_engine.jobs.worker import ROOT
 SERVE_AND_LIST = """
 import app, sys, urllib.request
 from pathlib import Path
+import gradio as gr
 from apt_engine.settings.training import TrainingConfig
 from ui.context import open_context
-from ui.layout import build_app, launch_options, open_run
+from ui.layout import build_app, launch_options
 from ui.serving.tenants import OnePlace
+from ui.tabs import watch
 
 data_dir = Path(sys.argv[1])
 context = open_context(OnePlace(data_dir))
@@ -31,7 +33,9 @@ run = context.store.create(TrainingConfig(subject="car"), lambda folder: None)
 page = build_app(context)
 _, address, _ = page.launch(server_name="127.0.0.1", **launch_options(context, data_dir, None))
 print(urllib.request.urlopen(address).status)
-open_run(context, run.id)
+with gr.Blocks(analytics_enabled=False):
+    view = watch.build()
+watch.open_run(view, context, run.id)
 for name in ("gradio", "PIL", "torch", "diffusers", "transformers", "peft", "accelerate"):
     if name in sys.modules:
         print(name)

@@ -1,8 +1,6 @@
 """What the page's buttons do, without a browser: real run folders, and an engine that has not been woken."""
 
-import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from apt_engine.runs.events import (
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from tests.pages import begun, engine, new_run, step
-from ui.context import AppContext, plain_errors
+from ui.context import AppContext, Values, plain_errors
 from ui.layout import build_app, restore, tell_status
 from ui.photo_tiles import tiles_of
 from ui.tabs import generate, runs, train, watch
@@ -38,89 +36,100 @@ def test_an_engines_error_is_shown_as_its_sentence(context: AppContext) -> None:
     assert caught.value.print_exception is False
 
 
-def named(values: Sequence[Any]) -> dict[str, Any]:
-    """What the Watch tab's handlers return, by component."""
-    names = [field.name for field in dataclasses.fields(watch.WatchView)][: watch.COUNT]
-    return dict(zip(names, values, strict=True))
+@pytest.fixture
+def watch_view() -> watch.WatchView:
+    with gr.Blocks(analytics_enabled=False):
+        return watch.build()
 
 
-def test_watching_reads_on_where_it_was(context: AppContext) -> None:
+@pytest.fixture
+def runs_view(context: AppContext) -> runs.RunsView:
+    with gr.Blocks(analytics_enabled=False):
+        return runs.build(context)
+
+
+def test_watching_reads_on_where_it_was(context: AppContext, watch_view: watch.WatchView) -> None:
     run = begun(new_run(context), steps=2)
-    first = watch.open_run(context, run.id)
-    assert "interrupted at step 2 of 10" in first[1]
-    nothing_new = watch.refresh(context, first[0])
-    assert all(value == gr.skip() for value in nothing_new)
+    first = watch.open_run(watch_view, context, run.id)
+    assert "interrupted at step 2 of 10" in first[watch_view.sentence]
+    assert watch.refresh(watch_view, context, first) == gr.skip()
     run.append(step(3))
     run.append(SampleReady(step=0, index=0, prompt="p", seed=0, path="samples/000000-0.png"))
-    later = watch.refresh(context, first[0])
-    assert later[0].story.step == 3
-    assert later[0].cursor > first[0].cursor
-    assert "samples/000000-0.png" in named(later)["samples"]["urls"]["0-0"]
+    later = watch.refresh(watch_view, context, first)
+    assert later[watch_view.watched].story.step == 3
+    assert later[watch_view.watched].cursor > first[watch_view.watched].cursor
+    assert "samples/000000-0.png" in later[watch_view.samples]["urls"]["0-0"]
 
 
 @pytest.mark.parametrize(("stage", "is_known"), [("sampling", True), ("exporting", False)])
-def test_the_bar_stays_where_it_is_while_samples_are_drawn(context: AppContext, stage: str, is_known: bool) -> None:
+def test_the_bar_stays_where_it_is_while_samples_are_drawn(
+    context: AppContext, stage: str, is_known: bool, watch_view: watch.WatchView
+) -> None:
     run = begun(new_run(context), steps=5)
     run.append(StageChanged(stage=stage, message="At it."))
     engine(context)._status = WorkerStatus("training", run.id)
-    shown = named(watch.open_run(context, run.id))
-    assert "At it." in shown["sentence"]
-    assert ('aria-valuenow="50"' in shown["progress"]) is is_known
+    shown = watch.open_run(watch_view, context, run.id)
+    assert "At it." in shown[watch_view.sentence]
+    assert ('aria-valuenow="50"' in shown[watch_view.progress]) is is_known
 
 
-def test_a_failed_run_says_why_and_offers_to_resume(context: AppContext) -> None:
+def test_a_failed_run_says_why_and_offers_to_resume(context: AppContext, watch_view: watch.WatchView) -> None:
     run = begun(new_run(context), steps=2)
     run.append(RunFailed(message="The engine was killed."))
-    shown = named(watch.open_run(context, run.id))
-    assert "The engine was killed." in shown["sentence"]
-    assert [shown[name].visible for name in ("stop", "resume", "more")] == [False, True, False]
+    shown = watch.open_run(watch_view, context, run.id)
+    assert "The engine was killed." in shown[watch_view.sentence]
+    assert [shown[part].visible for part in (watch_view.stop, watch_view.resume, watch_view.more)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_finished_run_goes_on_for_as_many_steps_as_wished(
-    context: AppContext, monkeypatch: pytest.MonkeyPatch
+    context: AppContext, monkeypatch: pytest.MonkeyPatch, watch_view: watch.WatchView
 ) -> None:
     run = begun(new_run(context), steps=10)
     run.append(RunFinished(step=10, reason="Done.", is_complete=True, seconds=1, peak_memory_bytes=1))
-    first = watch.open_run(context, run.id)
-    assert named(first)["more"].visible is True
+    first = watch.open_run(watch_view, context, run.id)
+    assert first[watch_view.more].visible is True
     started: list[tuple[str, bool]] = []
     monkeypatch.setattr(
         context.worker, "start_training", lambda run_id, *, resume=False: started.append((run_id, resume))
     )
-    watch.go_on(context, first[0], 25.0)
+    watch.go_on(watch_view, context, {**first, watch_view.more_steps: 25.0})
     assert run.config.steps == 35
     assert started == [(run.id, True)]
 
 
-def test_a_run_deleted_elsewhere_is_a_sentence_and_no_error(context: AppContext) -> None:
+def test_a_run_deleted_elsewhere_is_a_sentence_and_no_error(context: AppContext, watch_view: watch.WatchView) -> None:
     run = begun(new_run(context), steps=2)
-    first = watch.open_run(context, run.id)
+    first = watch.open_run(watch_view, context, run.id)
     library.discard(context.store, run)
-    later = watch.refresh(context, first[0])
-    assert "There is no run" in later[1]
-    assert all(value == gr.skip() for value in watch.refresh(context, later[0]))
+    later = watch.refresh(watch_view, context, first)
+    assert "There is no run" in later[watch_view.sentence]
+    assert watch.refresh(watch_view, context, later) == gr.skip()
 
 
-def test_lora_files_can_be_downloaded_once_they_are_there(context: AppContext) -> None:
+def test_lora_files_can_be_downloaded_once_they_are_there(context: AppContext, watch_view: watch.WatchView) -> None:
     run = begun(new_run(context), steps=10)
-    assert named(watch.open_run(context, run.id))["files"] == ""
+    assert watch.open_run(watch_view, context, run.id)[watch_view.files] == ""
     run.append(ExportReady(step=10, layout="kohya", path="exports/zwx.safetensors", keys=8, difference=0.0))
-    links = named(watch.open_run(context, run.id))["files"]
+    links = watch.open_run(watch_view, context, run.id)[watch_view.files]
     assert f'href="export/{run.id}/kohya"' in links
     assert "diffusers" not in links
 
 
-def test_a_page_opened_anew_looks_at_the_newest_run(context: AppContext) -> None:
-    assert watch.attach(context)[0] == watch.Watch()
+def test_a_page_opened_anew_looks_at_the_newest_run(context: AppContext, watch_view: watch.WatchView) -> None:
+    assert watch.attach(watch_view, context)[watch_view.watched] == watch.Watch()
     run = new_run(context)
-    assert watch.attach(context)[0].run_id == run.id
+    assert watch.attach(watch_view, context)[watch_view.watched].run_id == run.id
 
 
-def test_a_run_that_is_gone_or_damaged_is_a_sentence(context: AppContext) -> None:
-    assert "There is no run r1" in watch.open_run(context, "r1")[1]
+def test_a_run_that_is_gone_or_damaged_is_a_sentence(context: AppContext, watch_view: watch.WatchView) -> None:
+    assert "There is no run r1" in watch.open_run(watch_view, context, "r1")[watch_view.sentence]
     run = new_run(context)
     (run.path / "config.json").write_text("{")
-    assert "cannot be read" in watch.open_run(context, run.id)[1]
+    assert "cannot be read" in watch.open_run(watch_view, context, run.id)[watch_view.sentence]
     assert "cannot be read" in runs.rows(context)["runs"][0]["state"]
     assert generate.runs_offered(context)[:-1] == []
 
@@ -133,18 +142,18 @@ def test_all_runs_are_listed_with_what_became_of_them(context: AppContext) -> No
     assert row["picture"].endswith("photos/01.png")
 
 
-def test_a_run_is_renamed_put_into_the_bin_and_taken_out(context: AppContext) -> None:
+def test_a_run_is_renamed_put_into_the_bin_and_taken_out(context: AppContext, runs_view: runs.RunsView) -> None:
     run = begun(new_run(context), steps=4)
-    assert runs.rename(context, run.id, "my bag")[0]["runs"][0]["title"] == "my bag"
+    assert runs.rename(runs_view, context, run.id, "my bag")[runs_view.table]["runs"][0]["title"] == "my bag"
     engine(context)._status = WorkerStatus("training", run.id)
     with pytest.raises(gr.Error, match="This run is training; stop it first"):
-        runs.discard(context, run.id)
+        runs.discard(runs_view, context, run.id)
     engine(context)._status = WorkerStatus()
-    table = runs.discard(context, run.id)[0]
+    table = runs.discard(runs_view, context, run.id)[runs_view.table]
     assert (table["runs"], [old["title"] for old in table["bin"]]) == ([], ["my bag"])
-    assert [row["id"] for row in runs.restore(context, run.id)[0]["runs"]] == [run.id]
+    assert [row["id"] for row in runs.restore(runs_view, context, run.id)[runs_view.table]["runs"]] == [run.id]
     with pytest.raises(gr.Error, match="not in the bin any more"):
-        runs.restore(context, run.id)
+        runs.restore(runs_view, context, run.id)
 
 
 def test_two_runs_are_compared_by_settings_and_samples(context: AppContext) -> None:
@@ -271,12 +280,14 @@ def test_what_was_typed_comes_back_with_the_photos_that_are_still_there(
         assert all(value == gr.skip() for value in restore(context, view, generate_view, nothing))
 
 
-def test_a_run_begun_elsewhere_comes_into_an_empty_view(context: AppContext) -> None:
-    assert all(value == gr.skip() for value in watch.refresh(context, watch.Watch()))
+def test_a_run_begun_elsewhere_comes_into_an_empty_view(context: AppContext, watch_view: watch.WatchView) -> None:
+    nothing: Values = {watch_view.watched: watch.Watch()}
+    assert watch.refresh(watch_view, context, nothing) == gr.skip()
     run = context.store.create(TrainingConfig(subject="car"), lambda folder: None)
     engine(context)._status = WorkerStatus("training", run.id)
-    assert watch.refresh(context, watch.Watch())[0].run_id == run.id
-    assert all(value == gr.skip() for value in watch.refresh(context, watch.Watch("deleted")))
+    assert watch.refresh(watch_view, context, nothing)[watch_view.watched].run_id == run.id
+    deleted: Values = {watch_view.watched: watch.Watch("deleted")}
+    assert watch.refresh(watch_view, context, deleted) == gr.skip()
 
 
 def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppContext) -> None:

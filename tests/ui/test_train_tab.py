@@ -34,7 +34,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_run(
     sentence: str,
 ) -> None:
     with pytest.raises(gr.Error, match=sentence):
-        train.start(view, context, lambda run_id: [], form(view, photos[:count], **settings))
+        train.start(view, context, lambda run_id: {}, form(view, photos[:count], **settings))
     assert context.store.list() == []
     assert engine(context).process_id is None
 
@@ -48,14 +48,14 @@ def test_an_engine_at_work_takes_no_second_run(
 ) -> None:
     engine(context)._status = status
     with pytest.raises(gr.Error, match=sentence):
-        train.start(view, context, lambda run_id: [], form(view, photos, subject="car"))
+        train.start(view, context, lambda run_id: {}, form(view, photos, subject="car"))
     assert context.store.list() == []
     assert engine(context).process_id is None
 
 
 def test_sixty_photos_are_refused(context: AppContext, view: train.TrainView, photos: list[Path]) -> None:
     with pytest.raises(gr.Error, match="60 photos are too many"):
-        train.start(view, context, lambda run_id: [], form(view, photos * 15, subject="car"))
+        train.start(view, context, lambda run_id: {}, form(view, photos * 15, subject="car"))
 
 
 def test_of_sixty_photos_the_first_are_shown_and_one_may_choose(
@@ -117,7 +117,7 @@ def test_a_file_that_was_not_brought_is_never_opened(
     assert tiles["photos"] == []
     assert all("is not among the files you brought" in problem for problem in tiles["problems"])
     with pytest.raises(gr.Error, match="There are no photos"):
-        train.start(view, context, lambda run_id: [], form(view, elsewhere, subject="car"))
+        train.start(view, context, lambda run_id: {}, form(view, elsewhere, subject="car"))
 
 
 def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
@@ -126,11 +126,11 @@ def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
     values = form(view, photos, subject="car")
     values[view.photos]["photos"][1]["caption"] = "a red thing"
     with pytest.raises(gr.Error, match="caption of photo 2.png does not mention the subject"):
-        train.start(view, context, lambda run_id: [], values)
+        train.start(view, context, lambda run_id: {}, values)
     assert context.store.list() == []
     values[view.photos]["photos"][1]["caption"] = "a red  {subject}"
     monkeypatch.setattr(context.worker, "start_training", lambda run_id: None)
-    train.start(view, context, lambda run_id: [], values)
+    train.start(view, context, lambda run_id: {}, values)
     assert context.store.list()[0].captions[:2] == ["a photo of a {subject}", "a red {subject}"]
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from apt_engine.errors import EngineError, RunError
 from apt_engine.runs import library
 from apt_engine.runs.events import SampleReady
 from apt_engine.runs.run import Run, summarize
-from ui.context import AppContext, plain_errors
+from ui.context import AppContext, Values, plain_errors
 from ui.plots import Series, file_url, line_plot, smoothed
 from ui.scripted import scripted
 from ui.serving.routes import exported
@@ -42,7 +43,7 @@ def build(context: AppContext) -> RunsView:
 def connect(
     view: RunsView,
     context: AppContext,
-    actions: dict[str, tuple[Callable[[str], list[Any]], Sequence[Any]]],
+    actions: dict[str, tuple[Callable[[str], Values], Sequence[Block]]],
 ) -> None:
     """Wire the tab.
 
@@ -50,11 +51,11 @@ def connect(
         view: its components.
         context: the engine and its runs.
         actions: what happens elsewhere: for an event of the table (select, play, copy) a function of the run's id, and
-            the components it returns values for.
+            the components it may change.
     """
 
-    def go(function: Callable[[str], list[Any]]) -> Callable[[gr.EventData], list[Any]]:
-        def handler(event: gr.EventData) -> list[Any]:  # Gradio finds no event data in a partial
+    def go(function: Callable[[str], Values]) -> Callable[[gr.EventData], Values]:
+        def handler(event: gr.EventData) -> Values:  # Gradio finds no event data in a partial
             with plain_errors():
                 return function(str(event.id))
 
@@ -62,21 +63,26 @@ def connect(
 
     for name, (function, outputs) in actions.items():
         getattr(view.table, name)(go(function), None, list(outputs), show_progress="hidden", api_visibility="private")
-    changes: dict[str, Callable[[gr.EventData], list[Any]]] = {
-        "edit": lambda event: rename(context, str(event.id), str(event.title)),
-        "delete": lambda event: discard(context, str(event.id)),
-        "undo": lambda event: restore(context, str(event.id)),
-        "clear": lambda event: empty_bin(context),
-        "apply": lambda event: [gr.skip(), compare(context, [str(run_id) for run_id in event.ids])],
+    changes: dict[str, Callable[[gr.EventData], Values]] = {
+        "edit": lambda event: rename(view, context, str(event.id), str(event.title)),
+        "delete": lambda event: discard(view, context, str(event.id)),
+        "undo": lambda event: restore(view, context, str(event.id)),
+        "clear": lambda event: empty_bin(view, context),
+        "apply": lambda event: {view.comparison: compare(context, [str(run_id) for run_id in event.ids])},
     }
     for name, change in changes.items():
 
-        def handler(event: gr.EventData, change: Any = change) -> list[Any]:
+        def handler(event: gr.EventData, change: Callable[[gr.EventData], Values] = change) -> Values:
             return change(event)
 
         getattr(view.table, name)(
             handler, None, [view.table, view.comparison], show_progress="hidden", api_visibility="private"
         )
+
+
+def refresh(view: RunsView, context: AppContext) -> Values:
+    """Show the runs as they are now."""
+    return {view.table: rows(context)}
 
 
 def rows(context: AppContext) -> dict[str, Any]:
@@ -87,35 +93,35 @@ def rows(context: AppContext) -> dict[str, Any]:
     }
 
 
-def rename(context: AppContext, run_id: str, title: str) -> list[Any]:
+def rename(view: RunsView, context: AppContext, run_id: str, title: str) -> Values:
     """Give a run a name."""
     with plain_errors():
         library.rename(context.store.open(run_id), title)
-    return [rows(context), gr.skip()]
+    return {view.table: rows(context)}
 
 
-def discard(context: AppContext, run_id: str) -> list[Any]:
+def discard(view: RunsView, context: AppContext, run_id: str) -> Values:
     """Move a run to the bin, unless the engine is at work on it."""
     with plain_errors():
         if context.worker.status.run_id == run_id:
             raise RunError("This run is training; stop it first.")
         library.discard(context.store, context.store.open(run_id))
-    return [rows(context), ""]
+    return {view.table: rows(context), view.comparison: ""}
 
 
-def restore(context: AppContext, run_id: str) -> list[Any]:
+def restore(view: RunsView, context: AppContext, run_id: str) -> Values:
     """Take a run out of the bin."""
     with plain_errors():
         library.restore(context.store, run_id)
-    return [rows(context), gr.skip()]
+    return {view.table: rows(context)}
 
 
-def empty_bin(context: AppContext) -> list[Any]:
+def empty_bin(view: RunsView, context: AppContext) -> Values:
     """Delete what is in the bin."""
     with plain_errors():
         count = library.empty_bin(context.store)
     gr.Info(f"{count} run{'' if count == 1 else 's'} deleted.")
-    return [rows(context), gr.skip()]
+    return {view.table: rows(context)}
 
 
 def compare(context: AppContext, run_ids: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 import psutil  # comes with accelerate
+from gradio.blocks import Block
 from gradio.components import Component
 
 from apt_engine.errors import BusyError, ConfigError
@@ -18,7 +19,7 @@ from apt_engine.jobs.estimate import estimate
 from apt_engine.runs.run import Run
 from apt_engine.settings.presets import POCKET_DIR, build_config
 from apt_engine.settings.training import TrainingConfig
-from ui.context import AppContext, Example, plain_errors
+from ui.context import AppContext, Example, Values, plain_errors
 from ui.form import build_input, build_settings, changed_by, to_component
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of
 from ui.plots import duration, size
@@ -89,14 +90,14 @@ def build(context: AppContext) -> TrainView:
     )
 
 
-def connect(view: TrainView, context: AppContext, started: Callable[[str], list[Any]], outputs: Sequence[Any]) -> None:
+def connect(view: TrainView, context: AppContext, started: Callable[[str], Values], outputs: Sequence[Block]) -> None:
     """Wire the tab.
 
     Args:
         view: its components.
         context: the engine and what the form offers.
         started: what to show elsewhere once a run has begun, by its id.
-        outputs: the components that `started` returns values for.
+        outputs: the components that `started` may change.
     """
     shown = [view.photos, view.notes, view.summary]
     form = {view.photos, *view.settings.values()}
@@ -122,8 +123,8 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], list[
 
 
 def start(
-    view: TrainView, context: AppContext, started: Callable[[str], list[Any]], values: dict[Component, Any]
-) -> list[Any]:
+    view: TrainView, context: AppContext, started: Callable[[str], Values], values: dict[Component, Any]
+) -> Values:
     """Begin a run with what the form says; a mistake is one sentence and the form stays."""
     with plain_errors():
         config = config_of(view, values)

@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
+from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
-from ui.context import AppContext, plain_errors
+from ui.context import AppContext, Values, plain_errors
 from ui.plots import (
     Series,
     duration,
@@ -47,7 +48,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class WatchView:
-    """The tab's components, in the order in which `_show` returns their values."""
+    """The tab's components."""
 
     watched: gr.State
     sentence: gr.HTML
@@ -66,13 +67,10 @@ class WatchView:
     go_on: gr.Button
 
     @property
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """All that changes when the run goes on."""
-        shown = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        return shown[: -len(("more_steps", "go_on"))]
-
-
-COUNT = len(dataclasses.fields(WatchView)) - 2
+        everything = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return [component for component in everything if component not in (self.more_steps, self.go_on)]
 
 
 def build() -> WatchView:
@@ -125,8 +123,8 @@ def build() -> WatchView:
 def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
     """Wire the tab to the page's pulse and its buttons."""
     pulse.tick(
-        partial(refresh, context),
-        view.watched,
+        partial(refresh, view, context),
+        {view.watched},
         view.outputs,
         queue=False,
         trigger_mode="always_last",
@@ -135,42 +133,43 @@ def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
     )
     view.stop.click(partial(stop, context), None, None, api_visibility="private")
     view.resume.click(
-        partial(resume, context), view.watched, view.outputs, show_progress="hidden", api_visibility="private"
+        partial(resume, view, context), {view.watched}, view.outputs, show_progress="hidden", api_visibility="private"
     )
     view.go_on.click(
-        partial(go_on, context),
-        [view.watched, view.more_steps],
+        partial(go_on, view, context),
+        {view.watched, view.more_steps},
         view.outputs,
         show_progress="hidden",
         api_visibility="private",
     )
 
 
-def attach(context: AppContext) -> list[Any]:
+def attach(view: WatchView, context: AppContext) -> Values:
     """What a page that was just opened looks at: the run that trains, or else the newest."""
     run_id = context.worker.status.run_id or next((run.id for run in context.store.list()), "")
-    return open_run(context, run_id)
+    return open_run(view, context, run_id)
 
 
-def open_run(context: AppContext, run_id: str) -> list[Any]:
+def open_run(view: WatchView, context: AppContext, run_id: str) -> Values:
     """Look at another run from its first event on; the sentence says it when that cannot be."""
     if not run_id:
-        return [Watch(), *[gr.skip()] * (COUNT - 1)]
+        return {view.watched: Watch()}
     try:
         run = context.store.open(run_id)
         story = Story.of(run.id, run.config, len(run.photo_paths))
     except EngineError as error:
-        return [Watch(run_id), f'<p class="sentence failed">{html.escape(str(error))}</p>', *[gr.skip()] * (COUNT - 2)]
-    return _read_on(context, Watch(run_id, story=story))
+        return _refuse(view, run_id, error)
+    return _read_on(view, context, Watch(run_id, story=story))
 
 
-def refresh(context: AppContext, watched: Watch) -> Sequence[Any]:
+def refresh(view: WatchView, context: AppContext, values: Values) -> Values:
     """Read what is new; nothing is sent to the page when nothing is."""
+    watched: Watch = values[view.watched]
     if watched.story:
-        return _read_on(context, watched)
+        return _read_on(view, context, watched)
     # Where nothing was in view yet, a run begun in another tab or browser comes into it; a deleted run's sentence stays.
     begun = context.worker.status.run_id
-    return open_run(context, begun) if begun and not watched.run_id else [gr.skip()] * COUNT
+    return open_run(view, context, begun) if begun and not watched.run_id else gr.skip()
 
 
 def stop(context: AppContext) -> None:
@@ -179,64 +178,66 @@ def stop(context: AppContext) -> None:
     gr.Info("Stopping after this step; what was learnt is kept.")
 
 
-def resume(context: AppContext, watched: Watch) -> Sequence[Any]:
+def resume(view: WatchView, context: AppContext, values: Values) -> Values:
     """Go on with the run in view."""
     with plain_errors():
-        context.worker.start_training(watched.run_id, resume=True)
-    return refresh(context, watched)
+        context.worker.start_training(values[view.watched].run_id, resume=True)
+    return refresh(view, context, values)
 
 
-def go_on(context: AppContext, watched: Watch, more_steps: float | None) -> Sequence[Any]:
+def go_on(view: WatchView, context: AppContext, values: Values) -> Values:
     """Train the finished run in view for more steps."""
+    watched: Watch = values[view.watched]
     with plain_errors():
         run = context.store.open(watched.run_id)
         assert watched.story
-        steps = watched.story.step + max(1, int(more_steps or 0))
+        steps = watched.story.step + max(1, int(values[view.more_steps] or 0))
         context.worker.refuse_if_busy()
         run.replace_config(run.config.replace(steps=steps))
         context.worker.start_training(run.id, resume=True)
-    return refresh(context, watched)
+    return refresh(view, context, values)
 
 
-def _read_on(context: AppContext, watched: Watch) -> list[Any]:
+def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
     story = watched.story
     assert story
     try:
         run = context.store.open(watched.run_id)
     except EngineError as error:  # it was deleted elsewhere
-        return [
-            Watch(watched.run_id),
-            f'<p class="sentence failed">{html.escape(str(error))}</p>',
-            *[gr.skip()] * (COUNT - 2),
-        ]
+        return _refuse(view, watched.run_id, error)
     events, cursor = run.events(watched.cursor)
     story.tell(events)
     state = story.state_under(context.worker.status)
     seen = f"{state} {story.ahead}"
     if not events and seen == watched.state:
-        return [gr.skip()] * COUNT
-    return [replace(watched, cursor=cursor, state=seen), *_show(run.path, story, state)]
+        return gr.skip()
+    return {view.watched: replace(watched, cursor=cursor, state=seen), **_show(view, run.path, story, state)}
 
 
-def _show(folder: Path, story: Story, state: str) -> list[Any]:
-    """Values of all components but the state, in the order of `WatchView.outputs`."""
+def _refuse(view: WatchView, run_id: str, error: EngineError) -> Values:
+    sentence = f'<p class="sentence failed">{html.escape(str(error))}</p>'
+    return {view.watched: Watch(run_id), view.sentence: sentence}
+
+
+def _show(view: WatchView, folder: Path, story: Story, state: str) -> Values:
+    """What the page shows of a run."""
     kind = "sentence failed" if state in ("failed", "interrupted") else "sentence"
     notices = "".join(f'<p class="note">{html.escape(notice)}</p>' for notice in story.notices)
     sentence = f'<p class="{kind}" role="status" data-run="{html.escape(story.run_id)}">'
-    return [
-        f"{sentence}{html.escape(story.sentence(state))}</p>{notices}",
-        _progress(story, state),
-        _indicator(story),
-        _loss(story),
-        _drift(story),
-        _samples(story, folder),
-        _views(story, folder),
-        _details(story),
-        gr.Button(visible=state in AT_WORK),
-        gr.Button(visible=state in RESUMABLE),
-        gr.Row(visible=state == "finished"),
-        _files(story),
-    ]
+    return {
+        view.sentence: f"{sentence}{html.escape(story.sentence(state))}</p>{notices}",
+        view.progress: _progress(story, state),
+        view.indicator: _indicator(story),
+        view.loss: _loss(story),
+        view.drift: _drift(story),
+        view.samples: _samples(story, folder),
+        view.views: _views(story, folder),
+        view.details: _details(story),
+        view.stop: gr.Button(visible=state in AT_WORK),
+        view.resume: gr.Button(visible=state in RESUMABLE),
+        view.more: gr.Row(visible=state == "finished"),
+        view.files: _files(story),
+    }
 
 
 def _card(elem_id: str, value: str) -> gr.HTML:
