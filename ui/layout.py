@@ -7,8 +7,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from apt_engine.jobs.queue import told
-from apt_engine.jobs.worker import WorkerStatus
+from apt_engine.jobs.engine import EngineStatus, describe_status
 from ui.context import AppContext, Values
 from ui.scripted import scripted
 from ui.serving.guard import Guard, guard_comes_first
@@ -127,11 +126,11 @@ def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) ->
 def status_line(context: AppContext) -> str:
     """Name of the app, and what the engine does."""
     status = context.worker.status
-    words = told(status)
+    words = describe_status(status)
     return f'<h1 class="brand">APT Studio <small>{words}</small></h1>'
 
 
-def tell_status(context: AppContext, known: WorkerStatus | None) -> list[Any]:
+def tell_status(context: AppContext, known: EngineStatus | None) -> list[Any]:
     """What the engine does, when that has changed since it was last `known`; Train waits and says why."""
     status = context.worker.status
     if status == known:

@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from apt_engine.jobs.worker import WorkerStatus
+from apt_engine.jobs.engine import EngineStatus
 from apt_engine.runs.events import (
     CheckpointSaved,
     DriftMeasured,
@@ -141,7 +141,7 @@ class Story:
         """The median of the last steps' durations; None before the first."""
         return statistics.median(self.recent_seconds) if self.recent_seconds else None
 
-    def state_under(self, status: WorkerStatus) -> str:
+    def state_under(self, status: EngineStatus) -> str:
         """The state given what the engine does: also waiting in line, waking, before a session's first event, and interrupted.
 
         Only the engine knows whether a run without an end is still worked on.

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.jobs.worker import SampleProgress, Worker, WorkerStatus
+from apt_engine.jobs.engine import EngineStatus, SampleProgress
+from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import SliceWorker
 from apt_engine.runs.run import RunStore, refuse_restart
 from apt_engine.settings.sampling import SampleRequest
@@ -106,13 +107,13 @@ class Seat:
         self._desk = desk
 
     @property
-    def status(self) -> WorkerStatus:
+    def status(self) -> EngineStatus:
         ticket, ahead = self._desk.of(self)
         if ticket is None:
-            return WorkerStatus(message=self.message)
+            return EngineStatus(message=self.message)
         if not ticket.called.is_set():
-            return WorkerStatus("waiting", ticket.run_id, ahead=ahead)
-        return WorkerStatus("training" if ticket.run_id else "sampling", ticket.run_id)
+            return EngineStatus("waiting", ticket.run_id, ahead=ahead)
+        return EngineStatus("training" if ticket.run_id else "sampling", ticket.run_id)
 
     def refuse_if_busy(self) -> None:
         """Raise if a job of this visitor waits or is under way.
@@ -182,10 +183,3 @@ class Seat:
             self._desk.worker.stop()
             time.sleep(SECONDS_BETWEEN_LOOKS)
         self._desk.leave(ticket)
-
-
-def told(status: WorkerStatus) -> str:
-    """What an engine does, in a word or two."""
-    if status.job == "waiting":
-        return f"in line, {status.ahead} before you" if status.ahead else "your turn comes next"
-    return {"idle": "ready", "training": "training", "sampling": "drawing"}[status.job]

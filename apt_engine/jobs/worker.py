@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import BusyError, EngineError
+from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.runs.events import RunFailed
 from apt_engine.runs.run import RunStore, refuse_restart
 from apt_engine.settings.sampling import SampleRequest
@@ -34,32 +35,6 @@ CHILD_ENVIRONMENT = {
 SECONDS_TO_QUIT = 5
 
 
-@dataclass(frozen=True)
-class WorkerStatus:
-    """`job` is idle, waiting, training or sampling; `message` the sentence of the last failure, empty when there was none.
-
-    `ahead` is how many jobs come first while this one waits.
-    """
-
-    job: str = "idle"
-    run_id: str = ""
-    message: str = ""
-    ahead: int = 0
-
-
-@dataclass(frozen=True)
-class SampleProgress:
-    """How far a sampling job is; `images` are the finished pictures, `fraction` (0 to 1) None where unknown.
-
-    `preview` is a small picture of what the next one seems to become; it is gone when the job ends.
-    """
-
-    message: str
-    fraction: float | None
-    images: tuple[Path, ...]
-    preview: Path | None = None
-
-
 class Worker:
     """Owner of the engine process. Safe to call from several threads.
 
@@ -72,12 +47,12 @@ class Worker:
         self._store = store
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._status = WorkerStatus()
+        self._status = EngineStatus()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         atexit.register(self.close)
 
     @property
-    def status(self) -> WorkerStatus:
+    def status(self) -> EngineStatus:
         return self._status
 
     @property
@@ -111,7 +86,7 @@ class Worker:
             if not resume:
                 refuse_restart(run)
             self._store = store
-            self._begin(WorkerStatus("training", run.id), {"job": "train", "run": run.id})
+            self._begin(EngineStatus("training", run.id), {"job": "train", "run": run.id})
 
     def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
         """Make pictures, telling how far they are; they are kept under `generated/` in the data directory.
@@ -127,7 +102,7 @@ class Worker:
             self._store = store
             self._answers = answers = queue.SimpleQueue()
             self._begin(
-                WorkerStatus("sampling"), {"job": "sample", "request": request.to_dict(), "folder": str(folder)}
+                EngineStatus("sampling"), {"job": "sample", "request": request.to_dict(), "folder": str(folder)}
             )
         return _follow(answers)
 
@@ -151,7 +126,7 @@ class Worker:
             process.kill()
             process.wait()
 
-    def _begin(self, status: WorkerStatus, job: dict[str, Any]) -> None:
+    def _begin(self, status: EngineStatus, job: dict[str, Any]) -> None:
         if self._process is None or self._process.poll() is not None:
             self._process = self._spawn()
         self._status = status
@@ -190,14 +165,14 @@ class Worker:
         for line in process.stdout:
             answer = json.loads(line)
             if answer["kind"] in ("done", "stopped", "failed"):
-                self._status = WorkerStatus(message=answer["message"] if answer["kind"] == "failed" else "")
+                self._status = EngineStatus(message=answer["message"] if answer["kind"] == "failed" else "")
             self._answers.put(answer)
         code = process.wait()
         if self._process is process and self._status.job != "idle":
             self._report_death(self._obituary(code))
 
     def _report_death(self, reason: str) -> None:
-        status, self._status = self._status, WorkerStatus(message=reason)
+        status, self._status = self._status, EngineStatus(message=reason)
         self._answers.put({"kind": "failed", "message": reason})
         if status.job == "training":
             try:

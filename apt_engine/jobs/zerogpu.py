@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.jobs.worker import SampleProgress, WorkerStatus
+from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.runs.events import RunFailed
 from apt_engine.runs.run import Run, RunStore, refuse_restart, summarize
 from apt_engine.settings.sampling import SampleRequest
@@ -75,12 +75,12 @@ class SliceWorker:
         self._home = store
         self._seconds = seconds
         self._train, self._draw = borrow(train_slice), borrow(draw_slice)
-        self._status = WorkerStatus()
+        self._status = EngineStatus()
         self._lock = threading.Lock()
         self._stopping: Path | None = None
 
     @property
-    def status(self) -> WorkerStatus:
+    def status(self) -> EngineStatus:
         return self._status
 
     def refuse_if_busy(self) -> None:
@@ -107,7 +107,7 @@ class SliceWorker:
                 refuse_restart(run)
             self._stopping = run.path / "stop"
             self._stopping.unlink(missing_ok=True)
-            self._status = WorkerStatus("training", run.id)
+            self._status = EngineStatus("training", run.id)
         threading.Thread(target=self._slices, args=(store, run.id), daemon=True).start()
 
     def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
@@ -121,7 +121,7 @@ class SliceWorker:
         folder = store.next_pictures_dir()
         with self._lock:
             self.refuse_if_busy()
-            self._status = WorkerStatus("sampling")
+            self._status = EngineStatus("sampling")
         return self._sampled(store, request, folder)
 
     def stop(self) -> None:
@@ -154,7 +154,7 @@ class SliceWorker:
                 break
         if self._stopping:
             self._stopping.unlink(missing_ok=True)
-        self._status = WorkerStatus(message=message)
+        self._status = EngineStatus(message=message)
 
     def _sampled(self, store: RunStore, request: SampleRequest, folder: Path) -> Iterator[SampleProgress]:
         try:
@@ -164,4 +164,4 @@ class SliceWorker:
                 raise EngineError(sentence)
             yield SampleProgress("Done", 1.0, tuple(Path(path) for path in paths))
         finally:
-            self._status = WorkerStatus()
+            self._status = EngineStatus()

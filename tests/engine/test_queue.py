@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from apt_engine.errors import BusyError
-from apt_engine.jobs.queue import Desk, Seat, told
-from apt_engine.jobs.worker import SampleProgress, Worker, WorkerStatus
+from apt_engine.jobs.engine import EngineStatus, SampleProgress, describe_status
+from apt_engine.jobs.queue import Desk, Seat
+from apt_engine.jobs.worker import Worker
 from apt_engine.runs.run import Run, RunStore
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
@@ -26,7 +27,7 @@ class Engine(Worker):
         assert store
         store.open(run_id)
         self.begun.append(run_id)
-        self._status = WorkerStatus("training", run_id)
+        self._status = EngineStatus("training", run_id)
 
     def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
         self.begun.append(request.prompt)
@@ -37,7 +38,7 @@ class Engine(Worker):
         self.finish()
 
     def finish(self) -> None:
-        self._status = WorkerStatus()
+        self._status = EngineStatus()
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_jobs_are_done_in_turn_and_each_visitor_sees_the_own_place(engine: Engin
         time.sleep(0.01)
     soon(lambda: seats[0].status.job == "training")
     assert [(seat.status.job, seat.status.ahead) for seat in seats] == [("training", 0), ("waiting", 1), ("waiting", 2)]
-    assert told(seats[2].status) == "in line, 2 before you"
+    assert describe_status(seats[2].status) == "in line, 2 before you"
     engine.finish()
     soon(lambda: seats[1].status.job == "training")
     assert [seat.status.job for seat in seats] == ["idle", "training", "waiting"]

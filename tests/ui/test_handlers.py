@@ -10,7 +10,7 @@ from gradio.components import Component
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from apt_engine.jobs.worker import WorkerStatus
+from apt_engine.jobs.engine import EngineStatus
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs import library
 from apt_engine.runs.events import (
@@ -67,7 +67,7 @@ def test_the_bar_stays_where_it_is_while_samples_are_drawn(
 ) -> None:
     run = begun(new_run(context), steps=5)
     run.append(StageChanged(stage=stage, message="At it."))
-    engine(context)._status = WorkerStatus("training", run.id)
+    engine(context)._status = EngineStatus("training", run.id)
     shown = watch.open_run(watch_view, context, run.id)
     assert "At it." in shown[watch_view.sentence]
     assert ('aria-valuenow="50"' in shown[watch_view.progress]) is is_known
@@ -145,10 +145,10 @@ def test_all_runs_are_listed_with_what_became_of_them(context: AppContext) -> No
 def test_a_run_is_renamed_put_into_the_bin_and_taken_out(context: AppContext, runs_view: runs.RunsView) -> None:
     run = begun(new_run(context), steps=4)
     assert runs.rename(runs_view, context, run.id, "my bag")[runs_view.table]["runs"][0]["title"] == "my bag"
-    engine(context)._status = WorkerStatus("training", run.id)
+    engine(context)._status = EngineStatus("training", run.id)
     with pytest.raises(gr.Error, match="This run is training; stop it first"):
         runs.discard(runs_view, context, run.id)
-    engine(context)._status = WorkerStatus()
+    engine(context)._status = EngineStatus()
     table = runs.discard(runs_view, context, run.id)[runs_view.table]
     assert (table["runs"], [old["title"] for old in table["bin"]]) == ([], ["my bag"])
     assert [row["id"] for row in runs.restore(runs_view, context, run.id)[runs_view.table]["runs"]] == [run.id]
@@ -284,7 +284,7 @@ def test_a_run_begun_elsewhere_comes_into_an_empty_view(context: AppContext, wat
     nothing: Values = {watch_view.watched: watch.Watch()}
     assert watch.refresh(watch_view, context, nothing) == gr.skip()
     run = context.store.create(TrainingConfig(subject="car"), lambda folder: None)
-    engine(context)._status = WorkerStatus("training", run.id)
+    engine(context)._status = EngineStatus("training", run.id)
     assert watch.refresh(watch_view, context, nothing)[watch_view.watched].run_id == run.id
     deleted: Values = {watch_view.watched: watch.Watch("deleted")}
     assert watch.refresh(watch_view, context, deleted) == gr.skip()
@@ -294,13 +294,13 @@ def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppC
     told, header, button = tell_status(context, None)
     assert ("ready" in header, button.interactive, button.value) == (True, True, "Train")
     assert all(value == gr.skip() for value in tell_status(context, told))
-    engine(context)._status = WorkerStatus("training", "r1")
+    engine(context)._status = EngineStatus("training", "r1")
     _, header, button = tell_status(context, told)
     assert ("training" in header, button.interactive, button.value) == (True, False, "Train: wait for the run")
 
 
 def test_a_place_in_line_stands_in_the_header(context: AppContext) -> None:
-    engine(context)._status = WorkerStatus("waiting", "r1", ahead=2)
+    engine(context)._status = EngineStatus("waiting", "r1", ahead=2)
     _, header, button = tell_status(context, None)
     assert "in line, 2 before you" in header
     assert (button.interactive, button.value) == (False, "Train: in line")

@@ -280,9 +280,9 @@ def test_what_nobody_came_back_to_is_deleted_but_not_under_a_job(
 
 
 def _status(is_busy: bool) -> Any:
-    from apt_engine.jobs.worker import WorkerStatus
+    from apt_engine.jobs.engine import EngineStatus
 
-    return WorkerStatus("training" if is_busy else "idle")
+    return EngineStatus("training" if is_busy else "idle")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apt_engine.jobs.worker import WorkerStatus
+from apt_engine.jobs.engine import EngineStatus
 from apt_engine.runs.events import (
     CheckpointSaved,
     DriftMeasured,
@@ -19,8 +19,8 @@ from apt_engine.runs.events import (
 from apt_engine.settings.training import TrainingConfig
 from ui.story import Story
 
-IDLE = WorkerStatus()
-AT_WORK = WorkerStatus("training", "r1")
+IDLE = EngineStatus()
+AT_WORK = EngineStatus("training", "r1")
 
 
 def story(*events: Event) -> Story:
@@ -55,7 +55,7 @@ FAILED = RunFailed(message="The disk is full; free some space.")
         ([started(), step(1), FAILED], AT_WORK, "waking", "Waking the engine for your backpack."),
     ],
 )
-def test_the_sentence_says_what_goes_on(events: list[Event], status: WorkerStatus, state: str, sentence: str) -> None:
+def test_the_sentence_says_what_goes_on(events: list[Event], status: EngineStatus, state: str, sentence: str) -> None:
     told = story(*events)
     assert told.state_under(status) == state
     assert told.sentence(state) == sentence
@@ -64,7 +64,7 @@ def test_the_sentence_says_what_goes_on(events: list[Event], status: WorkerStatu
 @pytest.mark.parametrize(("saved", "from_where"), [(2, "from step 2, the last one saved"), (0, "from the beginning")])
 def test_a_run_without_an_end_that_nobody_works_on_was_interrupted(saved: int, from_where: str) -> None:
     told = story(started(), step(1), step(2), *([CheckpointSaved(step=2, path="c")] if saved else []), step(3))
-    other_run = WorkerStatus("training", "r2")
+    other_run = EngineStatus("training", "r2")
     assert told.state_under(IDLE) == told.state_under(other_run) == "interrupted"
     assert told.sentence("interrupted") == f"Training was interrupted at step 3 of 10; Resume goes on {from_where}."
 
@@ -144,6 +144,6 @@ def test_what_is_measured_is_kept_and_forgotten_where_it_is_done_again() -> None
 
 def test_a_run_in_line_says_its_place() -> None:
     told = story()
-    state = told.state_under(WorkerStatus("waiting", "r1", ahead=2))
+    state = told.state_under(EngineStatus("waiting", "r1", ahead=2))
     assert (state, told.sentence(state)) == ("waiting", "Your backpack is in line: 2 before it.")
-    assert told.sentence(told.state_under(WorkerStatus("waiting", "r1"))) == "Your backpack comes next."
+    assert told.sentence(told.state_under(EngineStatus("waiting", "r1"))) == "Your backpack comes next."

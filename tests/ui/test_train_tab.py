@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from apt_engine.jobs.worker import WorkerStatus
+from apt_engine.jobs.engine import EngineStatus
 from tests.pages import engine, form
 from ui.context import AppContext, load_examples
 from ui.photo_tiles import read_tiles
@@ -41,10 +41,10 @@ def test_a_mistake_is_one_sentence_and_leaves_no_run(
 
 @pytest.mark.parametrize(
     ("status", "sentence"),
-    [(WorkerStatus("training", "r1"), "The engine is training r1"), (WorkerStatus("sampling"), "is drawing pictures")],
+    [(EngineStatus("training", "r1"), "The engine is training r1"), (EngineStatus("sampling"), "is drawing pictures")],
 )
 def test_an_engine_at_work_takes_no_second_run(
-    context: AppContext, view: train.TrainView, photos: list[Path], status: WorkerStatus, sentence: str
+    context: AppContext, view: train.TrainView, photos: list[Path], status: EngineStatus, sentence: str
 ) -> None:
     engine(context)._status = status
     with pytest.raises(gr.Error, match=sentence):
