@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
-from apt_engine.jobs.queue import Seat
+from apt_engine.jobs.queue import QueuedEngine
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.run import RunStore
 from apt_engine.settings.presets import Preset, load_presets
@@ -53,7 +53,7 @@ class AppContext:
         return self.places.here().store
 
     @property
-    def worker(self) -> Worker | Seat:
+    def worker(self) -> Worker | QueuedEngine:
         """The engine as that visitor sees it."""
         return self.places.here().worker
 

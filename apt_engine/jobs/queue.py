@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.jobs.worker import Worker
-from apt_engine.jobs.zerogpu import SliceWorker
+from apt_engine.jobs.zerogpu import ZeroGpuEngine
 from apt_engine.runs.run import RunStore, refuse_restart
 from apt_engine.settings.sampling import SampleRequest
 
@@ -16,104 +16,104 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass
-class Ticket:
+class Job:
     """One job in line: a run to train, or pictures when `run_id` is empty."""
 
-    seat: "Seat"
+    visitor: "QueuedEngine"
     run_id: str = ""
     resume: bool = False
-    called: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
 
 
-class Desk:
+class JobQueue:
     """Owns the engine and the line before it.
 
     Args:
-        worker: the engine; nobody else gives it jobs.
+        engine: the engine; nobody else gives it jobs.
     """
 
-    def __init__(self, worker: Worker | SliceWorker) -> None:
-        self.worker = worker
+    def __init__(self, engine: Worker | ZeroGpuEngine) -> None:
+        self.engine = engine
         self._lock = threading.RLock()
-        self._line: list[Ticket] = []
-        self._serving: Ticket | None = None
+        self._waiting: list[Job] = []
+        self._current: Job | None = None
         self._closed = threading.Event()
-        threading.Thread(target=self._serve, daemon=True).start()
+        threading.Thread(target=self._run, daemon=True).start()
 
     def close(self) -> None:
         """End the engine; nobody is called any more."""
         self._closed.set()
-        self.worker.close()
+        self.engine.close()
 
-    def queue(self, ticket: Ticket) -> None:
+    def add(self, job: Job) -> None:
         """Put a job at the end of the line.
 
         Raises:
             BusyError: its visitor has a job in line or in work.
         """
         with self._lock:
-            ticket.seat.refuse_if_busy()
-            self._line.append(ticket)
+            job.visitor.refuse_if_busy()
+            self._waiting.append(job)
 
-    def leave(self, ticket: Ticket) -> None:
+    def remove(self, job: Job) -> None:
         """Take a job out of the line, or tell that it is over."""
         with self._lock:
-            if ticket in self._line:
-                self._line.remove(ticket)
-            if self._serving is ticket:
-                self._serving = None
+            if job in self._waiting:
+                self._waiting.remove(job)
+            if self._current is job:
+                self._current = None
 
-    def of(self, seat: "Seat") -> tuple[Ticket | None, int]:
+    def find(self, visitor: "QueuedEngine") -> tuple[Job | None, int]:
         """The job of a visitor and how many come before it; 0 for the one in work, None for no job."""
         with self._lock:
-            if self._serving and self._serving.seat is seat:
-                return self._serving, 0
-            for place, ticket in enumerate(self._line):
-                if ticket.seat is seat:
-                    return ticket, place + (1 if self._serving else 0)
+            if self._current and self._current.visitor is visitor:
+                return self._current, 0
+            for place, job in enumerate(self._waiting):
+                if job.visitor is visitor:
+                    return job, place + (1 if self._current else 0)
             return None, 0
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while not self._closed.wait(SECONDS_BETWEEN_LOOKS):
             with self._lock:
                 self._notice_end()
-                if self._serving is None and self._line:
-                    self._call(self._line.pop(0))
+                if self._current is None and self._waiting:
+                    self._begin(self._waiting.pop(0))
 
     def _notice_end(self) -> None:
         """A training is over when the engine is idle; pictures are over when their visitor says so."""
-        ticket = self._serving
-        if ticket and ticket.run_id and self.worker.status.job == "idle":
-            ticket.seat.message = self.worker.status.message
-            self._serving = None
+        job = self._current
+        if job and job.run_id and self.engine.status.job == "idle":
+            job.visitor.message = self.engine.status.message
+            self._current = None
 
-    def _call(self, ticket: Ticket) -> None:
-        self._serving = ticket
-        if ticket.run_id:
+    def _begin(self, job: Job) -> None:
+        self._current = job
+        if job.run_id:
             try:
-                self.worker.start_training(ticket.run_id, resume=ticket.resume, store=ticket.seat.store)
+                self.engine.start_training(job.run_id, resume=job.resume, store=job.visitor.store)
             except EngineError as error:  # the run was deleted meanwhile
-                ticket.seat.message = str(error)
-                self._serving = None
-        ticket.called.set()
+                job.visitor.message = str(error)
+                self._current = None
+        job.begun.set()
 
 
-class Seat:
+class QueuedEngine:
     """The engine as one visitor sees it: what `worker.Worker` offers, with a line before it."""
 
-    def __init__(self, desk: Desk, store: RunStore) -> None:
+    def __init__(self, queue: JobQueue, store: RunStore) -> None:
         self.store = store
         self.message = ""
-        self._desk = desk
+        self._queue = queue
 
     @property
     def status(self) -> EngineStatus:
-        ticket, ahead = self._desk.of(self)
-        if ticket is None:
+        job, ahead = self._queue.find(self)
+        if job is None:
             return EngineStatus(message=self.message)
-        if not ticket.called.is_set():
-            return EngineStatus("waiting", ticket.run_id, ahead=ahead)
-        return EngineStatus("training" if ticket.run_id else "sampling", ticket.run_id)
+        if not job.begun.is_set():
+            return EngineStatus("waiting", job.run_id, ahead=ahead)
+        return EngineStatus("training" if job.run_id else "sampling", job.run_id)
 
     def refuse_if_busy(self) -> None:
         """Raise if a job of this visitor waits or is under way.
@@ -137,7 +137,7 @@ class Seat:
         if not resume:
             refuse_restart(run)
         self.message = ""
-        self._desk.queue(Ticket(self, run.id, resume))
+        self._queue.add(Job(self, run.id, resume))
 
     def sample(self, request: SampleRequest) -> Iterator[SampleProgress]:
         """Wait in line, then make pictures, telling how far they are.
@@ -146,40 +146,40 @@ class Seat:
             BusyError: this visitor has a job already.
             EngineError: the pictures cannot be made; says why.
         """
-        ticket = Ticket(self)
-        self._desk.queue(ticket)
-        return self._sample(ticket, request)
+        job = Job(self)
+        self._queue.add(job)
+        return self._sample(job, request)
 
     def stop(self) -> None:
         """Leave the line, or ask the job to stop after its step; returns at once."""
-        ticket, _ = self._desk.of(self)
-        if ticket is None:
+        job, _ = self._queue.find(self)
+        if job is None:
             return
-        if ticket.called.is_set():
-            self._desk.worker.stop()
+        if job.begun.is_set():
+            self._queue.engine.stop()
         else:
-            self._desk.leave(ticket)
-            ticket.called.set()
+            self._queue.remove(job)
+            job.begun.set()
 
     def close(self) -> None:
         """The engine belongs to the desk."""
 
-    def _sample(self, ticket: Ticket, request: SampleRequest) -> Iterator[SampleProgress]:
+    def _sample(self, job: Job, request: SampleRequest) -> Iterator[SampleProgress]:
         try:
-            while not ticket.called.wait(SECONDS_BETWEEN_LOOKS):
-                _, ahead = self._desk.of(self)
+            while not job.begun.wait(SECONDS_BETWEEN_LOOKS):
+                _, ahead = self._queue.find(self)
                 yield SampleProgress(f"In line, {ahead} before you" if ahead else "Your turn comes next", None, ())
-            if self._desk.of(self)[0] is ticket:
-                yield from self._desk.worker.sample(request, self.store)
+            if self._queue.find(self)[0] is job:
+                yield from self._queue.engine.sample(request, self.store)
             else:
                 yield SampleProgress("Stopped", None, ())
         finally:
-            self._finish(ticket)
+            self._finish(job)
 
-    def _finish(self, ticket: Ticket) -> None:
+    def _finish(self, job: Job) -> None:
         """Also when the page is gone: the pictures go on being drawn, and the next one waits for their end."""
         end = time.monotonic() + 60
-        while ticket.called.is_set() and self._desk.worker.status.job == "sampling" and time.monotonic() < end:
-            self._desk.worker.stop()
+        while job.begun.is_set() and self._queue.engine.status.job == "sampling" and time.monotonic() < end:
+            self._queue.engine.stop()
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        self._desk.leave(ticket)
+        self._queue.remove(job)

@@ -62,7 +62,7 @@ def _tell_failure(run: Run, message: str, detail: str = "") -> None:
         run.append(RunFailed(message=message, detail=detail))
 
 
-class SliceWorker:
+class ZeroGpuEngine:
     """What `worker.Worker` offers, over a GPU that is borrowed call by call.
 
     Args:

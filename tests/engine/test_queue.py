@@ -9,7 +9,7 @@ import pytest
 
 from apt_engine.errors import BusyError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress, describe_status
-from apt_engine.jobs.queue import Desk, Seat
+from apt_engine.jobs.queue import JobQueue, QueuedEngine
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.run import Run, RunStore
 from apt_engine.settings.sampling import SampleRequest
@@ -47,19 +47,19 @@ def engine(data_dir: Path) -> Engine:
 
 
 @pytest.fixture
-def desk(engine: Engine) -> Iterator[Desk]:
-    desk = Desk(engine)
-    yield desk
-    desk.close()
+def queue(engine: Engine) -> Iterator[JobQueue]:
+    queue = JobQueue(engine)
+    yield queue
+    queue.close()
 
 
 @pytest.fixture
-def seats(desk: Desk, data_dir: Path) -> list[Seat]:
-    return [Seat(desk, RunStore(data_dir / name)) for name in ("ada", "bob", "eve")]
+def visitors(queue: JobQueue, data_dir: Path) -> list[QueuedEngine]:
+    return [QueuedEngine(queue, RunStore(data_dir / name)) for name in ("ada", "bob", "eve")]
 
 
-def new_run(seat: Seat) -> Run:
-    return seat.store.create(TrainingConfig(subject="car"), lambda folder: None)
+def new_run(visitor: QueuedEngine) -> Run:
+    return visitor.store.create(TrainingConfig(subject="car"), lambda folder: None)
 
 
 def soon(is_true: Callable[[], bool]) -> None:
@@ -69,57 +69,63 @@ def soon(is_true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_jobs_are_done_in_turn_and_each_visitor_sees_the_own_place(engine: Engine, seats: list[Seat]) -> None:
-    runs = [new_run(seat) for seat in seats]
-    for seat, run in zip(seats, runs, strict=True):
-        seat.start_training(run.id)
+def test_jobs_are_done_in_turn_and_each_visitor_sees_the_own_place(
+    engine: Engine, visitors: list[QueuedEngine]
+) -> None:
+    runs = [new_run(visitor) for visitor in visitors]
+    for visitor, run in zip(visitors, runs, strict=True):
+        visitor.start_training(run.id)
         time.sleep(0.01)
-    soon(lambda: seats[0].status.job == "training")
-    assert [(seat.status.job, seat.status.ahead) for seat in seats] == [("training", 0), ("waiting", 1), ("waiting", 2)]
-    assert describe_status(seats[2].status) == "in line, 2 before you"
+    soon(lambda: visitors[0].status.job == "training")
+    assert [(visitor.status.job, visitor.status.ahead) for visitor in visitors] == [
+        ("training", 0),
+        ("waiting", 1),
+        ("waiting", 2),
+    ]
+    assert describe_status(visitors[2].status) == "in line, 2 before you"
     engine.finish()
-    soon(lambda: seats[1].status.job == "training")
-    assert [seat.status.job for seat in seats] == ["idle", "training", "waiting"]
+    soon(lambda: visitors[1].status.job == "training")
+    assert [visitor.status.job for visitor in visitors] == ["idle", "training", "waiting"]
     engine.finish()
     soon(lambda: engine.begun == [run.id for run in runs])
 
 
-def test_a_visitor_has_one_job_at_a_time(seats: list[Seat]) -> None:
-    seats[0].start_training(new_run(seats[0]).id)
+def test_a_visitor_has_one_job_at_a_time(visitors: list[QueuedEngine]) -> None:
+    visitors[0].start_training(new_run(visitors[0]).id)
     with pytest.raises(BusyError, match="Your last job is still"):
-        seats[0].start_training(new_run(seats[0]).id)
+        visitors[0].start_training(new_run(visitors[0]).id)
     with pytest.raises(BusyError, match="Your last job is still"):
-        seats[0].sample(SampleRequest(prompt="a cat", run=""))
+        visitors[0].sample(SampleRequest(prompt="a cat", run=""))
 
 
-def test_one_who_waits_can_leave_and_those_behind_move_up(engine: Engine, seats: list[Seat]) -> None:
-    for seat in seats:
-        seat.start_training(new_run(seat).id)
+def test_one_who_waits_can_leave_and_those_behind_move_up(engine: Engine, visitors: list[QueuedEngine]) -> None:
+    for visitor in visitors:
+        visitor.start_training(new_run(visitor).id)
         time.sleep(0.01)
-    soon(lambda: seats[0].status.job == "training")
-    seats[1].stop()
-    assert (seats[1].status.job, seats[2].status.ahead) == ("idle", 1)
+    soon(lambda: visitors[0].status.job == "training")
+    visitors[1].stop()
+    assert (visitors[1].status.job, visitors[2].status.ahead) == ("idle", 1)
     engine.finish()
-    soon(lambda: seats[2].status.job == "training")
+    soon(lambda: visitors[2].status.job == "training")
     assert len(engine.begun) == 2
 
 
-def test_stop_reaches_only_the_own_job(engine: Engine, seats: list[Seat]) -> None:
-    seats[0].start_training(new_run(seats[0]).id)
-    soon(lambda: seats[0].status.job == "training")
-    seats[1].stop()
-    assert seats[0].status.job == "training"
-    seats[0].stop()
-    soon(lambda: seats[0].status.job == "idle")
+def test_stop_reaches_only_the_own_job(engine: Engine, visitors: list[QueuedEngine]) -> None:
+    visitors[0].start_training(new_run(visitors[0]).id)
+    soon(lambda: visitors[0].status.job == "training")
+    visitors[1].stop()
+    assert visitors[0].status.job == "training"
+    visitors[0].stop()
+    soon(lambda: visitors[0].status.job == "idle")
 
 
-def test_pictures_wait_their_turn_and_say_so(engine: Engine, seats: list[Seat]) -> None:
-    seats[0].start_training(new_run(seats[0]).id)
-    soon(lambda: seats[0].status.job == "training")
+def test_pictures_wait_their_turn_and_say_so(engine: Engine, visitors: list[QueuedEngine]) -> None:
+    visitors[0].start_training(new_run(visitors[0]).id)
+    soon(lambda: visitors[0].status.job == "training")
     told_so_far: list[str] = []
 
     def draw() -> None:
-        told_so_far.extend(progress.message for progress in seats[1].sample(SampleRequest(prompt="a cat", run="")))
+        told_so_far.extend(progress.message for progress in visitors[1].sample(SampleRequest(prompt="a cat", run="")))
 
     thread = threading.Thread(target=draw)
     thread.start()
@@ -128,17 +134,17 @@ def test_pictures_wait_their_turn_and_say_so(engine: Engine, seats: list[Seat]) 
     engine.finish()
     thread.join(10)
     assert told_so_far[-2:] == ["Drawing", "Done"]
-    assert seats[1].status.job == "idle"
+    assert visitors[1].status.job == "idle"
 
 
-def test_a_run_that_is_gone_when_its_turn_comes_holds_nobody_up(engine: Engine, seats: list[Seat]) -> None:
-    first, second, third = (new_run(seat) for seat in seats)
-    seats[0].start_training(first.id)
-    soon(lambda: seats[0].status.job == "training")
-    seats[1].start_training(second.id)
+def test_a_run_that_is_gone_when_its_turn_comes_holds_nobody_up(engine: Engine, visitors: list[QueuedEngine]) -> None:
+    first, second, third = (new_run(visitor) for visitor in visitors)
+    visitors[0].start_training(first.id)
+    soon(lambda: visitors[0].status.job == "training")
+    visitors[1].start_training(second.id)
     time.sleep(0.01)
-    seats[2].start_training(third.id)
+    visitors[2].start_training(third.id)
     (second.path / "config.json").unlink()
     engine.finish()
-    soon(lambda: seats[2].status.job == "training")
-    assert "There is no run" in seats[1].message
+    soon(lambda: visitors[2].status.job == "training")
+    assert "There is no run" in visitors[1].message

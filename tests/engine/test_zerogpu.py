@@ -12,7 +12,7 @@ import pytest
 
 from apt_engine.errors import BusyError, DiskError, EngineError
 from apt_engine.jobs.worker import Worker
-from apt_engine.jobs.zerogpu import SliceWorker
+from apt_engine.jobs.zerogpu import ZeroGpuEngine
 from apt_engine.runs.events import Event, RunFinished, StepFinished
 from apt_engine.runs.run import Run, RunStore, summarize
 from apt_engine.settings.sampling import SampleRequest
@@ -54,7 +54,7 @@ def store(data_dir: Path) -> RunStore:
     return RunStore(data_dir)
 
 
-def finish(worker: SliceWorker) -> None:
+def finish(worker: ZeroGpuEngine) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while worker.status.job != "idle":
         assert time.monotonic() < end, "it never ended"
@@ -67,7 +67,7 @@ def steps_of(run: Run) -> list[int]:
 
 def test_slices_add_up_to_the_whole_run(store: RunStore, new_run: Callable[..., Run], tmp_path: Path) -> None:
     lender = Lender()
-    worker = SliceWorker(store, lender, seconds=0.0)  # a call is over before its first step is: one step a call
+    worker = ZeroGpuEngine(store, lender, seconds=0.0)  # a call is over before its first step is: one step a call
     run = new_run(steps=2)
     worker.start_training(run.id)
     with pytest.raises(BusyError, match="The engine is at work"):
@@ -85,7 +85,7 @@ def test_a_slice_that_was_cut_off_is_made_again_from_the_last_checkpoint(
     store: RunStore, new_run: Callable[..., Run]
 ) -> None:
     lender = Lender(cut_off={1: 0.5})
-    worker = SliceWorker(store, lender, seconds=60)
+    worker = ZeroGpuEngine(store, lender, seconds=60)
     run = new_run(steps=4)
     worker.start_training(run.id)
     finish(worker)
@@ -93,13 +93,13 @@ def test_a_slice_that_was_cut_off_is_made_again_from_the_last_checkpoint(
 
 
 def test_a_gpu_that_never_comes_is_a_sentence_and_the_run_resumes(store: RunStore, new_run: Callable[..., Run]) -> None:
-    worker = SliceWorker(store, Lender(cut_off=dict.fromkeys(range(1, 10), 0.01)), seconds=60)
+    worker = ZeroGpuEngine(store, Lender(cut_off=dict.fromkeys(range(1, 10), 0.01)), seconds=60)
     run = new_run(steps=4)
     worker.start_training(run.id)
     finish(worker)
     assert "The GPU was taken away 3 times in a row" in worker.status.message
     assert summarize(run).state == "failed"
-    again = SliceWorker(store, Lender(), seconds=60)
+    again = ZeroGpuEngine(store, Lender(), seconds=60)
     again.start_training(run.id, resume=True)
     finish(again)
     assert summarize(run).state == "finished"
@@ -109,7 +109,7 @@ def test_pictures_take_one_call_and_a_mistake_is_a_sentence(
     store: RunStore, new_run: Callable[..., Run], toy_base: Path
 ) -> None:
     lender = Lender()
-    worker = SliceWorker(store, lender)
+    worker = ZeroGpuEngine(store, lender)
     request = SampleRequest(prompt="a cat", run="", base=str(toy_base), count=2, steps=2, width=32, height=32)
     *_, last = worker.sample(request)
     assert [path.is_file() for path in last.images] == [True, True]
@@ -133,7 +133,7 @@ def test_zero_gpu_is_used_where_its_package_is(store: RunStore, monkeypatch: pyt
     spaces.__spec__ = ModuleType("spec")  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "spaces", spaces)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert isinstance(open_engine(store), SliceWorker)
+    assert isinstance(open_engine(store), ZeroGpuEngine)
     assert asked == [150]
 
 
@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_the_engine_free(
     def full(_run: Run, _event: Event) -> None:
         raise DiskError("Cannot write events.jsonl.")
 
-    run, worker = new_run(), SliceWorker(store, lend)
+    run, worker = new_run(), ZeroGpuEngine(store, lend)
     monkeypatch.setattr(Run, "append", full)
     worker.start_training(run.id)
     finish(worker)

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from apt_engine.jobs.queue import Desk
+from apt_engine.jobs.queue import JobQueue
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.run import RunStore
 from ui.serving.guard import Guard, guard_comes_first
@@ -93,7 +93,7 @@ def test_every_answer_says_what_a_browser_may_do_with_it(tmp_path: Path, path: s
 
 
 def test_a_space_may_stand_in_a_frame_of_the_hub_and_of_nobody_else(data_dir: Path) -> None:
-    places = VisitorPlaces(data_dir, Desk(Worker(RunStore(data_dir))))
+    places = VisitorPlaces(data_dir, JobQueue(Worker(RunStore(data_dir))))
     policy = client(data_dir, is_public=True, places=places).get("/").headers["content-security-policy"]
     assert policy.endswith("frame-ancestors https://huggingface.co https://*.hf.space")
     places.close()

@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from apt_engine.jobs.queue import Desk
+from apt_engine.jobs.queue import JobQueue
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs import library
 from apt_engine.runs.events import DriftMeasured, ExportReady
@@ -45,7 +45,7 @@ from ui.serving.tenants import (
 
 @pytest.fixture
 def places(data_dir: Path) -> Iterator[VisitorPlaces]:
-    places = VisitorPlaces(data_dir, Desk(Worker(RunStore(data_dir))))
+    places = VisitorPlaces(data_dir, JobQueue(Worker(RunStore(data_dir))))
     yield places
     places.close()
 

@@ -21,9 +21,9 @@ from gradio.context import LocalContext
 from starlette.requests import cookie_parser
 
 from apt_engine.errors import EngineError
-from apt_engine.jobs.queue import Desk, Seat
+from apt_engine.jobs.queue import JobQueue, QueuedEngine
 from apt_engine.jobs.worker import Worker
-from apt_engine.jobs.zerogpu import CALL_SECONDS, SliceWorker
+from apt_engine.jobs.zerogpu import CALL_SECONDS, ZeroGpuEngine
 from apt_engine.runs.run import Run, RunStore
 from apt_engine.settings.training import TrainingConfig
 
@@ -46,7 +46,7 @@ class Place:
     """One store of runs and the engine that works on them."""
 
     store: RunStore
-    worker: Worker | Seat
+    worker: Worker | QueuedEngine
 
     @property
     def uploads_dir(self) -> Path:
@@ -141,12 +141,12 @@ class VisitorPlaces:
 
     is_shared = True
 
-    def __init__(self, data_dir: Path, desk: Desk) -> None:
+    def __init__(self, data_dir: Path, desk: JobQueue) -> None:
         self._folder = data_dir / "visitors"
         self._desk = desk
         self._places: dict[str, Place] = {}
         blank = NoStore(data_dir / "nobody")
-        self._nobodys = Place(blank, Seat(desk, blank))
+        self._nobodys = Place(blank, QueuedEngine(desk, blank))
         self._lock = threading.Lock()
         self._closed = threading.Event()
         threading.Thread(target=self._sweep_for_ever, daemon=True).start()
@@ -164,7 +164,7 @@ class VisitorPlaces:
         with self._lock:
             if name not in self._places:
                 store = RunStore(self._folder / name)
-                self._places[name] = Place(store, Seat(self._desk, store))
+                self._places[name] = Place(store, QueuedEngine(self._desk, store))
             place = self._places[name]
         if place.store.data_dir.exists():
             os.utime(place.store.data_dir)
@@ -200,17 +200,17 @@ def is_space() -> bool:
 def open_places(data_dir: Path) -> Places:
     """A place for each visitor on a Space, one place elsewhere. Starts no process."""
     if is_space():
-        return VisitorPlaces(data_dir, Desk(open_engine(RunStore(data_dir))))
+        return VisitorPlaces(data_dir, JobQueue(open_engine(RunStore(data_dir))))
     place = OnePlace(data_dir)
     place.forget_uploads()
     return place
 
 
-def open_engine(store: RunStore) -> Worker | SliceWorker:
+def open_engine(store: RunStore) -> Worker | ZeroGpuEngine:
     """The engine of a Space: a process that owns the device, or, on ZeroGPU, one that borrows it call by call."""
     if os.environ.get("SPACES_ZERO_GPU") and importlib.util.find_spec("spaces"):
         spaces: Any = importlib.import_module("spaces")
-        return SliceWorker(store, spaces.GPU(duration=CALL_SECONDS))
+        return ZeroGpuEngine(store, spaces.GPU(duration=CALL_SECONDS))
     return Worker(store)
 
 
