@@ -8,7 +8,7 @@ from PIL import Image
 
 from apt_engine.bases.registry import load_base
 from apt_engine.jobs.session import train
-from apt_engine.lora import adapter
+from apt_engine.lora import files
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs.run import Run, RunStore, summarize
 from apt_engine.sampling.sampler import Picture, Sampler
@@ -44,7 +44,7 @@ def draw(
     """Pictures of (prompt, seed), by a checkpoint or by the base."""
     base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
     if lora_path is not None:
-        adapter.load(base.denoiser, lora_path)
+        files.load(base.denoiser, lora_path)
     pictures = [
         Picture(prompt=config.fill(prompt), seed=seed, guidance_scale=guidance_scale, width=SIDE, height=SIDE)
         for prompt, seed in wanted

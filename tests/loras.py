@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from apt_engine.lora import adapter, kohya
+from apt_engine.lora import adapter, files, kohya
 from tests.toy import TOKEN_WIDTH, toy_pipeline
 
 ABOUT = kohya.ExportInfo(
@@ -36,10 +36,10 @@ Write = Callable[[nn.Module, Path], None]
 
 
 def write_kohya(denoiser: nn.Module, path: Path) -> None:
-    adapter.export_kohya(denoiser, path, ABOUT)
+    files.export_kohya(denoiser, path, ABOUT)
 
 
-LAYOUTS: list[Write] = [adapter.save, adapter.export_diffusers, write_kohya]
+LAYOUTS: list[Write] = [files.save, files.export_diffusers, write_kohya]
 
 
 def trained(rank: int = 4, alpha: float = 8.0, kinds: tuple[str, ...] = ATTENTION) -> UNet2DConditionModel:

@@ -16,7 +16,7 @@ from apt_engine.bases import hub, schedulers
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import ConfigError, EngineError
-from apt_engine.lora import adapter
+from apt_engine.lora import adapter, files
 from apt_engine.runs.run import RunStore, write_atomically
 from apt_engine.settings.presets import build_config, load_presets
 from apt_engine.settings.sampling import SampleRequest
@@ -238,7 +238,7 @@ class Studio:
         denoiser = self._sampler.base.denoiser
         adapter.detach(denoiser)
         if lora_path:
-            adapter.load(denoiser, lora_path)
+            files.load(denoiser, lora_path)
             adapter.set_strength(denoiser, strength)
 
 

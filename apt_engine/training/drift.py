@@ -9,9 +9,9 @@ from torch import Tensor
 
 from apt_engine import random
 from apt_engine.bases.base import BaseModel
+from apt_engine.lora.adapter import reference_pass
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
-from apt_engine.training.watch import reference_pass
 
 LEVELS = 5  # noise levels, evenly spaced
 

@@ -11,7 +11,7 @@ from PIL import Image
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import LoraError
-from apt_engine.lora import adapter, kohya
+from apt_engine.lora import files, kohya
 from apt_engine.runs.events import ExportReady
 from apt_engine.runs.run import Checkpoint, Run
 from apt_engine.sampling.sampler import Picture, Sampler
@@ -36,7 +36,7 @@ def export_and_verify(run: Run, base: BaseModel, step: int, folder: Path | None 
     expected = _check_picture(base, config)
     for layout, path in _write(base, config, step, folder):
         fresh = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
-        keys = adapter.load_exported(fresh.denoiser, path)
+        keys = files.load_exported(fresh.denoiser, path)
         difference = numpy.abs(_check_picture(fresh, config) - expected)
         if difference.mean() > MEAN_TOLERANCE:
             raise LoraError(
@@ -55,7 +55,7 @@ def export_checkpoint(run: Run, checkpoint: Checkpoint, folder: Path | None = No
     """
     config = run.config
     base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
-    adapter.load(base.denoiser, checkpoint.lora_path)
+    files.load(base.denoiser, checkpoint.lora_path)
     yield from export_and_verify(run, base, checkpoint.step, folder)
 
 
@@ -69,8 +69,8 @@ def _write(base: BaseModel, config: TrainingConfig, step: int, folder: Path) -> 
         trigger_phrase=config.phrase,
     )
     other_programs, diffusers = folder / f"{name}.safetensors", folder / f"{name}-diffusers.safetensors"
-    adapter.export_kohya(base.denoiser, other_programs, about)
-    adapter.export_diffusers(base.denoiser, diffusers)
+    files.export_kohya(base.denoiser, other_programs, about)
+    files.export_diffusers(base.denoiser, diffusers)
     return [("kohya", other_programs), ("diffusers", diffusers)]
 
 

@@ -15,12 +15,13 @@ from apt_engine.apt.augment import augmentation_probability
 from apt_engine.apt.indicator import OverfittingIndicator, step_sums
 from apt_engine.apt.losses import loss_weight, masked_mean, min_snr_weight
 from apt_engine.bases.base import BaseModel, PromptStates
+from apt_engine.lora.adapter import reference_pass
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.calibration import Lambdas
 from apt_engine.training.captions import Captions, class_caption
 from apt_engine.training.latents import LatentSource, View
 from apt_engine.training.processes import ALONE, Processes
-from apt_engine.training.watch import Probes, reference_pass
+from apt_engine.training.watch import Probes
 
 
 @dataclass(frozen=True)

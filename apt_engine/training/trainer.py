@@ -35,7 +35,7 @@ from torch import Tensor
 from apt_engine.bases import hub
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.errors import ConfigError, DiskError, EngineError, RunError
-from apt_engine.lora import adapter
+from apt_engine.lora import adapter, files
 from apt_engine.runs.events import (
     Calibrated,
     CheckpointSaved,
@@ -169,7 +169,7 @@ class Trainer:
     def _take_up(self) -> Iterator[Event]:
         """Where no step is left: the LoRA of the last one, and its drift if the session before died too soon to measure it."""
         assert self._checkpoint
-        adapter.load(self._base.denoiser, self._checkpoint.lora_path)
+        files.load(self._base.denoiser, self._checkpoint.lora_path)
         if not has_drift(self._run, self._step):
             yield from self._measure_drift()
 
@@ -377,7 +377,7 @@ class Trainer:
 
     def _save(self) -> CheckpointSaved:
         def write(folder: Path) -> None:
-            adapter.save(self._base.denoiser, folder / "lora.safetensors")
+            files.save(self._base.denoiser, folder / "lora.safetensors")
             training_state.write(
                 folder / "optimizer.safetensors",
                 self._parameters,
@@ -392,7 +392,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """LoRA, optimizer and the step's own state exactly as they were."""
-        adapter.load_weights(self._base.denoiser, checkpoint.lora_path)
+        files.load_weights(self._base.denoiser, checkpoint.lora_path)
         scaler = self._accelerator.scaler
         state = training_state.read(checkpoint.optimizer_path, self._parameters, self._optimizer, scaler)
         self._train_step.load_state_dict(state)

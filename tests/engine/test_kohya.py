@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from apt_engine.errors import LoraError
-from apt_engine.lora import adapter, kohya
+from apt_engine.lora import adapter, files, kohya
 from tests.loras import (
     ABOUT,
     ATTENTION,
@@ -88,10 +88,10 @@ def trained_xl(rank: int = 4, alpha: float = 8.0, kinds: tuple[str, ...] = ATTEN
 
 def write_xl(denoiser: nn.Module, path: Path) -> None:
     about = dataclasses.replace(ABOUT, base_model_version="sdxl_base_v1-0")
-    adapter.export_kohya(denoiser, path, about)
+    files.export_kohya(denoiser, path, about)
 
 
-@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_xl, 3), (adapter.export_diffusers, 2), (adapter.save, 2)])
+@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_xl, 3), (files.export_diffusers, 2), (files.save, 2)])
 @pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
 def test_xl_files_arrive_whole_also_in_a_stock_pipeline(
     path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, kinds: tuple[str, ...]
@@ -99,9 +99,9 @@ def test_xl_files_arrive_whole_also_in_a_stock_pipeline(
     unet, fresh, stock = trained_xl(rank, alpha, kinds), toy_xl_pipeline().unet, toy_xl_pipeline()
     write(unet, path)
     ours = adapter.trainable_parameters(unet)
-    assert adapter.load_exported(fresh, path) == keys_a_layer * len(ours) // 2 == len(load_file(path))
+    assert files.load_exported(fresh, path) == keys_a_layer * len(ours) // 2 == len(load_file(path))
     stock.load_lora_weights(path.parent, weight_name=path.name)
-    adapter.load(again := toy_xl_pipeline().unet, path)
+    files.load(again := toy_xl_pipeline().unet, path)
     for other in (fresh, again):
         theirs = adapter.trainable_parameters(other)
         assert theirs.keys() == ours.keys()
@@ -124,16 +124,16 @@ def test_xl_files_say_so_and_no_other_base_takes_them(path: Path) -> None:
     assert said["ss_v2"] == "False"
     assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     with pytest.raises(LoraError, match="another base model"):
-        adapter.load(toy_pipeline().unet, path)
+        files.load(toy_pipeline().unet, path)
     write_kohya(trained(), path)
     with pytest.raises(LoraError, match="another base model"):
-        adapter.load_exported(toy_xl_pipeline().unet, path)
+        files.load_exported(toy_xl_pipeline().unet, path)
 
 
 def test_a_base_that_other_programs_have_no_name_for_is_not_exported(path: Path) -> None:
     about = dataclasses.replace(ABOUT, base_model_version="sd_v9")
     with pytest.raises(LoraError, match=r"kind sd_v9 \(epsilon\) cannot be exported"):
-        adapter.export_kohya(trained(), path, about)
+        files.export_kohya(trained(), path, about)
     assert not path.exists()
 
 
@@ -198,7 +198,7 @@ def test_stable_diffusion_15_has_the_layers_other_programs_know() -> None:
 
 def names_written(unet: UNet2DConditionModel, kinds: tuple[str, ...]) -> set[str]:
     """The layers' names in kohya's layout; each has its three tensors."""
-    layers = adapter._layers(unet, kinds)
+    layers = adapter.layers_of(unet, kinds)
     keys = {key for layer in layers for key in kohya.keys(unet, layer)}
     names = {key.removeprefix(kohya.PREFIX).partition(".")[0] for key in keys}
     assert len(keys) == 3 * len(names) == 3 * len(layers)

@@ -13,10 +13,10 @@ from apt_engine.apt.augment import Warp
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.lora import adapter
+from apt_engine.lora.adapter import reference_pass
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View, encode_view
 from apt_engine.training.step import AdaptiveStep, StepResult
-from apt_engine.training.watch import reference_pass
 from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 
 OFF: dict[str, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}

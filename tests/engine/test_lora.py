@@ -10,7 +10,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from apt_engine.errors import LoraError
-from apt_engine.lora import adapter
+from apt_engine.lora import adapter, files
 from tests.loras import (
     ATTENTION,
     EFFECT,
@@ -71,13 +71,13 @@ def test_names_are_those_of_peft() -> None:
     )
 
 
-@pytest.mark.parametrize("load", [adapter.load, adapter.load_exported])
+@pytest.mark.parametrize("load", [files.load, files.load_exported])
 def test_the_lora_is_fp32_on_a_half_precision_base(path: Path, load: Callable[[nn.Module, Path], object]) -> None:
     half = toy_pipeline().unet.to(torch.bfloat16)
     adapter.attach(half, 4, 8.0, ATTENTION, seed=0)
     assert {value.dtype for value in adapter.trainable_parameters(half).values()} == {torch.float32}
     unet = trained()
-    adapter.save(unet, path)
+    files.save(unet, path)
     load(half, path)
     assert half.conv_in.weight.dtype == torch.bfloat16
     for name, value in adapter.trainable_parameters(half).items():
@@ -112,7 +112,7 @@ def test_strength_scales_the_effect_and_never_the_file(path: Path) -> None:
     adapter.set_strength(unet, 0)
     assert difference(unet, bare) == 0
     adapter.set_strength(unet, 2)
-    adapter.save(unet, path)
+    files.save(unet, path)
     write_kohya(unet, path.with_stem("kohya"))
     doubled, twice = predict(unet), trained(alpha=16.0)
     torch.testing.assert_close(doubled, predict(twice))
@@ -121,7 +121,7 @@ def test_strength_scales_the_effect_and_never_the_file(path: Path) -> None:
     assert torch.equal(predict(unet), full)
     for file in (path, path.with_stem("kohya")):
         fresh = toy_pipeline().unet
-        adapter.load(fresh, file)
+        files.load(fresh, file)
         assert difference(fresh, unet) < HALF_TOLERANCE
 
 
@@ -133,22 +133,22 @@ def test_detaching_gives_the_bare_model_back(path: Path) -> None:
     assert difference(unet, bare) == 0
     assert adapter.trainable_parameters(unet) == {}
     adapter.attach(unet, 2, 2.0, ATTENTION, seed=0)
-    adapter.save(trained(), path)
-    adapter.load(unet, path)
+    files.save(trained(), path)
+    files.load(unet, path)
     assert difference(unet, trained()) == 0
 
 
 @pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
 def test_a_checkpoint_comes_back_bit_for_bit(path: Path, rank: int, alpha: float, kinds: tuple[str, ...]) -> None:
     unet, fresh = trained(rank, alpha, kinds), toy_pipeline().unet
-    adapter.save(unet, path)
+    files.save(unet, path)
     stream = torch.get_rng_state()
-    adapter.load(fresh, path)
+    files.load(fresh, path)
     assert torch.equal(torch.get_rng_state(), stream)
     assert difference(fresh, toy_pipeline().unet) > EFFECT
     assert difference(fresh, unet) == 0
     again = path.with_stem("again")
-    adapter.save(fresh, again)
+    files.save(fresh, again)
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -164,10 +164,10 @@ def test_equal_weights_give_equal_bytes(tmp_path: Path, write: Write) -> None:
 
 def test_weights_are_set_in_place(path: Path) -> None:
     unet, resumed = trained(), toy_pipeline().unet
-    adapter.save(unet, path)
+    files.save(unet, path)
     adapter.attach(resumed, 4, 8.0, ATTENTION, seed=9)
     before = adapter.trainable_parameters(resumed)
-    adapter.load_weights(resumed, path)
+    files.load_weights(resumed, path)
     after = adapter.trainable_parameters(resumed)
     assert all(after[name] is parameter and parameter.requires_grad for name, parameter in before.items())
     assert difference(resumed, unet) == 0
@@ -185,12 +185,12 @@ def test_weights_are_set_in_place(path: Path) -> None:
 def test_weights_of_another_lora_are_refused(
     path: Path, rank: int, alpha: float, kinds: tuple[str, ...], words: str
 ) -> None:
-    adapter.save(trained(4, 8.0), path)
+    files.save(trained(4, 8.0), path)
     unet = toy_pipeline().unet
     adapter.attach(unet, rank, alpha, kinds, seed=0)
     before = predict(unet)
     with pytest.raises(LoraError, match=words):
-        adapter.load_weights(unet, path)
+        files.load_weights(unet, path)
     assert torch.equal(predict(unet), before)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from apt_engine.errors import LoraError
-from apt_engine.lora import adapter
+from apt_engine.lora import adapter, files
 from tests.loras import (
     ATTENTION,
     HALF_TOLERANCE,
@@ -32,9 +32,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "lora.safetensors"
 
 
-@pytest.mark.parametrize(
-    ("write", "keys_a_layer"), [(adapter.save, 2), (adapter.export_diffusers, 2), (write_kohya, 3)]
-)
+@pytest.mark.parametrize(("write", "keys_a_layer"), [(files.save, 2), (files.export_diffusers, 2), (write_kohya, 3)])
 @pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
 def test_an_exported_file_arrives_whole(
     path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, kinds: tuple[str, ...]
@@ -43,10 +41,10 @@ def test_an_exported_file_arrives_whole(
     write(unet, path)
     layers = len(adapter.trainable_parameters(unet)) // 2
     stream = torch.get_rng_state()
-    assert adapter.load_exported(fresh, path) == keys_a_layer * layers == len(load_file(path))
+    assert files.load_exported(fresh, path) == keys_a_layer * layers == len(load_file(path))
     assert torch.equal(torch.get_rng_state(), stream)
     assert difference(fresh, unet) < HALF_TOLERANCE
-    adapter.load(fresh, path)
+    files.load(fresh, path)
     assert difference(fresh, unet) < HALF_TOLERANCE
 
 
@@ -54,14 +52,14 @@ def first_key(tensors: dict[str, Tensor], ending: str) -> str:
     return next(key for key in sorted(tensors) if key.endswith(ending))
 
 
-@pytest.mark.parametrize("load", [adapter.load, adapter.load_exported])
+@pytest.mark.parametrize("load", [files.load, files.load_exported])
 @pytest.mark.parametrize(
     ("write", "ending"),
     [
         (write_kohya, ".alpha"),
         (write_kohya, ".lora_up.weight"),
         (write_kohya, ".lora_down.weight"),
-        (adapter.save, ".lora_A.weight"),
+        (files.save, ".lora_A.weight"),
     ],
 )
 def test_a_key_that_is_missing_renamed_or_misshapen_is_named(
@@ -94,13 +92,13 @@ def test_a_whole_block_that_is_missing_is_noticed(path: Path) -> None:
     write_kohya(trained(), path)
     rewrite(path, drop)
     with pytest.raises(LoraError, match="it has no lora_unet_mid_block"):
-        adapter.load_exported(toy_pipeline().unet, path)
+        files.load_exported(toy_pipeline().unet, path)
 
 
 def test_a_file_without_rank_and_alpha_is_refused(path: Path) -> None:
-    adapter.save(trained(), path)
+    files.save(trained(), path)
     save_file(load_file(path), path, {"format": "pt"})
-    for load in (adapter.load, adapter.load_exported):
+    for load in (files.load, files.load_exported):
         with pytest.raises(LoraError, match="does not say its rank and alpha"):
             load(toy_pipeline().unet, path)
 
@@ -109,7 +107,7 @@ def test_alphas_that_differ_by_layer_are_refused(path: Path) -> None:
     write_kohya(trained(), path)
     rewrite(path, lambda tensors: tensors.update({first_key(tensors, ".alpha"): torch.tensor(3.0)}))
     with pytest.raises(LoraError, match="different alphas"):
-        adapter.load_exported(toy_pipeline().unet, path)
+        files.load_exported(toy_pipeline().unet, path)
 
 
 def test_a_reader_that_makes_other_numbers_of_it_is_caught(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +116,7 @@ def test_a_reader_that_makes_other_numbers_of_it_is_caught(path: Path, monkeypat
     monkeypatch.setattr(StableDiffusionLoraLoaderMixin, "lora_state_dict", lambda tensors: (read(tensors)[0], None))
     fresh = toy_pipeline().unet
     with pytest.raises(LoraError, match="reads the LoRA file .* otherwise"):
-        adapter.load_exported(fresh, path)
+        files.load_exported(fresh, path)
     assert difference(fresh, toy_pipeline().unet) == 0
 
 
@@ -127,14 +125,14 @@ def test_what_is_no_lora_file_is_named(path: Path, content: bytes | None) -> Non
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(LoraError, match=r"lora\.safetensors cannot be read"):
-        adapter.load(toy_pipeline().unet, path)
+        files.load(toy_pipeline().unet, path)
 
 
 def test_a_truncated_file_is_named(path: Path) -> None:
-    adapter.save(trained(), path)
+    files.save(trained(), path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(LoraError, match=r"lora\.safetensors cannot be read"):
-        adapter.load(toy_pipeline().unet, path)
+        files.load(toy_pipeline().unet, path)
 
 
 @pytest.mark.parametrize("write", LAYOUTS)
@@ -142,18 +140,18 @@ def test_another_base_model_is_refused(path: Path, write: Write) -> None:
     write(trained(), path)
     config = {**toy_pipeline().unet.config, "cross_attention_dim": 24}
     with pytest.raises(LoraError, match=r"another base model or is damaged .*to_k.* is \(4, 32\), not \(4, 24\)"):
-        adapter.load(UNet2DConditionModel.from_config(config), path)
+        files.load(UNet2DConditionModel.from_config(config), path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e5])
 def test_what_fp16_cannot_hold_is_not_exported(path: Path, value: float) -> None:
     unet = trained()
     next(iter(adapter.trainable_parameters(unet).values())).data[0, 0] = value
-    for write in (adapter.export_diffusers, write_kohya):
+    for write in (files.export_diffusers, write_kohya):
         with pytest.raises(LoraError, match=r"lora_A.weight is not finite; lower learning_rate"):
             write(unet, path)
         assert not path.exists()
-    adapter.save(unet, path)
+    files.save(unet, path)
 
 
 @pytest.mark.parametrize("write", LAYOUTS)

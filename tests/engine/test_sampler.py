@@ -14,7 +14,7 @@ from PIL import Image
 from apt_engine import random
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import ConfigError, EngineError
-from apt_engine.lora import adapter
+from apt_engine.lora import adapter, files
 from apt_engine.runs.run import Run, RunStore
 from apt_engine.sampling.sampler import Picture, Sampler, Stopped, Studio
 from apt_engine.settings.sampling import SAMPLERS, SampleRequest
@@ -85,7 +85,7 @@ def trained(tmp_path: Path, toy_base: Path) -> Run:
         with torch.no_grad():
             for parameter in adapter.trainable_parameters(base.denoiser).values():
                 parameter.add_(0.1 * step)
-        run.save_checkpoint(step, lambda folder, base=base: adapter.save(base.denoiser, folder / "lora.safetensors"))
+        run.save_checkpoint(step, lambda folder, base=base: files.save(base.denoiser, folder / "lora.safetensors"))
     return run
 
 
