@@ -128,7 +128,7 @@ def _say(line: str) -> None:
 
 
 def _generate(options: argparse.Namespace, store: RunStore) -> int:
-    from apt_engine.sampling.sampler import Studio
+    from apt_engine.sampling.generation import Generator
 
     request = SampleRequest.from_dict(
         {
@@ -141,7 +141,7 @@ def _generate(options: argparse.Namespace, store: RunStore) -> int:
         }
     )
     started = time.monotonic()
-    for path in Studio().answer(store, request, options.out, _quiet):
+    for path in Generator().generate(store, request, options.out, _quiet):
         print(path, flush=True)
     print(f"{request.count} pictures in {time.monotonic() - started:.1f} s")
     return 0

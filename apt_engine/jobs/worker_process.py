@@ -22,7 +22,8 @@ from apt_engine.errors import EngineError
 from apt_engine.jobs.session import OUT_OF_MEMORY, train
 from apt_engine.runs.events import RunFailed
 from apt_engine.runs.run import RunStore
-from apt_engine.sampling.sampler import Stopped, Studio
+from apt_engine.sampling.generation import Generator
+from apt_engine.sampling.sampler import Stopped
 from apt_engine.settings.sampling import SampleRequest
 
 
@@ -30,7 +31,7 @@ class Child:
     """Reads jobs in a thread, runs them in the main one."""
 
     def __init__(self, answers: TextIO) -> None:
-        self._studio = Studio()
+        self._generator = Generator()
         self._answers = answers
         self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -67,7 +68,7 @@ class Child:
             self._fail(job, error)
 
     def _train(self, store: RunStore, run_id: str) -> None:
-        self._studio.forget()
+        self._generator.forget()
         for _ in train(store, store.open(run_id), self._stop.is_set):
             pass
 
@@ -86,7 +87,7 @@ class Child:
 
         shown = 0
         try:
-            for path in self._studio.answer(store, request, folder, on_progress, on_preview):
+            for path in self._generator.generate(store, request, folder, on_progress, on_preview):
                 self._tell("image", path=str(path))
         finally:
             for path in folder.glob("preview-*.jpg"):

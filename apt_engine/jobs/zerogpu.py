@@ -46,12 +46,12 @@ def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
 
 def draw_slice(data_dir: str, request: dict[str, Any], folder: str) -> tuple[list[str], str]:
     """Make the pictures of a request; their paths, and a sentence where it failed. To be called on the GPU."""
-    from apt_engine.sampling.sampler import Studio
+    from apt_engine.sampling.generation import Generator
 
     store = RunStore(Path(data_dir))
     try:
         wanted = SampleRequest.from_dict(request)
-        return [str(path) for path in Studio().answer(store, wanted, Path(folder), lambda *_: None)], ""
+        return [str(path) for path in Generator().generate(store, wanted, Path(folder), lambda *_: None)], ""
     except EngineError as error:
         return [], str(error)
 

@@ -16,7 +16,8 @@ from apt_engine.bases.registry import load_base
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.lora import adapter, files
 from apt_engine.runs.run import Run, RunStore
-from apt_engine.sampling.sampler import Picture, Sampler, Stopped, Studio
+from apt_engine.sampling.generation import Generator
+from apt_engine.sampling.sampler import Picture, Sampler, Stopped
 from apt_engine.settings.sampling import SAMPLERS, SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from tests.toy import toy_xl_pipeline
@@ -92,7 +93,7 @@ def trained(tmp_path: Path, toy_base: Path) -> Run:
 def answer(trained: Run, folder: Path, **wishes: object) -> list[numpy.ndarray]:
     request = SampleRequest.from_dict({"prompt": "a {subject}", "count": 1, "steps": 2, **wishes})
     store = RunStore(trained.path.parent.parent)
-    return [pixels(path) for path in Studio().answer(store, request, folder, lambda message, fraction: None)]
+    return [pixels(path) for path in Generator().generate(store, request, folder, lambda message, fraction: None)]
 
 
 def test_run_checkpoint_and_strength_each_matter(trained: Run, tmp_path: Path, toy_base: Path) -> None:
@@ -118,12 +119,12 @@ def test_the_settings_are_inside_the_picture(trained: Run, tmp_path: Path) -> No
 
 
 def test_the_model_stays_loaded_between_requests(trained: Run, tmp_path: Path) -> None:
-    store, studio = RunStore(trained.path.parent.parent), Studio()
+    store, generator = RunStore(trained.path.parent.parent), Generator()
     messages: list[str] = []
     note: Callable[[str, float | None], None] = lambda message, _fraction: messages.append(message)  # noqa: E731
     for wish in ("2", "4"):
         request = SampleRequest(prompt="a {subject}", checkpoint=wish, count=1, steps=2)
-        list(studio.answer(store, request, tmp_path / wish, note))
+        list(generator.generate(store, request, tmp_path / wish, note))
     assert sum(message.startswith("Loading") for message in messages) == 1
 
 

@@ -1,0 +1,104 @@
+"""A request of the page or the command line, from loading to PNG; base model and LoRA are kept ready between requests."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from apt_engine.bases import hub
+from apt_engine.bases.registry import load_base
+from apt_engine.lora import adapter, files
+from apt_engine.runs.run import RunStore
+from apt_engine.sampling.sampler import Picture, Sampler
+from apt_engine.settings.presets import build_config, load_presets
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
+
+
+class Generator:
+    """Serves requests: finds run and checkpoint, keeps the last base model loaded, saves pictures with their settings."""
+
+    def __init__(self) -> None:
+        self._sampler: Sampler | None = None
+        self._loaded: tuple[str, ...] = ()
+
+    def forget(self) -> None:
+        """Let go of the base model, before something else needs the memory."""
+        self._sampler, self._loaded = None, ()
+
+    def generate(
+        self,
+        store: RunStore,
+        request: SampleRequest,
+        folder: Path,
+        on_progress: Callable[[str, float | None], None],
+        on_preview: Callable[[Image.Image], None] | None = None,
+    ) -> Iterator[Path]:
+        """Make the pictures of a request into `folder`, one PNG after the other; its run is one of `store`.
+
+        Raises:
+            EngineError: the run, checkpoint or base model cannot be used, or what `on_progress` raises.
+        """
+        run = store.open(request.run) if request.run else None
+        config = run.config if run else build_config(load_presets(), (), {"subject": "thing", "base": request.base})
+        lora_path = (
+            run.checkpoint(request.checkpoint).lora_path if run else Path(request.lora) if request.lora else None
+        )
+        sampler = self._ready(config, on_progress)
+        self._attach(lora_path, request.strength)
+        prompt = config.fill(request.prompt)
+        pictures = [
+            Picture(
+                prompt=prompt,
+                negative_prompt=request.negative_prompt,
+                seed=request.seed + index,
+                steps=request.steps,
+                guidance_scale=request.guidance_scale,
+                sampler=request.sampler,
+                width=request.width or config.resolution,
+                height=request.height or config.resolution,
+            )
+            for index in range(request.count)
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        images = sampler.generate(pictures, lambda fraction: on_progress("Drawing", fraction), on_preview)
+        for number, (picture, image) in enumerate(zip(pictures, images, strict=True), 1):
+            path = folder / f"{number:02d}-seed{picture.seed}.png"
+            image.save(path, pnginfo=_settings_inside(request, picture))
+            yield path
+
+    def _ready(self, config: TrainingConfig, on_progress: Callable[[str, float | None], None]) -> Sampler:
+        wanted = (config.base, config.device, config.dtype, config.attention)
+        if self._sampler is None or self._loaded != wanted:
+            self.forget()
+            for done, total in hub.fetch(config.base):
+                on_progress(hub.described(config.base, done, total), done / total)
+            on_progress(f"Loading {config.base}", None)
+            base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+            self._sampler, self._loaded = Sampler(base), wanted
+        return self._sampler
+
+    def _attach(self, lora_path: Path | None, strength: float) -> None:
+        assert self._sampler
+        denoiser = self._sampler.base.denoiser
+        adapter.detach(denoiser)
+        if lora_path:
+            files.load(denoiser, lora_path)
+            adapter.set_strength(denoiser, strength)
+
+
+def _settings_inside(request: SampleRequest, picture: Picture) -> PngInfo:
+    """The settings as other programs read them ("parameters") and as ours does, inside the PNG."""
+    lines = [picture.prompt]
+    if picture.negative_prompt:
+        lines.append(f"Negative prompt: {picture.negative_prompt}")
+    lines.append(
+        f"Steps: {picture.steps}, Sampler: {picture.sampler}, CFG scale: {picture.guidance_scale}, Seed: {picture.seed}, "
+        f"Size: {picture.width}x{picture.height}"
+    )
+    info = PngInfo()
+    info.add_itxt("parameters", "\n".join(lines))
+    info.add_itxt("apt_studio", json.dumps({**request.to_dict(), "seed": picture.seed, "count": 1}))
+    return info
