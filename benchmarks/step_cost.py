@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +22,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from apt_engine.apt.bins import bin_of
-from apt_engine.bases.base import PromptStates
+from apt_engine.bases import unet_attention
+from apt_engine.bases.base import CaptionTokens, OnAttention, OnFeatures, PromptStates, WatchedLayers
 from apt_engine.lora import adapter
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View
@@ -82,9 +84,19 @@ class BareBase:
         hidden = torch.randn(len(prompts), 77, self.denoiser.config.cross_attention_dim, device=self.device)
         return PromptStates(hidden, torch.randn(len(prompts), 1280, device=self.device))
 
-    def token_ids(self, prompt: str) -> list[int]:
+    def caption_tokens(self, prompt: str) -> CaptionTokens:
         """As many as the usual caption has."""
-        return list(range(TOKENS + 0 * len(prompt)))
+        del prompt
+        return CaptionTokens(tuple(range(TOKENS)), tuple(range(TOKENS)), is_cut=False)
+
+    @property
+    def watched_layers(self) -> WatchedLayers:
+        """As in every U-Net."""
+        return unet_attention.watched_layers(self.denoiser)
+
+    def watch(self, on_features: OnFeatures | None, on_attention: OnAttention | None) -> AbstractContextManager[None]:
+        """As in every U-Net."""
+        return unet_attention.watch(self.denoiser, on_features, on_attention)
 
     def draw_timestep(self, generator: torch.Generator) -> float:
         """Uniform."""

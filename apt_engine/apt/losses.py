@@ -21,7 +21,7 @@ def min_snr_weight(snr: Tensor, in_eps_space: Tensor, gamma: float) -> Tensor:
 
     Args:
         snr: signal-to-noise ratio (B,) > 0.
-        in_eps_space: (B,), the factor from the loss's own space to eps space; 1 for epsilon, SNR / (SNR + 1) for velocities.
+        in_eps_space: (B,), from the loss's own space to eps space: 1 where noise is predicted, SNR / (SNR + 1) for velocities.
         gamma: the ratio from which on noise levels count less, usually 5.
     """
     if gamma == 0:
@@ -62,7 +62,7 @@ def alignment(tuned: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
     """AA of one layer (B,): mean of (A_t - A_r)^2 over heads, valid queries and tokens. arXiv 2507.02687.
 
     Args:
-        tuned, reference: cross-attention maps (B, h, Q, J) after the softmax, of the tokens that are no padding.
+        tuned, reference: maps (B, h, Q, J) of attention to the words, after the softmax, of the tokens that are no padding.
         valid: (B, Q), 1 for positions inside the photo.
     """
     squares = (tuned.float() - reference.float()).square().mean(dim=(1, 3))

@@ -2,11 +2,14 @@
 
     noise       draw_timestep  bin_of  levels  add_noise  predict  target  in_eps_space  snr
     pictures    encode_images  decode  size_multiple
-    prompts     encode_prompts  token_ids
+    prompts     encode_prompts  caption_tokens
+    watching    watched_layers  watch
 
 Shapes: B batch, C latent channels, h and w latent height and width, L tokens, D width of a token state, P of a pooled one.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +29,52 @@ class PromptStates:
         """One prompt for a whole batch; no memory is copied."""
         pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
         return PromptStates(self.hidden.expand(batch, -1, -1), pooled)
+
+
+@dataclass(frozen=True)
+class CaptionTokens:
+    """The tokens of a prompt that are its own: no padding, and nothing of a template around it.
+
+    Attributes:
+        ids: of the tokens, in order.
+        columns: where each stands among the L token states.
+        is_cut: whether the prompt is longer than the model can hear, so that its end is lost.
+    """
+
+    ids: tuple[int, ...]
+    columns: tuple[int, ...]
+    is_cut: bool
+
+
+@dataclass(frozen=True)
+class WatchedLayers:
+    """The names of the layers that APT holds against the untrained model: those that draw, the later half of the network."""
+
+    features: tuple[str, ...]  # what they make of picture positions can be seen
+    maps: tuple[str, ...]  # how they attend to the words can be seen
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What one layer attends with in one pass, h heads of width D: picture positions ask, words and whatever else answer.
+
+    Attributes:
+        query: (B, h, Q, D), as the layer really uses it, after norms and rotations.
+        key: (B, h, K, D), of all that a query is weighed against.
+        text_start: the first key that is a token of the prompt; the L tokens follow each other.
+        positions: how many picture positions the layer has.
+        rows: (Q,) which of them ask; None is all, in order.
+    """
+
+    query: Tensor
+    key: Tensor
+    text_start: int
+    positions: int
+    rows: Tensor | None = None
+
+
+OnFeatures = Callable[[str, Tensor], None]  # a layer's name, and (B, positions, channels) before its output projection
+OnAttention = Callable[[str, Attention], None]  # a layer's name, and what it attends with
 
 
 class BaseModel(Protocol):
@@ -61,8 +110,20 @@ class BaseModel(Protocol):
         """The states of B prompts."""
         ...
 
-    def token_ids(self, prompt: str) -> list[int]:
-        """The tokens of one prompt without padding, in the order of the states; start and end included."""
+    def caption_tokens(self, prompt: str) -> CaptionTokens:
+        """Which of a prompt's states are its own words."""
+        ...
+
+    @property
+    def watched_layers(self) -> WatchedLayers:
+        """What `watch` can see."""
+        ...
+
+    def watch(self, on_features: OnFeatures | None, on_attention: OnAttention | None) -> AbstractContextManager[None]:
+        """Call back at each watched layer of each pass inside; None leaves that side alone. No output changes.
+
+        Where layers run again for gradient checkpointing, the calls come again, during backward.
+        """
         ...
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

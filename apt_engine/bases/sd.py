@@ -43,9 +43,6 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
             states, _ = self._pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
         return PromptStates(states)
 
-    def token_ids(self, prompt: str) -> list[int]:
-        return self._pipeline.tokenizer(prompt, truncation=True).input_ids
-
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
         with self.autocast():
             return self._pipeline.unet(noisy_latents, timesteps, encoder_hidden_states=states.hidden).sample

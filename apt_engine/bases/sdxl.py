@@ -9,7 +9,6 @@ from transformers import CLIPTokenizer, PreTrainedModel
 
 from apt_engine.bases.base import PromptStates
 from apt_engine.bases.unet import UNetBase
-from apt_engine.errors import BaseModelError
 
 
 class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
@@ -47,17 +46,6 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
             said = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
             hidden, pooled = hidden * said[:, None, None], pooled * said[:, None]
         return PromptStates(hidden, pooled)
-
-    def token_ids(self, prompt: str) -> list[int]:
-        """Those of the first tokenizer; the second one's differ in padding alone.
-
-        Raises:
-            BaseModelError: the tokenizers disagree, so that their states do not belong together.
-        """
-        first, second = (tokenizer(prompt, truncation=True).input_ids for tokenizer, _ in self._texts())
-        if first != second:
-            raise BaseModelError(f"The two tokenizers of {self.name} do not fit together; get the model again.")
-        return first
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
         size = [side * self._pipeline.vae_scale_factor for side in noisy_latents.shape[-2:]]

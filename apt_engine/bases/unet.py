@@ -1,5 +1,6 @@
 """What Stable Diffusion 1.x, 2.x and XL have in common: a U-Net, a VAE, a table of noise levels."""
 
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from apt_engine.apt.bins import bin_of
-from apt_engine.bases import schedulers
+from apt_engine.bases import schedulers, unet_attention
+from apt_engine.bases.base import CaptionTokens, OnAttention, OnFeatures, WatchedLayers
+from apt_engine.errors import BaseModelError
 
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
@@ -90,6 +93,26 @@ class UNetBase(Generic[PipelineT]):
     def snr(self, timesteps: Tensor) -> Tensor:
         alphas = self._alphas_cumprod[timesteps]
         return alphas / (1 - alphas)
+
+    @property
+    def watched_layers(self) -> WatchedLayers:
+        return unet_attention.watched_layers(self.denoiser)
+
+    def watch(self, on_features: OnFeatures | None, on_attention: OnAttention | None) -> AbstractContextManager[None]:
+        return unet_attention.watch(self.denoiser, on_features, on_attention)
+
+    def caption_tokens(self, prompt: str) -> CaptionTokens:
+        """Start and end included: their columns differ from prompt to prompt as a word's do.
+
+        Raises:
+            BaseModelError: there are two tokenizers and they disagree, so that their states do not belong together.
+        """
+        spelled = [tokenizer(prompt, truncation=True).input_ids for tokenizer, _ in self._texts()]
+        if any(ids != spelled[0] for ids in spelled):  # padding alone may differ
+            raise BaseModelError(f"The two tokenizers of {self.name} do not fit together; get the model again.")
+        ids = spelled[0]
+        whole = self._texts()[0][0](prompt).input_ids
+        return CaptionTokens(tuple(ids), tuple(range(len(ids))), is_cut=len(whole) > len(ids))
 
     def _texts(self) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
         """Tokenizers with their text encoders."""

@@ -61,12 +61,12 @@ def class_caption(config: TrainingConfig, template: str) -> str:
 
 def token_pairs(base: BaseModel, caption: str, reference_caption: str) -> TokenPairs:
     """Which tokens of two captions belong together; what the longer one has more, the identifier, is left out."""
-    tuned, reference = base.token_ids(caption), base.token_ids(reference_caption)
-    extra = len(tuned) - len(reference)
-    start = next((place for place, token in enumerate(reference) if tuned[place] != token), len(reference))
-    kept = [place for place in range(len(tuned)) if not start <= place < start + extra]
+    tuned, reference = base.caption_tokens(caption), base.caption_tokens(reference_caption)
+    extra = len(tuned.ids) - len(reference.ids)
+    start = next((place for place, token in enumerate(reference.ids) if tuned.ids[place] != token), len(reference.ids))
+    kept = [column for place, column in enumerate(tuned.columns) if not start <= place < start + extra]
     return TokenPairs(
-        tuned=torch.tensor(kept, device=base.device), reference=torch.arange(len(reference), device=base.device)
+        tuned=torch.tensor(kept, device=base.device), reference=torch.tensor(reference.columns, device=base.device)
     )
 
 

@@ -88,7 +88,7 @@ class AdaptiveStep:
         self._samples = processes.samples(config.batch_size)
         self._captions = Captions(base, config, captions)
         self._prior_states = base.encode_prompts([class_caption(config, config.caption)])
-        self._probes = Probes(base.denoiser, features=config.stabilization > 0, maps=config.alignment > 0)
+        self._probes = Probes(base, features=config.stabilization > 0, maps=config.alignment > 0)
         self.indicator = OverfittingIndicator(config.indicator, config.sensitivity)
         self.lambdas = Lambdas(config, processes)
 
@@ -112,7 +112,7 @@ class AdaptiveStep:
                 self._observe(batch, tuned.detach(), reference)
             weights = self._weights(batch)
             denoising = (weights * self._snr_weights(batch) * tuned).mean()
-            stabilization, alignment = seen.total("attn1").mean(), seen.total("attn2").mean()
+            stabilization, alignment = seen.stabilization().mean(), seen.alignment().mean()
             backward(self.lambdas.total(step, denoising, stabilization, alignment, base.denoiser))
         prior_loss = self._prior_step(step, backward)
         return StepResult(

@@ -1,32 +1,29 @@
-"""Looking into the denoiser while it runs: self-attention outputs and cross-attention maps of the mid and up blocks.
+"""Holding the tuned pass against the reference pass, layer by layer, on what the base lets be seen of itself.
 
 The reference pass (adapter off) leaves channel statistics and attention maps behind; the tuned pass (adapter on) is held
-against them layer by layer as it runs, so that no second set of maps is kept. Plain module hooks do it: they work with
-any attention processor, fused or not, and change no output.
+against them layer by layer as it runs, so that no second set of maps is kept.
 
-B samples, P = Q spatial positions, C channels, h heads, D = C / h, K tokens.
+B samples, P picture positions, Q those that ask, C channels, h heads, D = C / h, K keys, J tokens of the caption.
 """
 
 import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from apt_engine.apt.losses import alignment, channel_statistics, stabilization
+from apt_engine.apt import losses
+from apt_engine.bases.base import Attention, BaseModel, WatchedLayers
 from apt_engine.errors import BaseModelError
-
-WATCHED_BLOCKS = ("mid_block.", "up_blocks.")
 
 
 @dataclass(frozen=True)
 class TokenPairs:
-    """Which columns of the two passes' maps belong together: indices of tokens, padding left out.
+    """Which columns of the two passes' maps belong together: indices among the prompt's states, padding left out.
 
     (J,) for all samples alike, or (B, J) with `kept` (B, J): 1 for columns that count, 0 for those that fill up.
     """
@@ -53,64 +50,98 @@ class Watched:
     Attributes:
         latent_mask: (B, H, W), 1 for latent cells inside the photo.
         tokens: the tokens that count.
-        reference: by layer, what the reference pass left: statistics, or maps without padding's columns.
-        losses: by layer, the loss (B,) of the tuned pass against it.
+        layers: those that are watched.
         is_tuned: which pass runs now.
-        queries: by layer, the projection that waits for its key.
+        reference_features: by layer, the channel statistics that the reference pass left.
+        reference_maps: by layer, its maps (B, h, Q, J).
+        feature_losses: by layer, RS (B,) of the tuned pass.
+        map_losses: by layer, AA (B,).
     """
 
     latent_mask: Tensor
     tokens: TokenPairs
-    reference: dict[str, Any] = field(default_factory=dict)
-    losses: dict[str, Tensor] = field(default_factory=dict)
+    layers: WatchedLayers
     is_tuned: bool = False
-    queries: dict[str, Tensor] = field(default_factory=dict)
+    reference_features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    reference_maps: dict[str, Tensor] = field(default_factory=dict)
+    feature_losses: dict[str, Tensor] = field(default_factory=dict)
+    map_losses: dict[str, Tensor] = field(default_factory=dict)
 
-    def positions(self, count: int) -> Tensor:
-        """The mask (B, P) at the resolution of a layer with `count` positions: valid where all its latent cells are."""
-        return position_mask(self.latent_mask, count)
+    def stabilization(self) -> Tensor:
+        """RS (B,), mean over layers; zeros where no features are watched.
 
-    def total(self, suffix: str) -> Tensor:
-        """Mean over layers (B,) of the losses of self-attention (attn1) or cross-attention (attn2); zeros without any."""
-        parts = [loss for name, loss in self.losses.items() if name.endswith(suffix)]
-        return torch.stack(parts).mean(dim=0) if parts else self.latent_mask.new_zeros(len(self.latent_mask))
+        Raises:
+            BaseModelError: no layer was seen at work.
+        """
+        return self._mean(self.feature_losses, self.layers.features, "stabilization")
+
+    def alignment(self) -> Tensor:
+        """AA (B,), mean over layers; zeros where no maps are watched.
+
+        Raises:
+            BaseModelError: no layer was seen at work.
+        """
+        return self._mean(self.map_losses, self.layers.maps, "alignment")
+
+    def on_features(self, name: str, features: Tensor) -> None:
+        """Keep or compare a layer's features (B, P, C)."""
+        statistics = losses.channel_statistics(features, position_mask(self.latent_mask, features.shape[1]))
+        if self.is_tuned:
+            self.feature_losses[name] = losses.stabilization(statistics, self.reference_features[name])
+        else:
+            self.reference_features[name] = statistics
+
+    def on_attention(self, name: str, attention: Attention) -> None:
+        """Keep or compare a layer's map. Checkpointed: the tuned one is formed anew in backward instead of being kept."""
+        if not self.is_tuned:
+            self.reference_maps[name] = caption_map(attention, self.tokens, self.tokens.reference)
+            return
+        valid = position_mask(self.latent_mask, attention.positions)
+        if attention.rows is not None:
+            valid = valid[:, attention.rows]
+        arguments = attention, self.tokens, self.reference_maps[name], valid
+        self.map_losses[name] = checkpoint(_alignment_of, *arguments, use_reentrant=False)
+
+    def _mean(self, parts: dict[str, Tensor], watched: tuple[str, ...], setting: str) -> Tensor:
+        if not watched:
+            return self.latent_mask.new_zeros(len(self.latent_mask))
+        if not parts:
+            raise BaseModelError(f"No layer of this base model was seen at work; set {setting} to 0.")
+        return torch.stack(list(parts.values())).mean(dim=0)
 
 
 class Probes:
-    """Hooks on a denoiser. Enter `watch` for a whole step, backward included: checkpointing runs the layers again then."""
+    """What is to be watched in a base. Enter `watch` for a whole step, backward included: checkpointing runs layers again then.
 
-    def __init__(self, denoiser: nn.Module, *, features: bool, maps: bool) -> None:
-        attentions: list[tuple[str, Any]] = [
-            (name, module)
-            for name, module in denoiser.named_modules()
-            if name.startswith(WATCHED_BLOCKS) and name.endswith((".attn1", ".attn2"))
-        ]
-        self._self_attentions = [item for item in attentions if item[0].endswith(".attn1")] if features else []
-        self._cross_attentions = [item for item in attentions if item[0].endswith(".attn2")] if maps else []
-        if maps and not self._cross_attentions:
-            raise BaseModelError("This base model has no cross-attention in its mid and up blocks; set alignment to 0.")
+    Raises:
+        BaseModelError: the base offers nothing of what is asked for.
+    """
+
+    def __init__(self, base: BaseModel, *, features: bool, maps: bool) -> None:
+        self._base = base
+        offered = base.watched_layers
+        self._layers = WatchedLayers(offered.features if features else (), offered.maps if maps else ())
+        if maps and not offered.maps:
+            raise BaseModelError("No layer of this base model attends to the words of a prompt; set alignment to 0.")
 
     @contextlib.contextmanager
     def watch(self, latent_mask: Tensor, tokens: TokenPairs) -> Iterator[Watched]:
-        """Hooks in place; set `is_tuned` between the passes."""
-        seen = Watched(latent_mask, tokens)
-        handles = []
-        try:
-            for name, module in self._self_attentions:
-                handles.append(module.to_out[0].register_forward_pre_hook(_feature_hook(seen, name)))
-            for name, module in self._cross_attentions:
-                handles.append(module.to_q.register_forward_hook(_query_hook(seen, name)))
-                handles.append(module.to_k.register_forward_hook(_key_hook(seen, name, module.heads)))
+        """Watching inside; set `is_tuned` between the passes."""
+        seen = Watched(latent_mask, tokens, self._layers)
+        on_features = seen.on_features if self._layers.features else None
+        on_attention = seen.on_attention if self._layers.maps else None
+        with self._base.watch(on_features, on_attention):
             yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
-def attention_map(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """softmax(Q K^T / sqrt(D)) (B, h, Q, K) from projections (B, Q, C) and (B, K, C), in fp32."""
-    query, key = (part.unflatten(-1, (heads, -1)).transpose(1, 2).float() for part in (query, key))
-    return torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)
+def attention_map(query: Tensor, key: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(D)) (B, h, Q, K) of queries (B, h, Q, D) and keys (B, h, K, D), in fp32."""
+    return torch.softmax(query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)
+
+
+def caption_map(attention: Attention, tokens: TokenPairs, columns: Tensor) -> Tensor:
+    """The map's columns (B, h, Q, J) of a caption's tokens; each row shares 1 among all keys, of which these are a part."""
+    return tokens.columns(attention_map(attention.query, attention.key), columns + attention.text_start)
 
 
 def position_mask(latent_mask: Tensor, count: int) -> Tensor:
@@ -121,43 +152,6 @@ def position_mask(latent_mask: Tensor, count: int) -> Tensor:
     return mask.flatten(1)
 
 
-def _feature_hook(seen: Watched, name: str) -> Any:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features = inputs[0]
-        statistics = channel_statistics(features, seen.positions(features.shape[1]))
-        if seen.is_tuned:
-            seen.losses[name] = stabilization(statistics, seen.reference[name])
-        else:
-            seen.reference[name] = statistics
-
-    return hook
-
-
-def _query_hook(seen: Watched, name: str) -> Any:
-    def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], query: Tensor) -> None:
-        seen.queries[name] = query
-
-    return hook
-
-
-def _key_hook(seen: Watched, name: str, heads: int) -> Any:
-    """The key follows the query in every processor: with it the map can be formed. Padding's columns are not kept."""
-
-    def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], key: Tensor) -> None:
-        query = seen.queries.pop(name)
-        if not seen.is_tuned:
-            seen.reference[name] = seen.tokens.columns(attention_map(query, key, heads), seen.tokens.reference)
-            return
-        valid = seen.positions(query.shape[1])
-        arguments = query, key, heads, seen.tokens, seen.reference[name], valid
-        seen.losses[name] = checkpoint(_alignment_of, *arguments, use_reentrant=False)
-
-    return hook
-
-
-def _alignment_of(
-    query: Tensor, key: Tensor, heads: int, tokens: TokenPairs, reference: Tensor, valid: Tensor
-) -> Tensor:
-    """AA of one layer (B,). Checkpointed: the map is formed anew in backward instead of being kept."""
-    tuned = tokens.columns(attention_map(query, key, heads), tokens.tuned)
-    return tokens.correct(alignment(tuned, reference, valid))
+def _alignment_of(attention: Attention, tokens: TokenPairs, reference: Tensor, valid: Tensor) -> Tensor:
+    """AA of one layer (B,)."""
+    return tokens.correct(losses.alignment(caption_map(attention, tokens, tokens.tuned), reference, valid))

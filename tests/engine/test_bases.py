@@ -126,10 +126,10 @@ def test_xl_is_told_the_size_of_the_picture_and_no_crop() -> None:
 
 def test_tokenizers_that_do_not_fit_together_are_noticed() -> None:
     base = stable_diffusion_xl()
-    assert base.token_ids("a zwx car") == stable_diffusion().token_ids("a zwx car")
+    assert base.caption_tokens("a zwx car") == stable_diffusion().caption_tokens("a zwx car")
     base.pipeline.tokenizer_2.model_max_length = 4
     with pytest.raises(BaseModelError, match="two tokenizers of toy-xl do not fit together"):
-        base.token_ids("a zwx car")
+        base.caption_tokens("a zwx car")
 
 
 @pytest.mark.parametrize(("kind", "family"), [("StableDiffusionXLPipeline", "sdxl_base_v1-0"), ("FluxPipeline", "")])

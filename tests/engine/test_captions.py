@@ -35,13 +35,13 @@ def tuned(toy_base: Path) -> BaseModel:
 def alignment_of(base: BaseModel, states: PromptStates, tokens: TokenPairs, latents: Tensor) -> Tensor:
     """AA (B,) of one pass against the untrained model."""
     timesteps = torch.full((len(latents),), 500)
-    probes = Probes(base.denoiser, features=False, maps=True)
+    probes = Probes(base, features=False, maps=True)
     with probes.watch(torch.ones(len(latents), *latents.shape[-2:]), tokens) as seen, torch.no_grad():
         with reference_pass(base.denoiser):
             base.predict(latents, timesteps, states)
         seen.is_tuned = True
         base.predict(latents, timesteps, states)
-        return seen.total("attn2")
+        return seen.alignment()
 
 
 def test_each_photo_hears_its_own_caption_and_the_rest_the_usual_one(tuned: BaseModel) -> None:

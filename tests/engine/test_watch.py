@@ -1,20 +1,23 @@
 """Probes on the toy model: the maps and features they see are the real ones, and they leave nothing behind."""
 
+import contextlib
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from apt_engine.bases.base import Attention, WatchedLayers
+from apt_engine.bases.unet import UNetBase
 from apt_engine.errors import BaseModelError
 from apt_engine.training.captions import token_pairs
-from apt_engine.training.watch import Probes, TokenPairs, attention_map, position_mask
+from apt_engine.training.watch import Probes, TokenPairs, Watched, attention_map, caption_map, position_mask
 from tests.engine.test_bases import stable_diffusion
-from tests.engine.test_laws import Base, output, tuned_base
+from tests.engine.test_laws import OFF, Base, output, step_of, tuned_base
 
 
 def watched(base: Base) -> Probes:
-    return Probes(base.denoiser, features=True, maps=True)
+    return Probes(base, features=True, maps=True)
 
 
 def all_tokens() -> TokenPairs:
@@ -53,17 +56,16 @@ def test_probes_see_the_real_maps_and_features_and_change_no_output(attention: s
         base.pipeline.unet.set_attn_processor(AttnProcessor())
     with watched(base).watch(torch.ones(2, 8, 8), all_tokens()) as seen:
         torch.testing.assert_close(output(base), expected, rtol=1e-4, atol=1e-5)
-    assert len(seen.reference) == 2 * sum(name.endswith("attn1") for name in seen.reference)
-    assert all(name.startswith(("mid_block", "up_blocks")) for name in seen.reference)
+    assert len(seen.reference_features) == len(seen.reference_maps) > 1
+    assert all(name.startswith(("mid_block", "up_blocks")) for name in (*seen.reference_features, *seen.reference_maps))
     for name, module in base.denoiser.named_modules():
         if name.endswith((".attn1", ".attn2")):
             module.set_processor(Recorder(name))  # pyright: ignore[reportCallIssue]
     output(base)
-    for name, ours in seen.reference.items():
-        if name.endswith("attn2"):
-            torch.testing.assert_close(ours, maps[name], rtol=1e-4, atol=1e-6)
-        else:
-            torch.testing.assert_close(ours[0], features[name].mean(dim=1), rtol=1e-4, atol=1e-5)
+    for name, ours in seen.reference_maps.items():
+        torch.testing.assert_close(ours, maps[name], rtol=1e-4, atol=1e-6)
+    for name, (mean, _deviation) in seen.reference_features.items():
+        torch.testing.assert_close(mean, features[name].mean(dim=1), rtol=1e-4, atol=1e-5)
 
 
 def test_hooks_are_gone_after_the_step_also_after_an_exception() -> None:
@@ -74,17 +76,54 @@ def test_hooks_are_gone_after_the_step_also_after_an_exception() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in base.denoiser.modules())
 
 
-def test_a_base_without_cross_attention_is_refused() -> None:
-    with pytest.raises(BaseModelError, match="no cross-attention"):
-        Probes(nn.Sequential(nn.Linear(2, 2)), features=False, maps=True)
+def test_a_base_that_attends_to_no_words_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UNetBase, "watched_layers", WatchedLayers((), ()))
+    Probes(stable_diffusion(), features=True, maps=False)
+    with pytest.raises(BaseModelError, match="No layer of this base model attends to the words"):
+        Probes(stable_diffusion(), features=False, maps=True)
+
+
+@pytest.mark.parametrize("part", ["stabilization", "alignment"])
+def test_a_base_that_hides_its_layers_is_noticed_before_anything_is_learnt(part: str) -> None:
+    base = tuned_base()
+    base.watch = lambda on_features, on_attention: contextlib.nullcontext()
+    learnt: list[Tensor] = []
+    with pytest.raises(BaseModelError, match=f"No layer of this base model was seen at work; set {part} to 0"):
+        step_of(base, **{**OFF, part: 1})(1, learnt.append)
+    assert not learnt
 
 
 def test_attention_maps_by_hand() -> None:
-    query, key = torch.tensor([[[1.0, 0.0, 0.0, 2.0]]]), torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]])
-    maps = attention_map(query, key, 2)
+    query = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])
+    key = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]])
+    maps = attention_map(query, key)
     first = torch.softmax(torch.tensor([1.0, 0.0]) / 2**0.5, dim=0)
     second = torch.softmax(torch.tensor([0.0, 2.0]) / 2**0.5, dim=0)
     torch.testing.assert_close(maps, torch.stack([first, second])[None, :, None])
+
+
+def test_words_that_share_a_row_with_other_keys_keep_their_share() -> None:
+    """Joint attention: pixels answer too, the words stand somewhere in the middle, and not every position asks."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, 2, count, 4, generator=generator) for count in (3, 9))
+    rows = torch.tensor([0, 2, 5])
+    tokens = TokenPairs(torch.tensor([1, 2]), torch.tensor([1, 2]))
+    attention = Attention(query, key, text_start=4, positions=16, rows=rows)
+    whole = attention_map(query, key)
+    assert torch.equal(caption_map(attention, tokens, tokens.tuned), whole[..., [5, 6]])
+    mask = torch.ones(1, 4, 4)
+    mask[0, 0, 2] = 0  # position 2, the second that asks
+    seen = Watched(mask, tokens, WatchedLayers((), ("layer",)))
+    seen.on_attention("layer", attention)
+    seen.is_tuned = True
+    moved = query.clone()
+    moved[:, :, 1] += 1  # where no photo is
+    seen.on_attention("layer", Attention(moved, key, 4, 16, rows))
+    assert float(seen.alignment()) == 0
+    moved[:, :, 0] += 1
+    seen.on_attention("layer", Attention(moved, key, 4, 16, rows))
+    difference = (attention_map(moved, key) - whole)[..., [5, 6]].square().mean(dim=(1, 3))
+    torch.testing.assert_close(seen.alignment(), difference[:, [0, 2]].mean(dim=1))
 
 
 def test_masks_follow_the_layers_down() -> None:
@@ -102,5 +141,13 @@ def test_the_identifier_is_left_out_when_the_reference_hears_the_class_alone() -
     pairs = token_pairs(base, "a photo of a zwx car", "a photo of a car")
     assert pairs.tuned.tolist() == [0, 1, 2, 3, 4, 6, 7]
     assert pairs.reference.tolist() == list(range(7))
-    ids = base.token_ids("a photo of a zwx car")
-    assert [ids[place] for place in pairs.tuned] == base.token_ids("a photo of a car")
+    ids = base.caption_tokens("a photo of a zwx car").ids
+    assert tuple(ids[place] for place in pairs.tuned) == base.caption_tokens("a photo of a car").ids
+
+
+def test_a_caption_that_is_too_long_says_so() -> None:
+    base = stable_diffusion()
+    longest = base.caption_tokens(" ".join(["cat"] * 75))
+    assert (len(longest.ids), longest.is_cut) == (77, False)
+    cut = base.caption_tokens(" ".join(["cat"] * 76))
+    assert (len(cut.ids), cut.columns, cut.is_cut) == (77, tuple(range(77)), True)
