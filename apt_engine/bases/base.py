@@ -1,9 +1,10 @@
 """What the engine asks of a base model, whatever its family. A new family is one class that answers all of it.
 
     noise       draw_timestep  bin_of  levels  add_noise  predict  target  in_eps_space  snr
-    pictures    encode_images  decode  size_multiple
+    pictures    encode_images  decode  latent_shape  size_multiple  samplers  draw
     prompts     encode_prompts  caption_tokens
     watching    watched_layers  watch
+    training    prepare_training
 
 Shapes: B batch, C latent channels, h and w latent height and width, L tokens, D width of a token state, P of a pooled one.
 """
@@ -11,10 +12,9 @@ Shapes: B batch, C latent channels, h and w latent height and width, L tokens, D
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 
@@ -75,6 +75,7 @@ class Attention:
 
 OnFeatures = Callable[[str, Tensor], None]  # a layer's name, and (B, positions, channels) before its output projection
 OnAttention = Callable[[str, Attention], None]  # a layer's name, and what it attends with
+OnStep = Callable[[int, Tensor], None]  # steps done, and the latents (B, C, h, w) that the pictures seem to become
 
 
 class BaseModel(Protocol):
@@ -85,7 +86,7 @@ class BaseModel(Protocol):
     dtype: torch.dtype  # what the denoiser computes in
     prediction_type: str  # epsilon or v_prediction
     size_multiple: int  # pictures must be a multiple of this many pixels
-    scheduler_config: Any  # of the scheduler the folder came with: the noise levels it was trained with
+    samplers: tuple[str, ...]  # those of `settings.sampling.SAMPLERS` that fit, the family's own first
 
     @property
     def family(self) -> str:
@@ -97,9 +98,12 @@ class BaseModel(Protocol):
         """The network that gets the LoRA."""
         ...
 
-    @property
-    def pipeline(self) -> DiffusionPipeline:
-        """The same components as a diffusers pipeline, for sampling."""
+    def prepare_training(self, resolution: int, *, gradient_checkpointing: bool) -> None:
+        """Told once, before anything else of a training: the side of its square pictures in pixels.
+
+        Raises:
+            BaseModelError: this model cannot be trained; says why, and which can.
+        """
         ...
 
     def autocast(self) -> torch.autocast:
@@ -132,6 +136,36 @@ class BaseModel(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [0, 1] of scaled latents (B, C, h, w)."""
+        ...
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """C, h, w of a picture of so many pixels."""
+        ...
+
+    def draw(
+        self,
+        noise: Tensor,
+        states: PromptStates,
+        negative_states: PromptStates,
+        *,
+        steps: int,
+        guidance_scale: float,
+        sampler: str,
+        generators: list[torch.Generator],
+        on_step: OnStep,
+    ) -> Tensor:
+        """Scaled latents (B, C, h, w) from noise (B, C, h, w) ~ N(0, 1).
+
+        Args:
+            noise: what the pictures begin with.
+            states: what they are to show, B prompts.
+            negative_states: what not to show, B prompts; without effect where guidance_scale is 1.
+            steps: denoising steps.
+            guidance_scale: how strictly to follow, >= 1.
+            sampler: one of `samplers`.
+            generators: B, for samplers that add noise on the way.
+            on_step: called after each step; what it raises ends the work.
+        """
         ...
 
     def draw_timestep(self, generator: torch.Generator) -> float:

@@ -1,4 +1,4 @@
-"""The samplers a person may choose, by the names other programs give them."""
+"""The samplers that fit a model with a table of noise levels, by the names other programs give them."""
 
 from typing import Any
 
@@ -20,10 +20,10 @@ _KINDS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
     "UniPC": (UniPCMultistepScheduler, _TRAILING),
     "DDIM": (DDIMScheduler, _TRAILING),
 }
-DEFAULT = "DPM++ 2M"
+NAMES = tuple(_KINDS)
 
 
 def build(name: str, trained_with: Any) -> Any:
-    """The sampler of a name (`config.SAMPLERS`) for a model trained with the noise levels of another scheduler's config."""
+    """The sampler of a name for a model trained with the noise levels of another scheduler's config."""
     kind, options = _KINDS[name]
     return kind.from_config(trained_with, **options)

@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 
 from apt_engine.apt.bins import bin_of
 from apt_engine.bases import schedulers, unet_attention
-from apt_engine.bases.base import CaptionTokens, OnAttention, OnFeatures, WatchedLayers
+from apt_engine.bases.base import CaptionTokens, OnAttention, OnFeatures, OnStep, PromptStates, WatchedLayers
 from apt_engine.errors import BaseModelError
 
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
@@ -19,6 +19,8 @@ PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipel
 
 class UNetBase(Generic[PipelineT]):
     """All but the text. The VAE stays in fp32: in fp16 some of them overflow, SDXL's own among them."""
+
+    samplers = schedulers.NAMES
 
     def __init__(
         self, pipeline: PipelineT, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
@@ -34,11 +36,11 @@ class UNetBase(Generic[PipelineT]):
             # Some folders do not say how long a prompt may be; the text encoder knows.
             longest: int = encoder.config.max_position_embeddings
             tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-        self.scheduler_config: Any = pipeline.scheduler.config
+        self._scheduler_config: Any = pipeline.scheduler.config
         self._noise = DDPMScheduler.from_config(pipeline.scheduler.config)
         self._alphas_cumprod = self._noise.alphas_cumprod.to(device)
         # Few steps suffice with this solver; the folder's own scheduler only says how the model was trained.
-        pipeline.scheduler = schedulers.build(schedulers.DEFAULT, self.scheduler_config)
+        pipeline.scheduler = schedulers.build(self.samplers[0], self._scheduler_config)
         pipeline.set_progress_bar_config(disable=True)
         self.prediction_type: str = self._noise.config.prediction_type
         self.train_timesteps: int = self._noise.config.num_train_timesteps
@@ -67,6 +69,50 @@ class UNetBase(Generic[PipelineT]):
         vae = self._pipeline.vae
         pixels = vae.decode(latents.float() / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
         return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        factor = self._pipeline.vae_scale_factor
+        return self._pipeline.unet.config.in_channels, height // factor, width // factor
+
+    @torch.no_grad()
+    def draw(
+        self,
+        noise: Tensor,
+        states: PromptStates,
+        negative_states: PromptStates,
+        *,
+        steps: int,
+        guidance_scale: float,
+        sampler: str,
+        generators: list[torch.Generator],
+        on_step: OnStep,
+    ) -> Tensor:
+        pipeline: Any = self._pipeline
+        pipeline.scheduler = schedulers.build(sampler, self._scheduler_config)
+
+        def told(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            guesses = [guess for guess in getattr(pipeline.scheduler, "model_outputs", ()) if guess is not None]
+            on_step(step + 1, guesses[-1] if guesses else tensors["latents"])
+            return tensors
+
+        factor = pipeline.vae_scale_factor
+        with self.autocast():
+            return pipeline(
+                **_embeddings("", states),
+                **_embeddings("negative_", negative_states),
+                latents=noise,
+                width=noise.shape[-1] * factor,
+                height=noise.shape[-2] * factor,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=generators,
+                output_type="latent",
+                callback_on_step_end=told,
+            ).images
+
+    def prepare_training(self, resolution: int, *, gradient_checkpointing: bool) -> None:  # noqa: ARG002  # all sizes alike
+        if gradient_checkpointing:
+            self._pipeline.unet.enable_gradient_checkpointing()
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return self._noise.add_noise(latents, noise, timesteps)
@@ -125,3 +171,9 @@ class UNetBase(Generic[PipelineT]):
         kept += [(self._pipeline.unet, stored), (self._pipeline.vae, torch.float32)]
         for module, as_dtype in kept:
             module.requires_grad_(False).eval().to(self.device, as_dtype)
+
+
+def _embeddings(kind: str, states: PromptStates) -> dict[str, Tensor]:
+    """The states as arguments of a diffusers pipeline; only those with a pooled state know its argument."""
+    pooled = {} if states.pooled is None else {f"{kind}pooled_prompt_embeds": states.pooled}
+    return {f"{kind}prompt_embeds": states.hidden, **pooled}

@@ -56,7 +56,7 @@ class Generator:
                 seed=request.seed + index,
                 steps=request.steps,
                 guidance_scale=request.guidance_scale,
-                sampler=request.sampler,
+                sampler=sampler.fitting(request.sampler),
                 width=request.width or config.resolution,
                 height=request.height or config.resolution,
             )

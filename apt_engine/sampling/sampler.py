@@ -4,16 +4,15 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 
 from apt_engine import random
-from apt_engine.bases import schedulers
-from apt_engine.bases.base import BaseModel, PromptStates
+from apt_engine.bases.base import BaseModel, OnStep
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.runs.run import write_atomically
+from apt_engine.settings.sampling import SAMPLERS
 from apt_engine.settings.training import TrainingConfig
 
 BATCH = 4
@@ -34,7 +33,7 @@ class Picture:
     negative_prompt: str = ""
     steps: int = 20
     guidance_scale: float = 5.0
-    sampler: str = schedulers.DEFAULT
+    sampler: str = SAMPLERS[0]
     width: int
     height: int
 
@@ -87,47 +86,39 @@ class Sampler:
         for number, batch in enumerate(batches):
             self._check_size(batch[0])
 
-            def told(
-                _pipeline: Any,
-                step: int,
-                _timestep: Any,
-                tensors: dict[str, Any],
-                number: int = number,
-                steps: int = batch[0].steps,
-            ) -> dict[str, Any]:
-                on_step((number + min(1.0, (step + 1) / steps)) / len(batches))
-                if on_preview and (step + 1) % max(2, steps // PREVIEWS) == 0 and step + 1 < steps:
-                    on_preview(self._preview(tensors["latents"][:1]))
-                return tensors
+            def told(done: int, guess: torch.Tensor, number: int = number, steps: int = batch[0].steps) -> None:
+                on_step((number + min(1.0, done / steps)) / len(batches))
+                if on_preview and done % max(2, steps // PREVIEWS) == 0 and done < steps:
+                    on_preview(self._preview(guess[:1]))
 
             yield self._latents_of(batch, told)
 
+    def fitting(self, wish: str) -> str:
+        """The solver of a name, or the base's own in place of the usual default where that does not fit.
+
+        Raises:
+            ConfigError: another solver was chosen that does not fit; names those that do.
+        """
+        known = self.base.samplers
+        if wish in known or wish == SAMPLERS[0]:
+            return wish if wish in known else known[0]
+        raise ConfigError(f"{self.base.name} cannot be sampled with {wish}; choose {' or '.join(known)}.")
+
     @torch.no_grad()
-    def _latents_of(self, batch: list[Picture], callback: Callable[..., dict[str, Any]]) -> torch.Tensor:
+    def _latents_of(self, batch: list[Picture], on_step: OnStep) -> torch.Tensor:
         first = batch[0]
-        pipeline: Any = self.base.pipeline
-        shape = (
-            pipeline.unet.config.in_channels,
-            first.height // pipeline.vae_scale_factor,
-            first.width // pipeline.vae_scale_factor,
-        )
+        shape = self.base.latent_shape(first.width, first.height)
         noise = [torch.randn(shape, generator=random.generator(picture.seed, 0, 0, "sample")) for picture in batch]
-        pipeline.scheduler = schedulers.build(first.sampler, self.base.scheduler_config)
-        states = self.base.encode_prompts([picture.prompt for picture in batch])
-        negative_states = self.base.encode_prompts([picture.negative_prompt for picture in batch])
-        with self.base.autocast():
-            return pipeline(
-                **_embeddings("", states),
-                **_embeddings("negative_", negative_states),
-                latents=torch.stack(noise).to(self.base.device, torch.float32),
-                width=first.width,
-                height=first.height,
-                num_inference_steps=first.steps,
-                guidance_scale=first.guidance_scale,
-                generator=[random.generator(picture.seed, 0, 0, "ancestral") for picture in batch],
-                output_type="latent",
-                callback_on_step_end=callback,
-            ).images
+        return self.base.draw(
+            torch.stack(noise).to(self.base.device, torch.float32),
+            self.base.encode_prompts([picture.prompt for picture in batch]),
+            self.base.encode_prompts([picture.negative_prompt for picture in batch]),
+            steps=first.steps,
+            guidance_scale=first.guidance_scale,
+            sampler=self.fitting(first.sampler),
+            generators=[random.generator(picture.seed, 0, 0, "ancestral") for picture in batch],
+            on_step=on_step,
+        )
 
     @torch.no_grad()
     def _images(self, latents: torch.Tensor) -> list[Image.Image]:
@@ -137,12 +128,9 @@ class Sampler:
 
     @torch.no_grad()
     def _preview(self, latents: torch.Tensor) -> Image.Image:
-        """What the solver takes the finished latents (1, C, h, w) to be, decoded small; else the latents as they are."""
-        pipeline: Any = self.base.pipeline
-        guesses = [guess for guess in getattr(pipeline.scheduler, "model_outputs", ()) if guess is not None]
-        clear = guesses[-1][:1] if guesses else latents
-        shrink = max(1, max(clear.shape[-2:]) // PREVIEW_CELLS)
-        return self._images(torch.nn.functional.avg_pool2d(clear.float(), shrink))[0]
+        """What latents (1, C, h, w) show, decoded small."""
+        shrink = max(1, max(latents.shape[-2:]) // PREVIEW_CELLS)
+        return self._images(torch.nn.functional.avg_pool2d(latents.float(), shrink))[0]
 
     def _check_size(self, picture: Picture) -> None:
         multiple = self.base.size_multiple
@@ -162,9 +150,3 @@ def save_picture(image: Image.Image, path: Path) -> None:
     content = io.BytesIO()
     image.save(content, format="PNG")
     write_atomically(path, content.getvalue())
-
-
-def _embeddings(kind: str, states: PromptStates) -> dict[str, torch.Tensor]:
-    """The states as arguments of a diffusers pipeline; only those with a pooled state know its argument."""
-    pooled = {} if states.pooled is None else {f"{kind}pooled_prompt_embeds": states.pooled}
-    return {f"{kind}prompt_embeds": states.hidden, **pooled}

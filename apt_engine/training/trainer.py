@@ -140,6 +140,7 @@ class Trainer:
             raise ConfigError(
                 f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."
             )
+        base.prepare_training(config.resolution, gradient_checkpointing=config.gradient_checkpointing)
         self._base = base
 
     def _prepare(self, should_stop: ShouldStop) -> Iterator[Event]:
@@ -149,8 +150,6 @@ class Trainer:
         prior = (yield from self._prior(should_stop)) if config.prior_preservation else None
         kinds = adapter.kinds_of(config.feed_forward, config.convolutions)
         adapter.attach(base.denoiser, config.rank, config.lora_alpha, kinds, config.seed)
-        if config.gradient_checkpointing:
-            base.pipeline.unet.enable_gradient_checkpointing()
         self._parameters = adapter.trainable_parameters(base.denoiser)
         self._check_disk()
         optimizer = torch.optim.AdamW(

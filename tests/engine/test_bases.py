@@ -32,6 +32,7 @@ def stable_diffusion_xl() -> StableDiffusionXL:
 
 def test_a_folder_loads_frozen_and_in_eval_mode(toy_base: Path) -> None:
     base = load_base(str(toy_base), device="cpu")
+    assert isinstance(base, StableDiffusion)
     for module in (base.pipeline.unet, base.pipeline.vae, base.pipeline.text_encoder):
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())

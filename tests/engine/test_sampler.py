@@ -13,6 +13,7 @@ from PIL import Image
 
 from apt_engine import random
 from apt_engine.bases.registry import load_base
+from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.lora import adapter, files
 from apt_engine.runs.run import Run, RunStore
@@ -52,6 +53,7 @@ def test_sizes_may_differ_from_the_training_size(sampler: Sampler) -> None:
 
 def test_xl_draws_what_a_stock_pipeline_draws(toy_xl_base: Path) -> None:
     base = load_base(str(toy_xl_base), device="cpu")
+    assert isinstance(base, StableDiffusionXL)
     ours = pixels(next(Sampler(base).generate([picture(3)])))
     stock = toy_xl_pipeline()
     stock.scheduler = base.pipeline.scheduler
@@ -141,6 +143,16 @@ def test_every_sampler_draws_and_repeats_itself(sampler: Sampler, name: str) -> 
     alone = pixels(next(sampler.generate(asked[1:])))
     assert all((one == other).all() for one, other in zip(first, again, strict=True))
     assert numpy.abs(alone - first[1]).max() <= 1
+
+
+def test_a_sampler_that_does_not_fit_is_named_and_the_usual_default_gives_way(toy_base: Path) -> None:
+    other = Sampler(load_base(str(toy_base), device="cpu"))
+    assert set(other.base.samplers) == set(SAMPLERS)
+    other.base.samplers = ("Euler", "UniPC")
+    with pytest.raises(ConfigError, match=r"cannot be sampled with DDIM; choose Euler or UniPC\."):
+        next(other.generate([replace(picture(1), sampler="DDIM")]))
+    own = pixels(next(other.generate([picture(1)])))
+    assert (own == pixels(next(other.generate([replace(picture(1), sampler="Euler")])))).all()
 
 
 def test_a_sampler_leaves_nothing_behind_for_the_next(sampler: Sampler) -> None:
