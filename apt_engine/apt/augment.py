@@ -1,10 +1,10 @@
 """Adaptive augmentation: photos that are fitted too closely are shown smaller and tilted.
 
-    p = clamp(gamma_b, 0, p_max), p_max = 0.8
+    p = clamp(gamma_b, 0, p_max), p_max = 0.8 [readers]
     one affine warp of the photo in pixels: shrunk to 1 / zoom, zoom ~ U(1, 3), and turned by U(-15, 15) degrees,
-    about the center; outside is black; before the VAE.
+    about the center; outside is black; before the VAE [paper, readers].
 
-Source: arXiv 2507.02687. Ours: the warp comes with a mask of what is photo, because black borders are learnable.
+[ours]: the warp comes with a mask of what is photo, because black borders are learnable.
 Shapes: B pictures, H and W their sides in pixels, h = H/f and w = W/f those of their latents.
 """
 

@@ -6,7 +6,7 @@ B samples of a step, N bins.
 import torch
 from torch import Tensor
 
-BINS = 10  # arXiv 2507.02687
+BINS = 10  # [paper, readers]
 
 
 def bin_of(timesteps: Tensor, train_timesteps: int, bins: int = BINS) -> Tensor:

@@ -1,10 +1,10 @@
 """The overfitting indicator: how much better than the pretrained model the tuned one denoises the photos, bin by bin.
 
-    E_b[L]  <- (1 - a) E_b[L] + a mean of this step's L in bin b,  a = 0.1, first value copied
-    gamma_b  = 1 - exp(-S (E_b[L_ref] - E_b[L_tuned]))             absolute, as in the paper (S = 1000 for SD and SDXL)
-    gamma_b  = 1 - exp(-k max(0, 1 - E_b[L_tuned] / E_b[L_ref]))   relative: needs no scale of the loss; ours
+    E_b[L]  <- (1 - a) E_b[L] + a mean of this step's L in bin b,  a = 0.1, first value copied [readers]
+    gamma_b  = 1 - exp(-S (E_b[L_ref] - E_b[L_tuned]))             absolute [readers]; S = 1000 for SD and SDXL [readers]
+    gamma_b  = 1 - exp(-k max(0, 1 - E_b[L_tuned] / E_b[L_ref]))   relative [ours]: needs no scale of the loss
 
-Source: arXiv 2507.02687. Ours: gamma is clamped to [0, 0.99], since a gap of -0.01 would give a weight of e^10 at
+[ours]: gamma is clamped to [0, 0.99], since a gap of -0.01 would give a weight of e^10 at
 S = 1000; a bin counts only after 5 visits; the raw value is kept for the record. Losses live in eps space.
 """
 

@@ -10,7 +10,7 @@ EPSILON = 1e-6
 
 
 def loss_weight(gamma: Tensor) -> Tensor:
-    """Weight (B,) of each sample's denoising loss, 1 - gamma of its bin: L_aptDM = (1 - gamma_b) L. arXiv 2507.02687."""
+    """Weight (B,) of each sample's denoising loss, 1 - gamma of its bin: L_aptDM = (1 - gamma_b) L [readers]."""
     return 1 - gamma
 
 
@@ -48,7 +48,7 @@ def channel_statistics(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stabilization(tuned: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> Tensor:
-    """RS of one layer (B,): mean over channels of (mu_t - mu_r)^2 + (sd_t - sd_r)^2. arXiv 2507.02687.
+    """RS of one layer (B,): mean over channels of (mu_t - mu_r)^2 + (sd_t - sd_r)^2 [readers].
 
     Args:
         tuned, reference: channel statistics (B, C) of the self-attention output before its output projection.
@@ -59,7 +59,9 @@ def stabilization(tuned: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]
 
 
 def alignment(tuned: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
-    """AA of one layer (B,): mean of (A_t - A_r)^2 over heads, valid queries and tokens. arXiv 2507.02687.
+    """AA of one layer (B,): mean of (A_t - A_r)^2 over heads, valid queries and tokens.
+
+    That cross-attention is compared, from Q and K alone, is [paper]; the mean over tokens and positions is [ours].
 
     Args:
         tuned, reference: maps (B, h, Q, J) of attention to the words, after the softmax, of the tokens that are no padding.

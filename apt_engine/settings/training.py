@@ -109,7 +109,7 @@ class TrainingConfig(Checked):
     )
     border: str = setting(
         "masked",
-        "The black border of a re-framed photo: masked is not learnt; paper is trained on, as drawn in the paper.",
+        "The black border of a re-framed photo: masked (ours) is not learnt; paper is trained on, as its figure draws it.",
         group="augmentation",
         choices=("masked", "paper"),
     )
@@ -127,14 +127,14 @@ class TrainingConfig(Checked):
     )
     stabilization: float = setting(
         1.0,
-        "How strongly features are kept as they were (RS); 1 is the paper's, 0 is off.",
+        "How strongly features are kept as they were (RS); 1 is our calibration, 0 is off.",
         group="regularization",
         minimum=0,
         maximum=100,
     )
     alignment: float = setting(
         1.0,
-        "How strongly attention to the words is kept as it was (AA); 1 is the paper's, 0 is off.",
+        "How strongly attention to the words is kept as it was (AA); 1 is our calibration, 0 is off.",
         group="regularization",
         minimum=0,
         maximum=100,
@@ -163,7 +163,7 @@ class TrainingConfig(Checked):
     )
     indicator: str = setting(
         "absolute",
-        "Overfitting from the difference of the losses, as in the paper, or from their ratio.",
+        "Overfitting from the difference of the losses, as readers report the paper, or from their ratio, which is ours.",
         group="regularization",
         choices=("absolute", "relative"),
     )

@@ -1,6 +1,6 @@
 """Prior drift: how far training has moved the model where the subject is not asked for.
 
-drift = mean over prompts, noise levels and pixels of |eps_tuned - eps_ref|^2 (arXiv 2507.02687 plots it as "prior distance"),
+drift = mean over prompts, noise levels and pixels of |eps_tuned - eps_ref|^2,
 on latents that the base model itself made from prompts without the subject. 0 before the first step.
 """
 
