@@ -9,7 +9,7 @@ from pathlib import Path
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: it calls out otherwise
 
 from apt_engine.errors import EngineError
-from apt_engine.runs.run import default_data_dir
+from apt_engine.runs.store import default_data_dir
 from ui.context import open_context
 from ui.layout import build_app, launch_options
 from ui.serving.tenants import is_space, open_places

@@ -28,7 +28,9 @@ from apt_engine.runs.events import (
     StageChanged,
     StepFinished,
 )
-from apt_engine.runs.run import Run, RunStore, default_data_dir, summarize
+from apt_engine.runs.history import summarize
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore, default_data_dir
 from apt_engine.settings.presets import build_config, load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.training.process_rank import rank

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from apt_engine.runs.events import RunFinished
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 from benchmarks.likeness import list_subjects, open_photos
 from benchmarks.runs import draw, finished_run
 from tools.pocket.grid import write_grid

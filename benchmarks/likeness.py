@@ -18,7 +18,8 @@ from PIL import Image
 
 from apt_engine.bases.registry import load_base
 from apt_engine.photos import photos_in
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from benchmarks.features import embed, likeness
 from benchmarks.parts import OFF

@@ -15,7 +15,8 @@ import numpy
 from PIL import Image, ImageDraw
 
 from apt_engine.runs.events import StepFinished
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from benchmarks.runs import SIDE, draw, finished_run
 

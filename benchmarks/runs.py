@@ -10,7 +10,9 @@ from apt_engine.bases.registry import load_base
 from apt_engine.jobs.session import train
 from apt_engine.lora import files
 from apt_engine.photos import photos_in, read_photos
-from apt_engine.runs.run import Run, RunStore, summarize
+from apt_engine.runs.history import summarize
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.presets import build_config, load_presets
 from apt_engine.settings.training import TrainingConfig

@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from apt_engine.jobs.worker import ROOT
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATIENCE_SECONDS = 90

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from apt_engine.photos import photos_in, read_photos
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from gradio.blocks import Block
 from apt_engine.errors import EngineError
 from apt_engine.jobs.queue import QueuedEngine
 from apt_engine.jobs.worker import Worker
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import Preset, load_presets
 from ui.serving.tenants import Places
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from apt_engine.bases.hub import is_downloaded, is_hub_id
 from apt_engine.errors import EngineError
 from apt_engine.runs.events import StepFinished
-from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, RunStore
+from apt_engine.runs.run import KEPT_OPTIMIZER_STATES
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import load_presets, profile_of
 from apt_engine.settings.training import TrainingConfig
 

@@ -9,7 +9,8 @@ from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import ZeroGpuEngine
-from apt_engine.runs.run import RunStore, refuse_restart
+from apt_engine.runs.history import refuse_restart
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
 SECONDS_BETWEEN_LOOKS = 0.2

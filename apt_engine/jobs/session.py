@@ -12,7 +12,9 @@ from filelock import FileLock, Timeout  # comes with torch and the hub client
 from apt_engine.bases.registry import choose_device
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.runs.events import Event
-from apt_engine.runs.run import Run, RunStore, writing
+from apt_engine.runs.files import writing
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.process_rank import process_count, rank
 from apt_engine.training.trainer import Trainer

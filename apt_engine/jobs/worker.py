@@ -20,7 +20,8 @@ from typing import Any
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.runs.events import RunFailed
-from apt_engine.runs.run import RunStore, refuse_restart
+from apt_engine.runs.history import refuse_restart
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
 ROOT = Path(__file__).resolve().parents[2]

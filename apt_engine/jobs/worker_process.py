@@ -21,7 +21,7 @@ from PIL import Image
 from apt_engine.errors import EngineError
 from apt_engine.jobs.session import OUT_OF_MEMORY, train
 from apt_engine.runs.events import RunFailed
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
 from apt_engine.sampling.sampler import Stopped
 from apt_engine.settings.sampling import SampleRequest

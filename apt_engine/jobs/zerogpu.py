@@ -15,7 +15,9 @@ from typing import Any
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.runs.events import RunFailed
-from apt_engine.runs.run import Run, RunStore, refuse_restart, summarize
+from apt_engine.runs.history import refuse_restart, summarize
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
 SLICE_SECONDS = 90.0  # of training in one call; loading, saving and samples come on top

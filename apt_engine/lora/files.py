@@ -36,7 +36,7 @@ from apt_engine.lora.adapter import (
     to_fp32,
     trainable_parameters,
 )
-from apt_engine.runs.run import write_atomically
+from apt_engine.runs.files import write_atomically
 
 DIFFUSERS_PREFIX = "unet."
 

@@ -9,73 +9,21 @@ Whole files and folders appear under their final name only when complete: writte
 """
 
 import contextlib
-import hashlib
 import json
 import os
-import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
-from apt_engine.errors import BusyError, DiskError, EngineError, RunError
-from apt_engine.runs.events import (
-    CheckpointSaved,
-    Event,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    StepFinished,
-    from_json,
-    to_json,
-)
+from apt_engine.errors import EngineError, RunError
+from apt_engine.runs import files
+from apt_engine.runs.events import Event, from_json, to_json
+from apt_engine.runs.files import sha256, write_atomically, writing
 from apt_engine.settings.training import TrainingConfig
 
 KEPT_OPTIMIZER_STATES = 2
 MANIFEST = "manifest.json"
-
-
-def default_data_dir() -> Path:
-    """Where runs live unless `--data-dir` says otherwise."""
-    return Path(platformdirs.user_data_dir("APT Studio", appauthor=False))
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write into a sentence.
-
-    Raises:
-        DiskError: the disk is full, or `path` may not be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        free = shutil.disk_usage(_nearest_existing(path)).free / 1e6
-        raise DiskError(
-            f"Cannot write {path} ({error.strerror or error}; {free:,.0f} MB free); "
-            "free some disk space or choose another --data-dir."
-        ) from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is either the old one or the whole new one, whatever happens meanwhile.
-
-    Raises:
-        DiskError: it cannot be written; the old file is untouched.
-    """
-    aside = path.with_name(f".{path.name}.part")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(content)
-            _sync(aside)
-            aside.replace(path)
-            _sync(path.parent)
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -103,9 +51,7 @@ class Checkpoint:
         try:
             hashes: dict[str, str] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["sha256"]
             present = {name: self.path / name for name in hashes if (self.path / name).exists()}
-            return "lora.safetensors" in present and all(
-                _sha256(path) == hashes[name] for name, path in present.items()
-            )
+            return "lora.safetensors" in present and all(sha256(path) == hashes[name] for name, path in present.items())
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -226,135 +172,22 @@ class Run:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
                 write(aside)
-                files = sorted(aside.iterdir())
-                for file in files:
-                    _sync(file)
-                manifest = {"step": step, "sha256": {file.name: _sha256(file) for file in files}}
+                saved = sorted(aside.iterdir())
+                for file in saved:
+                    files.sync(file)
+                manifest = {"step": step, "sha256": {file.name: sha256(file) for file in saved}}
                 (aside / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-                _sync(aside / MANIFEST)
+                files.sync(aside / MANIFEST)
                 if final.exists():
                     shutil.rmtree(final)
                 aside.replace(final)
-                _sync(final.parent)
+                files.sync(final.parent)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         resumable = [item for item in self.checkpoints() if item.can_resume and item.step <= step]
         for old in resumable[:-KEPT_OPTIMIZER_STATES]:
             old.optimizer_path.unlink(missing_ok=True)
         return Checkpoint(final, step)
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a list of runs shows. `state` is new, training, finished, stopped, failed or interrupted.
-
-    `training` means that no end was written; whether somebody still works on it only the worker knows.
-    """
-
-    run: Run
-    subject: str
-    base: str
-    state: str
-    step: int
-    last_step: int
-    message: str
-
-
-def refuse_restart(run: Run) -> None:
-    """Raise if a run was started before, and must be resumed instead.
-
-    Raises:
-        BusyError: it was.
-    """
-    if summarize(run).state != "new":
-        raise BusyError(f"Run {run.id} was started before; resume it instead.")
-
-
-def summarize(run: Run) -> RunSummary:
-    """The state of a run, read off its events."""
-    config = run.config
-    state, step, last_step, message = "new", 0, config.steps_for(len(run.photo_paths)), ""
-    for event in run.events()[0]:
-        match event:
-            case RunStarted():
-                state, last_step = "training", event.last_step
-            case StepFinished() | CheckpointSaved():
-                step = max(step, event.step)
-            case RunFinished():
-                state, message = ("finished" if event.is_complete else "stopped"), event.reason
-            case RunFailed() if state != "finished":  # else it was a wish to go on that failed
-                state, message = "failed", event.message
-            case _:
-                pass
-    return RunSummary(run, config.subject, config.base, state, step, last_step, message)
-
-
-def runs_in(folder: Path) -> list[Run]:
-    """The runs in a folder, newest first."""
-    found = [entry for entry in folder.glob("[!.]*") if (entry / "config.json").exists()]
-    return [Run(entry) for entry in sorted(found, key=lambda entry: entry.name, reverse=True)]
-
-
-class RunStore:
-    """All runs of one data directory."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir
-        self.runs_dir = data_dir / "runs"
-
-    def create(self, config: TrainingConfig, save_photos: Callable[[Path], None]) -> Run:
-        """Make a run's folder, with its photos by `save_photos(folder)`. It appears whole or not at all.
-
-        Raises:
-            DiskError: the disk is full or cannot be written.
-        """
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(config.subject)}"
-        with writing(self.runs_dir):
-            self.runs_dir.mkdir(parents=True, exist_ok=True)
-            aside = self.runs_dir / f".{name}-{os.getpid()}.part"
-            try:
-                (aside / "photos").mkdir(parents=True)
-                save_photos(aside / "photos")
-                (aside / "config.json").write_bytes(config_bytes(config))
-                (aside / "events.jsonl").touch()
-                return Run(aside.rename(_free(self.runs_dir / name)))
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
-
-    def list(self) -> list[Run]:
-        """All runs, newest first."""
-        return runs_in(self.runs_dir)
-
-    def open(self, run_id: str) -> Run:
-        """The run of an id, or the newest one for "latest".
-
-        Raises:
-            RunError: there is no such run.
-        """
-        runs = self.list()
-        if run_id == "latest" and runs:
-            return runs[0]
-        found = next((run for run in runs if run.id == run_id), None)
-        if found is None:
-            hint = f"the newest is {runs[0].id}" if runs else "there are none yet: train one first"
-            raise RunError(f"There is no run {run_id} in {self.data_dir}; {hint}.")
-        return found
-
-    def size_of(self, run_id: str) -> int:
-        """Bytes of a run's events so far, 0 where there is no such run; cheap enough to ask every second."""
-        path = self.runs_dir / Path(run_id).name / "events.jsonl"
-        return path.stat().st_size if run_id and path.is_file() else 0
-
-    def next_pictures_dir(self) -> Path:
-        """Where the next pictures go; a folder that is not there yet."""
-        return _free(self.data_dir / "generated" / time.strftime("%Y%m%d-%H%M%S"))
-
-
-def _free(wanted: Path) -> Path:
-    path, number = wanted, 2
-    while path.exists():
-        path, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return path
 
 
 def config_bytes(config: TrainingConfig) -> bytes:
@@ -367,27 +200,3 @@ def _readable(block: bytes) -> Iterator[Event]:
     for line in block.splitlines():
         with contextlib.suppress(ValueError):
             yield from_json(line.decode())
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w]+", "-", text.lower()).strip("-_")[:40] or "run"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or on POSIX a folder's entries, to the disk."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _nearest_existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())

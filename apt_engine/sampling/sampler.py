@@ -11,7 +11,7 @@ from PIL import Image
 from apt_engine import random
 from apt_engine.bases.base import BaseModel, OnStep
 from apt_engine.errors import ConfigError, EngineError
-from apt_engine.runs.run import write_atomically
+from apt_engine.runs.files import write_atomically
 from apt_engine.settings.sampling import SAMPLERS
 from apt_engine.settings.training import TrainingConfig
 

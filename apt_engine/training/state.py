@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from apt_engine.runs.run import write_atomically
+from apt_engine.runs.files import write_atomically
 
 STEP = "adaptive_step"  # prefix of the step's own tensors; parameters have their names
 

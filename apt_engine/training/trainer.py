@@ -49,8 +49,9 @@ from apt_engine.runs.events import (
     StepFinished,
     ViewsShown,
 )
+from apt_engine.runs.history import summarize
 from apt_engine.runs.resumption import drawn_samples, has_drift, starting_checkpoint
-from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run, summarize
+from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
 from apt_engine.sampling.sampler import Picture, Sampler, save_picture
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import exports

@@ -8,7 +8,7 @@ from PIL import Image
 
 from apt_engine.cli import main
 from apt_engine.jobs.session import alone
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 
 FAST = [
     "--set",

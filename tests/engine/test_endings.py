@@ -12,6 +12,7 @@ import pytest
 
 from apt_engine.errors import DiskError, RunError
 from apt_engine.jobs.session import train
+from apt_engine.runs import files
 from apt_engine.runs import run as runs
 from apt_engine.runs.events import (
     DriftMeasured,
@@ -23,8 +24,11 @@ from apt_engine.runs.events import (
     StepFinished,
     to_json,
 )
+from apt_engine.runs.files import writing
+from apt_engine.runs.history import summarize
 from apt_engine.runs.library import pack
-from apt_engine.runs.run import Run, RunStore, summarize, writing
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from ui.story import Story
 
 STEPS = 2
@@ -84,7 +88,7 @@ def cut_off(whole: Run, snapshots: Path, tmp_path: Path) -> Callable[[str], Run]
 
 def before_each_write(patch: pytest.MonkeyPatch, react: Callable[[str], None]) -> None:
     """Show to `react` the path of each file before it is whole, and each event before it is told."""
-    sync, append = runs._sync, Run.append
+    sync, append = files.sync, Run.append
 
     def watched_sync(path: Path) -> None:
         react(path.as_posix())
@@ -94,7 +98,7 @@ def before_each_write(patch: pytest.MonkeyPatch, react: Callable[[str], None]) -
         react(to_json(event))
         append(run, event)
 
-    patch.setattr(runs, "_sync", watched_sync)
+    patch.setattr(files, "sync", watched_sync)
     patch.setattr(Run, "append", watched_append)
 
 

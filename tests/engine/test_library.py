@@ -17,7 +17,9 @@ from apt_engine.jobs.estimate import NEEDS, estimate
 from apt_engine.lora import adapter
 from apt_engine.runs import library
 from apt_engine.runs.events import Noticed, RunFailed, RunStarted, StageChanged, StepFinished
-from apt_engine.runs.run import Run, RunStore, summarize
+from apt_engine.runs.history import summarize
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import POCKET_DIR
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig

@@ -12,7 +12,7 @@ from apt_engine.jobs.worker import ROOT
 from apt_engine.runs.events import (
     Calibrated,
 )
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 from tests.engine.test_trainer import steps_of
 
 

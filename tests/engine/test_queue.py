@@ -11,7 +11,8 @@ from apt_engine.errors import BusyError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress, describe_status
 from apt_engine.jobs.queue import JobQueue, QueuedEngine
 from apt_engine.jobs.worker import Worker
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 

@@ -12,8 +12,11 @@ import pytest
 
 from apt_engine.errors import DiskError, RunError
 from apt_engine.runs.events import CheckpointSaved, RunFailed, RunFinished, RunStarted, StepFinished
+from apt_engine.runs.files import write_atomically
+from apt_engine.runs.history import summarize
 from apt_engine.runs.resumption import starting_checkpoint
-from apt_engine.runs.run import Run, RunStore, summarize, write_atomically
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,7 +176,7 @@ def test_an_atomic_write_keeps_the_old_file_when_it_fails(tmp_path: Path, monkey
     def full(_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("apt_engine.runs.run._sync", full)
+    monkeypatch.setattr("apt_engine.runs.files.sync", full)
     with pytest.raises(DiskError):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

@@ -16,7 +16,8 @@ from apt_engine.bases.registry import load_base
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.lora import adapter, files
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
 from apt_engine.sampling.sampler import Picture, Sampler, Stopped
 from apt_engine.settings.sampling import SAMPLERS, SampleRequest

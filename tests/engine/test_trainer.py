@@ -29,7 +29,8 @@ from apt_engine.runs.events import (
     StepFinished,
     ViewsShown,
 )
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import state as training_state
 from apt_engine.training.step import AdaptiveStep, StepResult

@@ -13,7 +13,9 @@ import pytest
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.worker import ROOT, Worker
 from apt_engine.runs.events import RunFailed, RunFinished, StepFinished
-from apt_engine.runs.run import Run, RunStore, summarize
+from apt_engine.runs.history import summarize
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
 PATIENCE_SECONDS = 90
@@ -122,7 +124,7 @@ def test_the_pages_process_never_imports_torch(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "import apt_engine.jobs.worker, apt_engine.photos, apt_engine.settings.presets, apt_engine.cli\n"
-        "from apt_engine.runs.run import RunStore\n"
+        "from apt_engine.runs.store import RunStore\n"
         "apt_engine.jobs.worker.Worker(RunStore(Path(sys.argv[1])))\n"
         "assert not {'torch', 'diffusers', 'transformers', 'gradio'} & set(sys.modules), 'heavy import'\n"
     )

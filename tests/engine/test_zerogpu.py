@@ -14,7 +14,9 @@ from apt_engine.errors import BusyError, DiskError, EngineError
 from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import ZeroGpuEngine
 from apt_engine.runs.events import Event, RunFinished, StepFinished
-from apt_engine.runs.run import Run, RunStore, summarize
+from apt_engine.runs.history import summarize
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 from ui.serving.tenants import open_engine
 

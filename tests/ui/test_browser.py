@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from selenium.webdriver.common.by import By
 
-from apt_engine.runs.run import summarize
+from apt_engine.runs.history import summarize
 from tests.browser import NEEDS_BROWSER, Page, opened
 
 pytestmark = NEEDS_BROWSER

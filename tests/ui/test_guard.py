@@ -11,7 +11,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from apt_engine.jobs.queue import JobQueue
 from apt_engine.jobs.worker import Worker
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 from ui.serving.guard import Guard, guard_comes_first
 from ui.serving.tenants import OnePlace, Places, VisitorPlaces
 

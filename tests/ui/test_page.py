@@ -18,7 +18,8 @@ from apt_engine.runs.events import (
     SampleReady,
     StepFinished,
 )
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from tests.browser import NEEDS_BROWSER, Page, browsing, opened, serving
 

@@ -25,7 +25,8 @@ from apt_engine.jobs.queue import JobQueue
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs import library
 from apt_engine.runs.events import DriftMeasured, ExportReady
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from ui.serving.guard import Guard
 from ui.serving.routes import routes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selenium.webdriver.common.by import By
 
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 from tests.browser import NEEDS_BROWSER, Page, opened
 from tests.ui.test_page import tell_a_run
 

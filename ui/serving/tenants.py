@@ -24,7 +24,8 @@ from apt_engine.errors import EngineError
 from apt_engine.jobs.queue import JobQueue, QueuedEngine
 from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import CALL_SECONDS, ZeroGpuEngine
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 
 COOKIE = "apt-visitor"

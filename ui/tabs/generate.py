@@ -14,7 +14,7 @@ from gradio.components import Component
 
 from apt_engine.errors import EngineError
 from apt_engine.runs import library
-from apt_engine.runs.run import summarize
+from apt_engine.runs.history import summarize
 from apt_engine.settings.presets import POCKET_DIR
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import SUBJECT_SLOT

@@ -13,7 +13,8 @@ from gradio.blocks import Block
 from apt_engine.errors import EngineError, RunError
 from apt_engine.runs import library
 from apt_engine.runs.events import SampleReady
-from apt_engine.runs.run import Run, summarize
+from apt_engine.runs.history import summarize
+from apt_engine.runs.run import Run
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import Series, file_url, line_plot, smoothed
 from ui.scripted import scripted
