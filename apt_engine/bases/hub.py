@@ -8,16 +8,11 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, snapshot_download
 
 from apt_engine.errors import BaseModelError
+from apt_engine.settings.presets import is_hub_id
 
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 SECONDS_BETWEEN_LOOKS = 0.5
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name is of the form owner/model and no folder here."""
-    is_path = name.startswith(("/", ".", "~")) or "\\" in name or Path(name).exists()
-    return name.count("/") == 1 and not is_path
 
 
 def is_downloaded(name: str) -> bool:

@@ -11,11 +11,11 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 
 from apt_engine.bases.base import BaseModel
-from apt_engine.bases.hub import NOT_NEEDED, is_hub_id
+from apt_engine.bases.hub import NOT_NEEDED
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import BaseModelError, ConfigError
-from apt_engine.settings.presets import POCKET_DIR
+from apt_engine.settings.presets import POCKET_DIR, is_hub_id
 
 ALL_THREADS = torch.get_num_threads()
 SMALL_DENOISER = 100_000_000  # parameters; Stable Diffusion has 860 million, the pocket model 11

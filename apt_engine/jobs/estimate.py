@@ -4,12 +4,12 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from apt_engine.bases.hub import is_downloaded, is_hub_id
+from apt_engine.bases.hub import is_downloaded
 from apt_engine.errors import EngineError
 from apt_engine.runs.events import StepFinished
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES
 from apt_engine.runs.store import RunStore
-from apt_engine.settings.presets import load_presets, profile_of
+from apt_engine.settings.presets import is_hub_id, load_presets, profile_of
 from apt_engine.settings.training import TrainingConfig
 
 RUNS_LOOKED_AT = 8

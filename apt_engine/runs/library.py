@@ -9,12 +9,12 @@ from pathlib import Path, PureWindowsPath
 
 from PIL import Image
 
-from apt_engine.bases.hub import is_hub_id
 from apt_engine.errors import ConfigError, RunError
 from apt_engine.runs.events import Event, Noticed, RunFailed, RunStarted, StageChanged, to_json
 from apt_engine.runs.files import write_atomically, writing
 from apt_engine.runs.run import Run, config_bytes
 from apt_engine.runs.store import RunStore, runs_in
+from apt_engine.settings.presets import is_hub_id
 from apt_engine.settings.sampling import SampleRequest
 
 LONGEST_TITLE = 80

@@ -46,6 +46,12 @@ def profile_of(base: str, presets: dict[str, Preset]) -> Preset:
     return presets[_family_key(Path(base))]
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name is of the form owner/model and no folder here."""
+    is_path = name.startswith(("/", ".", "~")) or "\\" in name or Path(name).exists()
+    return name.count("/") == 1 and not is_path
+
+
 def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict[str, Any]) -> TrainingConfig:
     """A config from, in rising precedence: defaults, the base's profile, the chosen presets in their order, `values`.
 
