@@ -38,6 +38,8 @@ class Generator:
     ) -> Iterator[Path]:
         """Make the pictures of a request into `folder`, one PNG after the other; its run is one of `store`.
 
+        Pictures that lie there already are kept: the new ones are numbered on from the highest.
+
         Raises:
             EngineError: the run, checkpoint or base model cannot be used, or what `on_progress` raises.
         """
@@ -64,7 +66,7 @@ class Generator:
         ]
         folder.mkdir(parents=True, exist_ok=True)
         images = sampler.generate(pictures, lambda fraction: on_progress("Drawing", fraction), on_preview)
-        for number, (picture, image) in enumerate(zip(pictures, images, strict=True), 1):
+        for number, (picture, image) in enumerate(zip(pictures, images, strict=True), _next_number(folder)):
             path = folder / f"{number:02d}-seed{picture.seed}.png"
             image.save(path, pnginfo=_settings_inside(request, picture))
             yield path
@@ -87,6 +89,12 @@ class Generator:
         if lora_path:
             files.load(denoiser, lora_path)
             adapter.set_strength(denoiser, strength)
+
+
+def _next_number(folder: Path) -> int:
+    """The number after the highest that begins a picture's name, 1 in an empty folder."""
+    numbers = (path.name.partition("-")[0] for path in folder.glob("*-seed*.png"))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
 
 
 def _settings_inside(request: SampleRequest, picture: Picture) -> PngInfo:

@@ -156,3 +156,14 @@ def test_a_data_dir_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("not a folder")
     assert train(photo_dir, toy_base, tmp_path / "file" / "data") == 1
     assert "choose another --data-dir" in sentence(capsys)
+
+
+def test_no_picture_in_the_folder_is_replaced(data: Path, tmp_path: Path, toy_base: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for mine in ("9-seed0.png", "notes.png", "holiday-seed3.png"):
+        (out / mine).write_bytes(b"mine")
+    for prompt in ("a car", "a cat"):
+        assert generate(data, out, "--base", str(toy_base), prompt=prompt) == 0
+    assert {path.name for path in out.glob("[01]*")} == {"10-seed0.png", "11-seed0.png"}
+    assert all((out / mine).read_bytes() == b"mine" for mine in ("9-seed0.png", "notes.png", "holiday-seed3.png"))
