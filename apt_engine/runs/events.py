@@ -1,8 +1,10 @@
 """What a run tells: frozen records, each of which round-trips through one line of JSON. Times are seconds since 1970."""
 
 import dataclasses
+import functools
 import json
 import time
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,23 +157,14 @@ class RunFailed(Event):
     detail: str = ""
 
 
-_KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind
-    for kind in (
-        RunStarted,
-        StageChanged,
-        Noticed,
-        StepFinished,
-        Calibrated,
-        DriftMeasured,
-        ViewsShown,
-        SampleReady,
-        CheckpointSaved,
-        ExportReady,
-        RunFinished,
-        RunFailed,
-    )
-}
+@dataclass(frozen=True, kw_only=True)
+class NewerEvent(Event):
+    """Something that only a newer version of this program knows how to tell; `name` is its kind there."""
+
+    name: str
+
+
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
 
 
 def to_json(event: Event) -> str:
@@ -180,22 +173,49 @@ def to_json(event: Event) -> str:
 
 
 def from_json(line: str) -> Event:
-    """The event of a line.
+    """The event of a line; a `NewerEvent` where its kind is not known here.
 
     Raises:
-        ValueError: the line is not an event, or one of a newer version.
+        ValueError: the line is not an event, or lacks a field, or holds a value of another type.
     """
-    values: dict[str, Any] = json.loads(line)
-    kind = _KINDS.get(values.pop("kind", ""))
-    if kind is None:
+    values: Any = json.loads(line)
+    name = values.pop("kind", None) if isinstance(values, dict) else None
+    if not isinstance(name, str):
         raise ValueError(f"not an event: {line[:80]}")
-    known = {item.name for item in dataclasses.fields(kind)}
+    kind = _KINDS.get(name)
+    if kind is None:
+        return NewerEvent(name=name)
+    shapes = _shapes(kind)
     try:
-        return kind(**{key: _frozen(value) for key, value in values.items() if key in known})
+        return kind(**{key: shapes[key].take(value) for key, value in values.items() if key in shapes})
     except TypeError as error:
         raise ValueError(f"not a complete event: {line[:80]}") from error
 
 
-def _frozen(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
-    return tuple(value) if isinstance(value, list) else value
+@dataclass(frozen=True)
+class _Shape:
+    """What JSON may hold for a field: one value of these types, or a list of such."""
+
+    types: frozenset[type]
+    is_list: bool
+
+    def take(self, value: Any) -> Any:
+        """The value as the event has it.
+
+        Raises:
+            TypeError: it is of another type.
+        """
+        found = set(map(type, value)) if self.is_list and isinstance(value, list) else {type(value)}
+        if not found <= self.types or self.is_list is not isinstance(value, list):
+            raise TypeError(f"{value!r} has another type")
+        return tuple(value) if self.is_list else value
+
+
+@functools.cache
+def _shapes(kind: type[Event]) -> dict[str, _Shape]:
+    shapes = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        is_list = typing.get_origin(hint) is tuple
+        types = {item for item in typing.get_args(hint) or (hint,) if item is not Ellipsis}
+        shapes[name] = _Shape(frozenset(types | ({int} if float in types else set())), is_list)
+    return shapes

@@ -25,7 +25,7 @@ def title_of(run: Run) -> str:
     """The name a person gave the run; empty when it has none."""
     try:
         return (run.path / "title.txt").read_text(encoding="utf-8").strip()
-    except OSError:
+    except (OSError, ValueError):
         return ""
 
 

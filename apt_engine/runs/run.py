@@ -9,12 +9,14 @@ Whole files and folders appear under their final name only when complete: writte
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from apt_engine.errors import EngineError, RunError
 from apt_engine.runs import files
@@ -75,12 +77,20 @@ class Run:
         """The config the run was created with.
 
         Raises:
-            RunError: the file is missing or damaged.
+            RunError: the file is missing, damaged, or has settings that only a newer version knows.
         """
         try:
-            return TrainingConfig.from_dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, EngineError) as error:
+            values: dict[str, Any] = dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
+            newer = sorted(values.keys() - {field.name for field in dataclasses.fields(TrainingConfig)})
+            config = TrainingConfig.from_dict(values) if not newer else None
+        except (OSError, ValueError, TypeError, EngineError) as error:
             raise RunError(f"The settings of run {self.id} cannot be read ({error}); start a new run.") from error
+        if config is None:
+            raise RunError(
+                f"Run {self.id} was made by a newer version of APT Studio (it has the settings {', '.join(newer)}); "
+                "update this one to use it."
+            )
+        return config
 
     def replace_config(self, config: TrainingConfig) -> None:
         """Change the run's settings, for the sessions to come.
@@ -99,8 +109,8 @@ class Run:
     def captions(self) -> list[str]:
         """The caption of each photo, `{subject}` standing for the thing: its own, or that of the config."""
         try:
-            own: dict[str, str] = json.loads((self.path / "photos" / "captions.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            own: dict[str, str] = dict(json.loads((self.path / "photos" / "captions.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             own = {}
         return [own.get(path.name, self.config.caption) for path in self.photo_paths]
 
@@ -117,13 +127,19 @@ class Run:
             file.write(torn + to_json(event).encode() + b"\n")
 
     def events(self, since: int = 0) -> tuple[list[Event], int]:
-        """Events after cursor `since` and the cursor to ask with next; 0 is the beginning. A half-written last line waits."""
+        """Events after cursor `since` and the cursor to ask with next; 0 is the beginning. A half-written last line waits.
+
+        Raises:
+            RunError: the file is there and cannot be read.
+        """
         try:
             with self.events_path.open("rb") as file:
                 file.seek(since)
                 block = file.read()
         except FileNotFoundError:
             return [], since
+        except OSError as error:
+            raise RunError(f"The events of run {self.id} cannot be read ({error.strerror or error}).") from error
         whole = block[: block.rfind(b"\n") + 1]
         return list(_readable(whole)), since + len(whole)
 
@@ -196,7 +212,7 @@ def config_bytes(config: TrainingConfig) -> bytes:
 
 
 def _readable(block: bytes) -> Iterator[Event]:
-    """Events of whole lines. Lines torn by a crash, or of a newer version, are passed over."""
+    """Events of whole lines. Lines torn by a crash are passed over."""
     for line in block.splitlines():
         with contextlib.suppress(ValueError):
             yield from_json(line.decode())
