@@ -46,7 +46,7 @@ def draw(
     """Pictures of (prompt, seed), by a checkpoint or by the base."""
     base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
     if lora_path is not None:
-        files.load(base.denoiser, lora_path)
+        files.load(base, lora_path)
     pictures = [
         Picture(prompt=config.fill(prompt), seed=seed, guidance_scale=guidance_scale, width=SIDE, height=SIDE)
         for prompt, seed in wanted

@@ -68,14 +68,12 @@ TOKENS = 9  # of "a photo of a zwx backpack", start and end included
 class BareBase:
     """A U-Net of random or no weights as a base model: all that a step asks for, without text encoder and VAE."""
 
-    name = family = "bare"
+    name = "bare"
     dtype = torch.float32
-    prediction_type = "epsilon"
     size_multiple = 64
 
     def __init__(self, unet: Any, device: str) -> None:
         self.denoiser = unet
-        self.pipeline = unet
         self.device = torch.device(device)
         self._alphas = torch.linspace(0.999, 0.005, 1000, device=device)
 
@@ -150,7 +148,7 @@ def build_step(kind: type[StepT], unet: dict[str, Any], part: str, *, device: st
     torch.manual_seed(0)
     with torch.device(device):
         net = UNet2DConditionModel(**unet)
-    adapter.attach(net, 16, 16.0, adapter.ATTENTION_LAYERS, 0)
+    adapter.attach(net, 16, 16.0, ("to_q", "to_k", "to_v", "to_out.0"), 0)
     if checkpointing:
         net.enable_gradient_checkpointing()
     side = unet["sample_size"]

@@ -4,7 +4,7 @@
     pictures    encode_images  decode  latent_shape  size_multiple  samplers  draw
     prompts     encode_prompts  caption_tokens
     watching    watched_layers  watch
-    training    prepare_training
+    training    prepare_training  lora
 
 Shapes: B batch, C latent channels, h and w latent height and width, L tokens, D width of a token state, P of a pooled one.
 """
@@ -12,7 +12,7 @@ Shapes: B batch, C latent channels, h and w latent height and width, L tokens, D
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -73,6 +73,50 @@ class Attention:
     rows: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class KohyaNames:
+    """What other programs call a base model and its layers in kohya's layout of LoRA files.
+
+    Attributes:
+        base_model_version: the header's `ss_base_model_version`.
+        architecture: by the model specification, https://github.com/Stability-AI/ModelSpec.
+        prediction: what is predicted, in that specification's words.
+        layer: from the denoiser's name of a layer to the one in files, dots still in it.
+        read: diffusers' own reader: a pair, weights and alphas, of a file's tensors, which it may empty.
+    """
+
+    base_model_version: str
+    architecture: str
+    prediction: str
+    layer: Callable[[str], str]
+    read: Callable[[dict[str, Tensor]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraLayers:
+    """Which layers of a denoiser a LoRA may train: how their names end, or whole names; and what files call them.
+
+    Attributes:
+        attention, feed_forward, convolutions: by kind; empty where the family has none.
+        prefix: what diffusers' layout puts before the name of a layer.
+        kohya: None where other programs have no name for such a base.
+    """
+
+    attention: tuple[str, ...]
+    feed_forward: tuple[str, ...] = ()
+    convolutions: tuple[str, ...] = ()
+    prefix: str
+    kohya: KohyaNames | None = None
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return self.attention + self.feed_forward + self.convolutions
+
+    def chosen(self, *, feed_forward: bool, convolutions: bool) -> tuple[str, ...]:
+        """Attention always, the others if wanted."""
+        return self.attention + self.feed_forward * feed_forward + self.convolutions * convolutions
+
+
 OnFeatures = Callable[[str, Tensor], None]  # a layer's name, and (B, positions, channels) before its output projection
 OnAttention = Callable[[str, Attention], None]  # a layer's name, and what it attends with
 OnStep = Callable[[int, Tensor], None]  # steps done, and the latents (B, C, h, w) that the pictures seem to become
@@ -84,18 +128,17 @@ class BaseModel(Protocol):
     name: str  # as the user named it: pocket, a folder, an id of the hub
     device: torch.device
     dtype: torch.dtype  # what the denoiser computes in
-    prediction_type: str  # epsilon or v_prediction
     size_multiple: int  # pictures must be a multiple of this many pixels
     samplers: tuple[str, ...]  # those of `settings.sampling.SAMPLERS` that fit, the family's own first
 
     @property
-    def family(self) -> str:
-        """The value of `ss_base_model_version` in exported LoRA files: sd_v1, sd_v2, sdxl_base_v1-0."""
+    def denoiser(self) -> torch.nn.Module:
+        """The network that gets the LoRA."""
         ...
 
     @property
-    def denoiser(self) -> torch.nn.Module:
-        """The network that gets the LoRA."""
+    def lora(self) -> LoraLayers:
+        """What a LoRA may train."""
         ...
 
     def prepare_training(self, resolution: int, *, gradient_checkpointing: bool) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from apt_engine.bases.base import PromptStates
+from apt_engine.bases.base import KohyaNames, PromptStates
 from apt_engine.bases.unet import UNetBase
 
 
@@ -34,8 +35,17 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
         return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
 
     @property
-    def family(self) -> str:
-        return "sd_v2" if self._pipeline.unet.config.cross_attention_dim == 1024 else "sd_v1"
+    def _kohya(self) -> KohyaNames:
+        """ComfyUI, Forge, AUTOMATIC1111 and sd-scripts all know diffusers' names of the layers."""
+        is_second = self._pipeline.unet.config.cross_attention_dim == 1024
+        second = "stable-diffusion-v2-512" if self._prediction == "epsilon" else "stable-diffusion-v2-768-v"
+        return KohyaNames(
+            base_model_version="sd_v2" if is_second else "sd_v1",
+            architecture=second if is_second else "stable-diffusion-v1",
+            prediction=self._prediction,
+            layer=lambda name: name,
+            read=StableDiffusionLoraLoaderMixin.lora_state_dict,
+        )
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> PromptStates:

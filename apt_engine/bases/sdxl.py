@@ -1,13 +1,17 @@
 """Stable Diffusion XL in diffusers layout."""
 
+import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from apt_engine.bases.base import PromptStates
+from apt_engine.bases.base import KohyaNames, PromptStates
 from apt_engine.bases.unet import UNetBase
 
 
@@ -18,8 +22,6 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
     as it is now, not cropped, and so for warped photos too. The sampler asks with the same numbers, and what is learnt
     must answer there; a warped photo with numbers of its own would teach another corner of the model.
     """
-
-    family = "sdxl_base_v1-0"
 
     @classmethod
     def load(
@@ -32,6 +34,18 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
         """
         pipeline = StableDiffusionXLPipeline.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
+
+    @property
+    def _kohya(self) -> KohyaNames:
+        """sd-scripts knows the layers by their names in the original checkpoint alone, other programs by both."""
+        config: Any = self._pipeline.unet.config
+        return KohyaNames(
+            base_model_version="sdxl_base_v1-0",
+            architecture="stable-diffusion-xl-v1-base",
+            prediction=self._prediction,
+            layer=lambda name: original_name(name, config.layers_per_block),
+            read=partial(StableDiffusionXLLoraLoaderMixin.lora_state_dict, unet_config=config),
+        )
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> PromptStates:
@@ -61,3 +75,23 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
     def _texts(self) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
         pipeline = self._pipeline
         return [(pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)]
+
+
+def original_name(layer: str, layers_per_block: int) -> str:
+    """The name in the original checkpoint, whose numbering runs on through all blocks.
+
+    A down block has its layers and then a downsampler, after the first convolution's number 0; an up block has one layer
+    more, with the upsampler inside the last. A layer is a residual part, number 0, and an attention, number 1. The middle block
+    is residual, attention, residual.
+    """
+    match = re.fullmatch(r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(attentions|resnets)\.(\d+)\.(.*)", layer)
+    assert match, layer
+    direction, block, part, number, rest = match.groups()
+    is_attention = part == "attentions"
+    if not is_attention:
+        rest = {"conv1": "in_layers.2", "conv2": "out_layers.3"}[rest]
+    if direction == "mid_block":
+        return f"middle_block.{1 if is_attention else 2 * int(number)}.{rest}"
+    place = int(block) * (layers_per_block + 1) + int(number)
+    place, blocks = (place + 1, "input_blocks") if direction == "down_blocks" else (place, "output_blocks")
+    return f"{blocks}.{place}.{int(is_attention)}.{rest}"

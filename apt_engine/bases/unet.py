@@ -11,7 +11,16 @@ from transformers import CLIPTokenizer, PreTrainedModel
 
 from apt_engine.apt.bins import bin_of
 from apt_engine.bases import schedulers, unet_attention
-from apt_engine.bases.base import CaptionTokens, OnAttention, OnFeatures, OnStep, PromptStates, WatchedLayers
+from apt_engine.bases.base import (
+    CaptionTokens,
+    KohyaNames,
+    LoraLayers,
+    OnAttention,
+    OnFeatures,
+    OnStep,
+    PromptStates,
+    WatchedLayers,
+)
 from apt_engine.errors import BaseModelError
 
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
@@ -141,6 +150,17 @@ class UNetBase(Generic[PipelineT]):
         return alphas / (1 - alphas)
 
     @property
+    def lora(self) -> LoraLayers:
+        """Of the convolutions the two of each residual block."""
+        return LoraLayers(
+            attention=("to_q", "to_k", "to_v", "to_out.0"),
+            feed_forward=("ff.net.0.proj", "ff.net.2"),
+            convolutions=("conv1", "conv2"),
+            prefix="unet.",
+            kohya=self._kohya,
+        )
+
+    @property
     def watched_layers(self) -> WatchedLayers:
         return unet_attention.watched_layers(self.denoiser)
 
@@ -159,6 +179,15 @@ class UNetBase(Generic[PipelineT]):
         ids = spelled[0]
         whole = self._texts()[0][0](prompt).input_ids
         return CaptionTokens(tuple(ids), tuple(range(len(ids))), is_cut=len(whole) > len(ids))
+
+    @property
+    def _kohya(self) -> KohyaNames:
+        raise NotImplementedError
+
+    @property
+    def _prediction(self) -> str:
+        """In the words of the model specification."""
+        return "v" if self.prediction_type == "v_prediction" else "epsilon"
 
     def _texts(self) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
         """Tokenizers with their text encoders."""

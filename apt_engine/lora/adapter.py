@@ -19,30 +19,28 @@ from apt_engine import random
 from apt_engine.errors import LoraError
 
 ADAPTER = "default"
-ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
-FEED_FORWARD_LAYERS = ("ff.net.0.proj", "ff.net.2")
-CONVOLUTION_LAYERS = ("conv1", "conv2")  # the two of each residual block
-OPTIONAL_LAYERS = (FEED_FORWARD_LAYERS, CONVOLUTION_LAYERS)
-ALL_LAYERS = ATTENTION_LAYERS + FEED_FORWARD_LAYERS + CONVOLUTION_LAYERS
 
 
-def kinds_of(feed_forward: bool, convolutions: bool) -> tuple[str, ...]:
-    """How the names end of the layers to train: attention always, the others if wanted."""
-    return ATTENTION_LAYERS + FEED_FORWARD_LAYERS * feed_forward + CONVOLUTION_LAYERS * convolutions
-
-
-def attach(denoiser: nn.Module, rank: int, alpha: float, kinds: tuple[str, ...], seed: int) -> None:
-    """Freeze a bare denoiser and give its layers of some kinds a LoRA in fp32 that changes nothing yet: A random, B zero.
+def attach(denoiser: nn.Module, rank: int, alpha: float, endings: tuple[str, ...], seed: int) -> None:
+    """Freeze a bare denoiser and give some of its layers a LoRA in fp32 that changes nothing yet: A random, B zero.
 
     A layer's A depends on the seed and the layer's name alone, not on the global random stream.
+
+    Args:
+        denoiser: without a LoRA.
+        rank: of all layers alike.
+        alpha: of all layers alike.
+        endings: how the names of the layers end, or whole names; see `LoraLayers`.
+        seed: of A.
 
     Raises:
         LoraError: no layer can take a LoRA, or the rank is larger than a layer's smaller side.
     """
-    if not layers_of(denoiser, ATTENTION_LAYERS):
-        raise LoraError("This base model has no attention layers to train; choose a Stable Diffusion model.")
-    _check_rank(layers_of(denoiser, kinds), rank)
-    inject(denoiser, rank, alpha, kinds)
+    layers = layers_of(denoiser, endings)
+    if not layers:
+        raise LoraError("This base model has no layers that a LoRA could train; choose another.")
+    _check_rank(layers, rank)
+    inject(denoiser, rank, alpha, endings)
     for name, parameter in trainable_parameters(denoiser).items():
         if name.endswith(".lora_A.weight"):
             drawn = torch.empty(parameter.shape)
@@ -90,22 +88,22 @@ def detach(denoiser: nn.Module) -> None:
         denoiser.unload_lora()
 
 
-def inject(denoiser: nn.Module, rank: int, alpha: float, kinds: tuple[str, ...]) -> None:
+def inject(denoiser: nn.Module, rank: int, alpha: float, endings: tuple[str, ...]) -> None:
     """A LoRA whose weights are still to be set; PEFT freezes the rest, and its draws must not move the global stream."""
     assert isinstance(denoiser, PeftAdapterMixin)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(kinds))  # pyright: ignore[reportArgumentType]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(endings))  # pyright: ignore[reportArgumentType]
     with torch.random.fork_rng(devices=[]):
         denoiser.add_adapter(config, ADAPTER)
     to_fp32(denoiser)
 
 
-def layers_of(denoiser: nn.Module, kinds: Iterable[str]) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The layers of a bare denoiser that take a LoRA."""
-    endings = tuple(f".{kind}" for kind in kinds)
+def layers_of(denoiser: nn.Module, endings: Iterable[str]) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The layers of a bare denoiser whose names end so and that can take a LoRA."""
+    wanted = tuple(f".{ending}" for ending in endings)
     return {
         name: module
         for name, module in denoiser.named_modules()
-        if name.endswith(endings) and isinstance(module, nn.Linear | nn.Conv2d)
+        if f".{name}".endswith(wanted) and isinstance(module, nn.Linear | nn.Conv2d)
     }
 
 

@@ -87,7 +87,7 @@ class Generator:
         denoiser = self._sampler.base.denoiser
         adapter.detach(denoiser)
         if lora_path:
-            files.load(denoiser, lora_path)
+            files.load(self._sampler.base, lora_path)
             adapter.set_strength(denoiser, strength)
 
 

@@ -22,7 +22,7 @@ CHECK_STEPS = 8
 
 
 def export_and_verify(run: Run, base: BaseModel, step: int, folder: Path | None = None) -> Iterator[ExportReady]:
-    """Write the kohya and the diffusers file of the LoRA attached to `base`, and prove that they hold it.
+    """Write the LoRA attached to `base` in each layout that has names for it, and prove that the files hold it.
 
     Args:
         folder: where to write; the run's own `exports` unless given.
@@ -36,7 +36,7 @@ def export_and_verify(run: Run, base: BaseModel, step: int, folder: Path | None 
     expected = _check_picture(base, config)
     for layout, path in _write(base, config, step, folder):
         fresh = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
-        keys = files.load_exported(fresh.denoiser, path)
+        keys = files.load_exported(fresh, path)
         difference = numpy.abs(_check_picture(fresh, config) - expected)
         if difference.mean() > MEAN_TOLERANCE:
             raise LoraError(
@@ -55,23 +55,20 @@ def export_checkpoint(run: Run, checkpoint: Checkpoint, folder: Path | None = No
     """
     config = run.config
     base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
-    files.load(base.denoiser, checkpoint.lora_path)
+    files.load(base, checkpoint.lora_path)
     yield from export_and_verify(run, base, checkpoint.step, folder)
 
 
 def _write(base: BaseModel, config: TrainingConfig, step: int, folder: Path) -> list[tuple[str, Path]]:
     name = f"{re.sub(r'[^a-z0-9]+', '_', config.phrase.lower()).strip('_') or 'subject'}-{step:06d}"
-    about = kohya.ExportInfo(
-        name=name,
-        base_model_version=base.family,
-        prediction_type=base.prediction_type,
-        resolution=config.resolution,
-        trigger_phrase=config.phrase,
-    )
-    other_programs, diffusers = folder / f"{name}.safetensors", folder / f"{name}-diffusers.safetensors"
-    files.export_kohya(base.denoiser, other_programs, about)
-    files.export_diffusers(base.denoiser, diffusers)
-    return [("kohya", other_programs), ("diffusers", diffusers)]
+    written: list[tuple[str, Path]] = []
+    if base.lora.kohya:
+        about = kohya.ExportInfo(name=name, resolution=config.resolution, trigger_phrase=config.phrase)
+        written.append(("kohya", folder / f"{name}.safetensors"))
+        files.export_kohya(base, written[-1][1], about)
+    written.append(("diffusers", folder / f"{name}-diffusers.safetensors"))
+    files.export_diffusers(base, written[-1][1])
+    return written
 
 
 def _check_picture(base: BaseModel, config: TrainingConfig) -> numpy.ndarray:

@@ -142,6 +142,11 @@ class Trainer:
                 f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."
             )
         base.prepare_training(config.resolution, gradient_checkpointing=config.gradient_checkpointing)
+        if not base.lora.kohya:
+            message = (
+                f"Other programs have no names for the layers of {base.name}; its LoRA is exported for diffusers alone."
+            )
+            yield Noticed(message=message)
         self._base = base
 
     def _prepare(self, should_stop: ShouldStop) -> Iterator[Event]:
@@ -149,8 +154,8 @@ class Trainer:
         config, base = self._config, self._base
         photos = yield from self._encode()
         prior = (yield from self._prior(should_stop)) if config.prior_preservation else None
-        kinds = adapter.kinds_of(config.feed_forward, config.convolutions)
-        adapter.attach(base.denoiser, config.rank, config.lora_alpha, kinds, config.seed)
+        layers = base.lora.chosen(feed_forward=config.feed_forward, convolutions=config.convolutions)
+        adapter.attach(base.denoiser, config.rank, config.lora_alpha, layers, config.seed)
         self._parameters = adapter.trainable_parameters(base.denoiser)
         self._check_disk()
         optimizer = torch.optim.AdamW(
@@ -169,7 +174,7 @@ class Trainer:
     def _take_up(self) -> Iterator[Event]:
         """Where no step is left: the LoRA of the last one, and its drift if the session before died too soon to measure it."""
         assert self._checkpoint
-        files.load(self._base.denoiser, self._checkpoint.lora_path)
+        files.load(self._base, self._checkpoint.lora_path)
         if not has_drift(self._run, self._step):
             yield from self._measure_drift()
 
@@ -377,7 +382,7 @@ class Trainer:
 
     def _save(self) -> CheckpointSaved:
         def write(folder: Path) -> None:
-            files.save(self._base.denoiser, folder / "lora.safetensors")
+            files.save(self._base, folder / "lora.safetensors")
             training_state.write(
                 folder / "optimizer.safetensors",
                 self._parameters,
@@ -392,7 +397,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """LoRA, optimizer and the step's own state exactly as they were."""
-        files.load_weights(self._base.denoiser, checkpoint.lora_path)
+        files.load_weights(self._base, checkpoint.lora_path)
         scaler = self._accelerator.scaler
         state = training_state.read(checkpoint.optimizer_path, self._parameters, self._optimizer, scaler)
         self._train_step.load_state_dict(state)

@@ -25,7 +25,7 @@ TEMPLATES = (CONFIG.caption, "a {subject} on the beach in the beach", "a {subjec
 @pytest.fixture(scope="module")
 def tuned(toy_base: Path) -> BaseModel:
     base = load_base(str(toy_base), device="cpu")
-    adapter.attach(base.denoiser, 4, 4.0, adapter.ATTENTION_LAYERS, seed=0)
+    adapter.attach(base.denoiser, 4, 4.0, base.lora.attention, seed=0)
     with torch.no_grad():
         for parameter in adapter.trainable_parameters(base.denoiser).values():
             parameter.add_(0.05)

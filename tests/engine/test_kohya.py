@@ -1,6 +1,5 @@
 """kohya's layout: its header, its numbers, and its names for the layers of SD 1.5 and SDXL."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -8,15 +7,17 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
-from torch import nn
 
+from apt_engine.bases.base import BaseModel
+from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import LoraError
 from apt_engine.lora import adapter, files, kohya
+from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 from tests.loras import (
-    ABOUT,
     ATTENTION,
     EFFECT,
     HALF_TOLERANCE,
+    LAYERS,
     SHAPES_OF_SETTINGS,
     WITH_CONVOLUTIONS,
     WITH_FEED_FORWARD,
@@ -25,7 +26,7 @@ from tests.loras import (
     trained,
     write_kohya,
 )
-from tests.toy import POOLED_WIDTH, TOKEN_WIDTH, toy_pipeline, toy_xl_pipeline
+from tests.toy import POOLED_WIDTH, TOKEN_WIDTH, toy_xl_pipeline
 
 
 @pytest.fixture
@@ -33,8 +34,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "lora.safetensors"
 
 
-def test_the_kohya_header_says_what_others_ask_for() -> None:
-    assert kohya.header(ABOUT, 16, 8.0, has_convolutions=False) == {
+def test_the_kohya_header_says_what_others_ask_for(path: Path) -> None:
+    write_kohya(trained(16, 8.0), path)
+    assert header(path) == {
         "format": "pt",
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",
@@ -50,21 +52,25 @@ def test_the_kohya_header_says_what_others_ask_for() -> None:
         "modelspec.prediction_type": "epsilon",
         "modelspec.trigger_phrase": "zwx car",
     }
-    velocity = kohya.ExportInfo(
-        name="n", base_model_version="sd_v2", prediction_type="v_prediction", resolution=768, trigger_phrase="Ünï"
-    )
-    said = kohya.header(velocity, 16, 0.5, has_convolutions=True)
-    assert said["ss_v2"] == "True"
-    assert said["ss_network_alpha"] == "0.5"
-    assert json.loads(said["ss_network_args"]) == {"conv_dim": "16", "conv_alpha": "0.5"}
-    assert said["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
-    assert said["modelspec.prediction_type"] == "v"
+
+
+def test_the_kohya_header_of_a_second_stable_diffusion() -> None:
+    about = kohya.ExportInfo(name="n", resolution=768, trigger_phrase="Ünï")
+    for prediction, word, architecture in (("epsilon", "epsilon", "512"), ("v_prediction", "v", "768-v")):
+        base = stable_diffusion(prediction)
+        base.pipeline.unet.register_to_config(cross_attention_dim=1024)
+        assert base.lora.kohya
+        said = kohya.header(base.lora.kohya, about, 16, 0.5, has_convolutions=True)
+        assert (said["ss_base_model_version"], said["ss_v2"], said["ss_network_alpha"]) == ("sd_v2", "True", "0.5")
+        assert json.loads(said["ss_network_args"]) == {"conv_dim": "16", "conv_alpha": "0.5"}
+        assert said["modelspec.architecture"] == f"stable-diffusion-v2-{architecture}/lora"
+        assert said["modelspec.prediction_type"] == word
 
 
 def test_the_kohya_header_gives_the_rank_of_convolutions_that_are_there(path: Path) -> None:
-    for kinds in (WITH_FEED_FORWARD, WITH_CONVOLUTIONS):
-        write_kohya(trained(kinds=kinds), path)
-        assert ("conv_dim" in header(path)["ss_network_args"]) == (kinds is WITH_CONVOLUTIONS)
+    for endings in (WITH_FEED_FORWARD, WITH_CONVOLUTIONS):
+        write_kohya(trained(endings=endings), path)
+        assert ("conv_dim" in header(path)["ss_network_args"]) == (endings is WITH_CONVOLUTIONS)
 
 
 def test_kohya_tensors_are_half_precision_and_alpha_is_as_trained(path: Path) -> None:
@@ -77,33 +83,28 @@ def test_kohya_tensors_are_half_precision_and_alpha_is_as_trained(path: Path) ->
             assert value.dtype == torch.float16
 
 
-def trained_xl(rank: int = 4, alpha: float = 8.0, kinds: tuple[str, ...] = ATTENTION) -> UNet2DConditionModel:
-    unet = toy_xl_pipeline().unet
-    adapter.attach(unet, rank, alpha, kinds, seed=1)
+def trained_xl(rank: int = 4, alpha: float = 8.0, endings: tuple[str, ...] = ATTENTION) -> StableDiffusionXL:
+    base = stable_diffusion_xl()
+    adapter.attach(base.denoiser, rank, alpha, endings, seed=1)
     generator = torch.Generator().manual_seed(2)
-    for parameter in adapter.trainable_parameters(unet).values():
+    for parameter in adapter.trainable_parameters(base.denoiser).values():
         parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
-    return unet
+    return base
 
 
-def write_xl(denoiser: nn.Module, path: Path) -> None:
-    about = dataclasses.replace(ABOUT, base_model_version="sdxl_base_v1-0")
-    files.export_kohya(denoiser, path, about)
-
-
-@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_xl, 3), (files.export_diffusers, 2), (files.save, 2)])
-@pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
+@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_kohya, 3), (files.export_diffusers, 2), (files.save, 2)])
+@pytest.mark.parametrize(("rank", "alpha", "endings"), SHAPES_OF_SETTINGS)
 def test_xl_files_arrive_whole_also_in_a_stock_pipeline(
-    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, kinds: tuple[str, ...]
+    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, endings: tuple[str, ...]
 ) -> None:
-    unet, fresh, stock = trained_xl(rank, alpha, kinds), toy_xl_pipeline().unet, toy_xl_pipeline()
-    write(unet, path)
-    ours = adapter.trainable_parameters(unet)
+    base, fresh, stock = trained_xl(rank, alpha, endings), stable_diffusion_xl(), toy_xl_pipeline()
+    write(base, path)
+    ours = adapter.trainable_parameters(base.denoiser)
     assert files.load_exported(fresh, path) == keys_a_layer * len(ours) // 2 == len(load_file(path))
     stock.load_lora_weights(path.parent, weight_name=path.name)
-    files.load(again := toy_xl_pipeline().unet, path)
+    files.load(again := stable_diffusion_xl(), path)
     for other in (fresh, again):
-        theirs = adapter.trainable_parameters(other)
+        theirs = adapter.trainable_parameters(other.denoiser)
         assert theirs.keys() == ours.keys()
         assert all(torch.allclose(theirs[name], value, atol=1e-3) for name, value in ours.items())
     latents, states = torch.randn(1, 4, 8, 8), torch.randn(1, 7, 2 * TOKEN_WIDTH)
@@ -111,30 +112,23 @@ def test_xl_files_arrive_whole_also_in_a_stock_pipeline(
     with torch.no_grad():
         drawn = [
             model(latents, 500, states, added_cond_kwargs=added).sample
-            for model in (unet, fresh, again, stock.unet, toy_xl_pipeline().unet)
+            for model in (*(one.pipeline.unet for one in (base, fresh, again, stable_diffusion_xl())), stock.unet)
         ]
-    assert max(float((one - drawn[0]).abs().max()) for one in drawn[1:4]) < 10 * HALF_TOLERANCE
-    assert (drawn[4] - drawn[0]).abs().max() > EFFECT
+    assert max(float((drawn[place] - drawn[0]).abs().max()) for place in (1, 2, 4)) < 10 * HALF_TOLERANCE
+    assert (drawn[3] - drawn[0]).abs().max() > EFFECT
 
 
 def test_xl_files_say_so_and_no_other_base_takes_them(path: Path) -> None:
-    write_xl(trained_xl(), path)
+    write_kohya(trained_xl(), path)
     said = header(path)
     assert said["ss_base_model_version"].startswith("sdxl_")
     assert said["ss_v2"] == "False"
     assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     with pytest.raises(LoraError, match="another base model"):
-        files.load(toy_pipeline().unet, path)
+        files.load(stable_diffusion(), path)
     write_kohya(trained(), path)
     with pytest.raises(LoraError, match="another base model"):
-        files.load_exported(toy_xl_pipeline().unet, path)
-
-
-def test_a_base_that_other_programs_have_no_name_for_is_not_exported(path: Path) -> None:
-    about = dataclasses.replace(ABOUT, base_model_version="sd_v9")
-    with pytest.raises(LoraError, match=r"kind sd_v9 \(epsilon\) cannot be exported"):
-        files.export_kohya(trained(), path, about)
-    assert not path.exists()
+        files.load_exported(stable_diffusion_xl(), path)
 
 
 def test_stable_diffusion_xl_has_the_layers_other_programs_know() -> None:
@@ -170,8 +164,8 @@ def test_stable_diffusion_xl_has_the_layers_other_programs_know() -> None:
     residuals += [f"output_blocks_{number}_0" for number in range(9)]
     convolutions = {f"{place}_{layer}" for place in residuals for layer in ("in_layers_2", "out_layers_3")}
     assert (len(attentions), len(convolutions)) == (560, 34)
-    assert names_written(unet, ATTENTION) == attentions
-    assert names_written(unet, adapter.CONVOLUTION_LAYERS) == convolutions
+    assert names_written(unet, ATTENTION, stable_diffusion_xl()) == attentions
+    assert names_written(unet, LAYERS.convolutions, stable_diffusion_xl()) == convolutions
 
 
 def test_stable_diffusion_15_has_the_layers_other_programs_know() -> None:
@@ -192,14 +186,16 @@ def test_stable_diffusion_15_has_the_layers_other_programs_know() -> None:
     residuals += [f"up_blocks_{block}_resnets_{number}" for block in range(4) for number in (0, 1, 2)]
     convolutions = {f"{place}_{layer}" for place in residuals for layer in ("conv1", "conv2")}
     assert (len(attentions), len(convolutions)) == (128, 44)
-    assert names_written(unet, ATTENTION) == attentions
-    assert names_written(unet, adapter.CONVOLUTION_LAYERS) == convolutions
+    assert names_written(unet, ATTENTION, stable_diffusion()) == attentions
+    assert names_written(unet, LAYERS.convolutions, stable_diffusion()) == convolutions
 
 
-def names_written(unet: UNet2DConditionModel, kinds: tuple[str, ...]) -> set[str]:
+def names_written(unet: UNet2DConditionModel, endings: tuple[str, ...], family: BaseModel) -> set[str]:
     """The layers' names in kohya's layout; each has its three tensors."""
-    layers = adapter.layers_of(unet, kinds)
-    keys = {key for layer in layers for key in kohya.keys(unet, layer)}
+    names = family.lora.kohya
+    assert names
+    layers = adapter.layers_of(unet, endings)
+    keys = {key for layer in layers for key in kohya.keys(names, layer)}
     names = {key.removeprefix(kohya.PREFIX).partition(".")[0] for key in keys}
     assert len(keys) == 3 * len(names) == 3 * len(layers)
     return names

@@ -35,7 +35,7 @@ def bare_base(kind: str) -> Base:
 
 def tuned_base(kind: str = "epsilon", *, perturbed: bool = True) -> Base:
     base = bare_base(kind)
-    adapter.attach(base.denoiser, 4, 4.0, adapter.ATTENTION_LAYERS, 0)
+    adapter.attach(base.denoiser, 4, 4.0, base.lora.attention, 0)
     if perturbed:
         perturb(base)
     return base

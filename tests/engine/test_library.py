@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusers import UNet2DConditionModel
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from apt_engine.bases.registry import load_base
 from apt_engine.errors import ConfigError, DiskError, RunError
 from apt_engine.jobs.estimate import NEEDS, estimate
 from apt_engine.lora import adapter
@@ -20,7 +20,6 @@ from apt_engine.runs.events import Noticed, RunFailed, RunStarted, StageChanged,
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
-from apt_engine.settings.presets import POCKET_DIR
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 
@@ -156,10 +155,11 @@ def test_time_is_told_from_an_earlier_run_of_the_same_kind(store: RunStore) -> N
 
 def test_the_disk_told_is_what_a_lora_of_the_pocket_model_takes() -> None:
     sizes = []
-    for kinds in (adapter.ATTENTION_LAYERS, *adapter.OPTIONAL_LAYERS):
-        unet = UNet2DConditionModel.from_pretrained(POCKET_DIR, subfolder="unet")
-        adapter.attach(unet, 16, 16.0, kinds, seed=0)
-        sizes.append(sum(4 * parameter.numel() for parameter in adapter.trainable_parameters(unet).values()))
+    base = load_base("pocket", device="cpu")
+    for endings in (base.lora.attention, base.lora.feed_forward, base.lora.convolutions):
+        adapter.attach(base.denoiser, 16, 16.0, endings, seed=0)
+        sizes.append(sum(4 * parameter.numel() for parameter in adapter.trainable_parameters(base.denoiser).values()))
+        adapter.detach(base.denoiser)
     assert NEEDS["base-pocket"].lora == pytest.approx(sizes, rel=0.05)
 
 

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from apt_engine.bases.base import BaseModel
+from apt_engine.bases.registry import load_base
 from apt_engine.errors import LoraError
 from apt_engine.lora import adapter, files
+from tests.engine.test_bases import stable_diffusion
 from tests.loras import (
     ATTENTION,
     HALF_TOLERANCE,
@@ -24,7 +27,6 @@ from tests.loras import (
     trained,
     write_kohya,
 )
-from tests.toy import toy_pipeline
 
 
 @pytest.fixture
@@ -33,19 +35,19 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("write", "keys_a_layer"), [(files.save, 2), (files.export_diffusers, 2), (write_kohya, 3)])
-@pytest.mark.parametrize(("rank", "alpha", "kinds"), SHAPES_OF_SETTINGS)
+@pytest.mark.parametrize(("rank", "alpha", "endings"), SHAPES_OF_SETTINGS)
 def test_an_exported_file_arrives_whole(
-    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, kinds: tuple[str, ...]
+    path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, endings: tuple[str, ...]
 ) -> None:
-    unet, fresh = trained(rank, alpha, kinds), toy_pipeline().unet
-    write(unet, path)
-    layers = len(adapter.trainable_parameters(unet)) // 2
+    base, fresh = trained(rank, alpha, endings), stable_diffusion()
+    write(base, path)
+    layers = len(adapter.trainable_parameters(base.denoiser)) // 2
     stream = torch.get_rng_state()
     assert files.load_exported(fresh, path) == keys_a_layer * layers == len(load_file(path))
     assert torch.equal(torch.get_rng_state(), stream)
-    assert difference(fresh, unet) < HALF_TOLERANCE
+    assert difference(fresh, base) < HALF_TOLERANCE
     files.load(fresh, path)
-    assert difference(fresh, unet) < HALF_TOLERANCE
+    assert difference(fresh, base) < HALF_TOLERANCE
 
 
 def first_key(tensors: dict[str, Tensor], ending: str) -> str:
@@ -63,16 +65,16 @@ def first_key(tensors: dict[str, Tensor], ending: str) -> str:
     ],
 )
 def test_a_key_that_is_missing_renamed_or_misshapen_is_named(
-    path: Path, load: Callable[[nn.Module, Path], object], write: Write, ending: str
+    path: Path, load: Callable[[BaseModel, Path], object], write: Write, ending: str
 ) -> None:
     def refused(change: Callable[[dict[str, Tensor]], object], words: str) -> None:
         write(trained(), path)
         rewrite(path, change)
-        fresh = toy_pipeline().unet
+        fresh = stable_diffusion()
         with pytest.raises(LoraError) as caught:
             load(fresh, path)
         assert words in str(caught.value)
-        assert difference(fresh, toy_pipeline().unet) == 0
+        assert difference(fresh, stable_diffusion()) == 0
 
     write(trained(), path)
     key = first_key(load_file(path), ending)
@@ -92,7 +94,7 @@ def test_a_whole_block_that_is_missing_is_noticed(path: Path) -> None:
     write_kohya(trained(), path)
     rewrite(path, drop)
     with pytest.raises(LoraError, match="it has no lora_unet_mid_block"):
-        files.load_exported(toy_pipeline().unet, path)
+        files.load_exported(stable_diffusion(), path)
 
 
 def test_a_file_without_rank_and_alpha_is_refused(path: Path) -> None:
@@ -100,24 +102,24 @@ def test_a_file_without_rank_and_alpha_is_refused(path: Path) -> None:
     save_file(load_file(path), path, {"format": "pt"})
     for load in (files.load, files.load_exported):
         with pytest.raises(LoraError, match="does not say its rank and alpha"):
-            load(toy_pipeline().unet, path)
+            load(stable_diffusion(), path)
 
 
 def test_alphas_that_differ_by_layer_are_refused(path: Path) -> None:
     write_kohya(trained(), path)
     rewrite(path, lambda tensors: tensors.update({first_key(tensors, ".alpha"): torch.tensor(3.0)}))
     with pytest.raises(LoraError, match="different alphas"):
-        files.load_exported(toy_pipeline().unet, path)
+        files.load_exported(stable_diffusion(), path)
 
 
 def test_a_reader_that_makes_other_numbers_of_it_is_caught(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_kohya(trained(), path)
     read = StableDiffusionLoraLoaderMixin.lora_state_dict
     monkeypatch.setattr(StableDiffusionLoraLoaderMixin, "lora_state_dict", lambda tensors: (read(tensors)[0], None))
-    fresh = toy_pipeline().unet
+    fresh = stable_diffusion()
     with pytest.raises(LoraError, match="reads the LoRA file .* otherwise"):
         files.load_exported(fresh, path)
-    assert difference(fresh, toy_pipeline().unet) == 0
+    assert difference(fresh, stable_diffusion()) == 0
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello, this is no LoRA", b"\xff" * 64])
@@ -125,41 +127,43 @@ def test_what_is_no_lora_file_is_named(path: Path, content: bytes | None) -> Non
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(LoraError, match=r"lora\.safetensors cannot be read"):
-        files.load(toy_pipeline().unet, path)
+        files.load(stable_diffusion(), path)
 
 
 def test_a_truncated_file_is_named(path: Path) -> None:
     files.save(trained(), path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(LoraError, match=r"lora\.safetensors cannot be read"):
-        files.load(toy_pipeline().unet, path)
+        files.load(stable_diffusion(), path)
 
 
 @pytest.mark.parametrize("write", LAYOUTS)
 def test_another_base_model_is_refused(path: Path, write: Write) -> None:
     write(trained(), path)
-    config = {**toy_pipeline().unet.config, "cross_attention_dim": 24}
+    other = stable_diffusion()
+    config = {**other.pipeline.unet.config, "cross_attention_dim": 24}
+    other.pipeline.unet = UNet2DConditionModel.from_config(config)
     with pytest.raises(LoraError, match=r"another base model or is damaged .*to_k.* is \(4, 32\), not \(4, 24\)"):
-        files.load(UNet2DConditionModel.from_config(config), path)
+        files.load(other, path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e5])
 def test_what_fp16_cannot_hold_is_not_exported(path: Path, value: float) -> None:
-    unet = trained()
-    next(iter(adapter.trainable_parameters(unet).values())).data[0, 0] = value
+    base = trained()
+    next(iter(adapter.trainable_parameters(base.denoiser).values())).data[0, 0] = value
     for write in (files.export_diffusers, write_kohya):
         with pytest.raises(LoraError, match=r"lora_A.weight is not finite; lower learning_rate"):
-            write(unet, path)
+            write(base, path)
         assert not path.exists()
-    files.save(unet, path)
+    files.save(base, path)
 
 
 @pytest.mark.parametrize("write", LAYOUTS)
 def test_no_file_tells_where_it_was_made(tmp_path: Path, toy_base: Path, write: Write) -> None:
-    unet = StableDiffusionPipeline.from_pretrained(toy_base).unet
-    adapter.attach(unet, 4, 4.0, ATTENTION, seed=0)
+    base = load_base(str(toy_base), device="cpu")
+    adapter.attach(base.denoiser, 4, 4.0, ATTENTION, seed=0)
     path = tmp_path / "my private folder" / "lora.safetensors"
-    write(unet, path)
+    write(base, path)
     content = path.read_bytes()
     text = content[8 : 8 + int.from_bytes(content[:8], "little")].decode()
     assert json.loads(text)["__metadata__"]["format"] == "pt"

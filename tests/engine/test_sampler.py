@@ -85,11 +85,11 @@ def trained(tmp_path: Path, toy_base: Path) -> Run:
     run = RunStore(tmp_path).create(config, lambda folder: None)
     for step in (2, 4):
         base = load_base(str(toy_base), device="cpu")
-        adapter.attach(base.denoiser, 4, 4.0, adapter.ATTENTION_LAYERS, 0)
+        adapter.attach(base.denoiser, 4, 4.0, base.lora.attention, 0)
         with torch.no_grad():
             for parameter in adapter.trainable_parameters(base.denoiser).values():
                 parameter.add_(0.1 * step)
-        run.save_checkpoint(step, lambda folder, base=base: files.save(base.denoiser, folder / "lora.safetensors"))
+        run.save_checkpoint(step, lambda folder, base=base: files.save(base, folder / "lora.safetensors"))
     return run
 
 
