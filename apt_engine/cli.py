@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.jobs.worker import CHILD_ENVIRONMENT
 from apt_engine.photos import photos_in, read_photos
@@ -31,7 +32,7 @@ from apt_engine.runs.events import (
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore, default_data_dir
-from apt_engine.settings.presets import build_config, load_presets
+from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.training.process_rank import rank
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from apt_engine.bases.profiles import build_config
 from apt_engine.bases.registry import load_base
 from apt_engine.jobs.session import train
 from apt_engine.lora import files
@@ -14,7 +15,7 @@ from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler
-from apt_engine.settings.presets import build_config, load_presets
+from apt_engine.settings.presets import load_presets
 from apt_engine.settings.training import TrainingConfig
 from tools.pocket.grid import GUIDANCE_SCALE
 

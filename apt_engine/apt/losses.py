@@ -61,7 +61,7 @@ def stabilization(tuned: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]
 def alignment(tuned: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
     """AA of one layer (B,): mean of (A_t - A_r)^2 over heads, valid queries and tokens.
 
-    That cross-attention is compared, from Q and K alone, is [paper]; the mean over tokens and positions is [ours].
+    That attention to the words is compared, from Q and K alone, is [paper]; the mean over tokens and positions is [ours].
 
     Args:
         tuned, reference: maps (B, h, Q, J) of attention to the words, after the softmax, of the tokens that are no padding.

@@ -12,6 +12,7 @@ Shapes: B batch, C latent channels, h and w latent height and width, L tokens, D
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -131,6 +132,18 @@ class BaseModel(Protocol):
     size_multiple: int  # pictures must be a multiple of this many pixels
     samplers: tuple[str, ...]  # those of `settings.sampling.SAMPLERS` that fit, the family's own first
 
+    @classmethod
+    def load(
+        cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+    ) -> "BaseModel":
+        """Load a folder, or an id of the hub.
+
+        Raises:
+            OSError, ValueError, KeyError, TypeError, RuntimeError: as diffusers raises them; `registry.load_base` turns them
+                into sentences.
+        """
+        ...
+
     @property
     def denoiser(self) -> torch.nn.Module:
         """The network that gets the LoRA."""
@@ -242,3 +255,9 @@ class BaseModel(Protocol):
     def snr(self, timesteps: Tensor) -> Tensor:
         """Signal-to-noise ratio alpha_t^2 / sigma_t^2 (B,)."""
         ...
+
+
+def unanswered(base: object) -> list[str]:
+    """The questions of `BaseModel` that an object has no answer to."""
+    asked = (*BaseModel.__annotations__, *(name for name in vars(BaseModel) if not name.startswith("_")))
+    return [name for name in asked if name not in dir(base)]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -11,6 +12,7 @@ from apt_engine.errors import BaseModelError
 from apt_engine.settings.presets import is_hub_id
 
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
+WITHOUT_WEIGHTS = ("scheduler", "tokenizer")  # how such names begin
 SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -57,6 +59,12 @@ def needed_files(sizes: dict[str, int]) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if name == "model_index.json" or _is_part(Path(name))}
 
 
+def parts_of(index: dict[str, Any]) -> list[str]:
+    """The folders that a pipeline's `model_index.json` names and that are loaded."""
+    named = [name for name, value in index.items() if isinstance(value, list) and value[:1] != [None]]
+    return [name for name in named if name not in NOT_NEEDED]
+
+
 def described(name: str, done: int, total: int) -> str:
     """How far a download is, as a sentence."""
     return f"Downloading {name}, once: {done / 1e9:.1f} of {total / 1e9:.1f} GB."
@@ -88,8 +96,8 @@ def _size(path: Path) -> int:
 
 def _is_whole(index: Path) -> bool:
     try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
+        parts = parts_of(json.loads(index.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
-    models = [name for name in ("unet", "vae", "text_encoder") if name in parts]
+    models = [name for name in parts if not name.startswith(WITHOUT_WEIGHTS)]
     return all(any((index.parent / name).glob("*.safetensors")) for name in models)

@@ -10,8 +10,8 @@ import transformers.utils.logging
 from huggingface_hub import hf_hub_download
 from torch import nn
 
-from apt_engine.bases.base import BaseModel
-from apt_engine.bases.hub import NOT_NEEDED
+from apt_engine.bases.base import BaseModel, unanswered
+from apt_engine.bases.hub import parts_of
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import BaseModelError, ConfigError
@@ -20,7 +20,7 @@ from apt_engine.settings.presets import POCKET_DIR, is_hub_id
 ALL_THREADS = torch.get_num_threads()
 SMALL_DENOISER = 100_000_000  # parameters; Stable Diffusion has 860 million, the pocket model 11
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FAMILIES: dict[str, type[StableDiffusion | StableDiffusionXL]] = {
+FAMILIES: dict[str, type[BaseModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
 }
@@ -88,6 +88,11 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
             else "check the name and the network, or give a local folder"
         )
         raise BaseModelError(f"The base model {name} cannot be loaded ({reason}); {remedy}.") from error
+    missing = unanswered(base)
+    if missing:
+        raise BaseModelError(
+            f"{name} cannot be used: {type(base).__name__} does not say {', '.join(missing)}; choose another base model."
+        )
     if where.type == "cpu":
         choose_threads(base.denoiser)
     return base
@@ -127,12 +132,11 @@ def _kind_of_folder(name: str, folder: Path) -> str:
     except (OSError, ValueError, TypeError, KeyError):
         raise BaseModelError(
             f"{name} is not a model in diffusers layout (no readable model_index.json in {folder}); "
-            "choose the folder that holds model_index.json, unet and vae."
+            "choose the folder that holds model_index.json."
         ) from None
     _supported(name, kind)
     # Without this, transformers makes an empty tokenizer where there is none.
-    parts = [part for part, value in index.items() if isinstance(value, list) and value[0] and part not in NOT_NEEDED]
-    missing = [part for part in parts if not (folder / part).is_dir()]
+    missing = [part for part in parts_of(index) if not (folder / part).is_dir()]
     if missing:
         raise BaseModelError(f"{name} has no folder {missing[0]}; check that the folder is complete.")
     return kind

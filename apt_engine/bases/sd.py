@@ -19,11 +19,6 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
     def load(
         cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
     ) -> "StableDiffusion":
-        """Load a folder, or an id of the hub.
-
-        Raises:
-            OSError, ValueError: as diffusers raises them; `registry.load_base` turns them into sentences.
-        """
         pipeline = StableDiffusionPipeline.from_pretrained(
             source,
             dtype=torch.float32,

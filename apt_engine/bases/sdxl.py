@@ -27,11 +27,6 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
     def load(
         cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
     ) -> "StableDiffusionXL":
-        """Load a folder, or an id of the hub.
-
-        Raises:
-            OSError, ValueError: as diffusers raises them; `registry.load_base` turns them into sentences.
-        """
         pipeline = StableDiffusionXLPipeline.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
 

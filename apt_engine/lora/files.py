@@ -2,7 +2,7 @@
 
     save               PEFT names under the base's prefix, fp32, rank and alpha in the header where diffusers looks for them
     export_diffusers   the same in fp16
-    export_kohya       `lora_unet_*` names, fp16, an `.alpha` a layer, `ss_*` and `modelspec.*` in the header
+    export_kohya       the names of `kohya`, fp16, an `.alpha` a layer, `ss_*` and `modelspec.*` in the header
 
 The same weights always give the same bytes. A is `lora_A` or `lora_down` in a file, B is `lora_B` or `lora_up`; see `adapter`.
 """

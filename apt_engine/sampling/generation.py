@@ -8,11 +8,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from apt_engine.bases import hub
+from apt_engine.bases.profiles import build_config
 from apt_engine.bases.registry import load_base
 from apt_engine.lora import adapter, files
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler
-from apt_engine.settings.presets import build_config, load_presets
+from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 

@@ -11,15 +11,17 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from apt_engine.bases.profiles import NEEDS
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import ConfigError, DiskError, RunError
-from apt_engine.jobs.estimate import NEEDS, estimate
+from apt_engine.jobs.estimate import Estimate, estimate
 from apt_engine.lora import adapter
 from apt_engine.runs import library
 from apt_engine.runs.events import Noticed, RunFailed, RunStarted, StageChanged, StepFinished
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.settings.presets import Preset, load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 
@@ -170,19 +172,30 @@ def test_the_pocket_model_needs_no_download_and_a_hub_model_only_once(
     pocket = estimate(TrainingConfig(subject="bear"), 5, store)
     assert (pocket.download, pocket.seconds is not None) == (0, True)
     hub = TrainingConfig(subject="bear", base="some/model")
-    assert estimate(hub, 5, store).download > 1e9
+    assert estimate(hub, 5, store).download == NEEDS["base-sd15"].download
     snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"
     (snapshot / "unet").mkdir(parents=True)
     (snapshot / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
-    assert estimate(hub, 5, store).download > 1e9  # the weights are not there yet
+    assert estimate(hub, 5, store).download  # the weights are not there yet
     (snapshot / "unet" / "weights.safetensors").touch()
     assert estimate(hub, 5, store).download == 0
 
 
+def test_a_preset_alone_is_enough_for_a_base_to_be_estimated(
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    own = Preset(key="base-mine", name="Mine", kind="base", description="", bases=("me/mine",), overrides={})
+    presets = {**load_presets(), own.key: own}
+    monkeypatch.setattr("apt_engine.jobs.estimate.load_presets", lambda: presets)
+    config = TrainingConfig(subject="bear", base="me/mine")
+    assert estimate(config, 5, store) == Estimate(seconds=None, memory=None, disk=None, download=None)
+
+
 def test_a_larger_rank_and_more_steps_take_more_disk(store: RunStore) -> None:
-    small = estimate(TrainingConfig(subject="bear", steps=100), 5, store).disk
+    small = estimate(TrainingConfig(subject="bear", steps=100), 5, store).disk or 0
     assert estimate(TrainingConfig(subject="bear", steps=100, rank=32), 5, store).disk == 2 * small
-    assert estimate(TrainingConfig(subject="bear", steps=1000), 5, store).disk > small
+    assert (estimate(TrainingConfig(subject="bear", steps=1000), 5, store).disk or 0) > small > 0
 
 
 def _names(path: Path) -> set[str]:

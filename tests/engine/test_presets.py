@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from apt_engine.bases.profiles import NEEDS, build_config, needs_of, profile_of
 from apt_engine.errors import ConfigError
-from apt_engine.settings.presets import build_config, load_presets, profile_of
+from apt_engine.settings.presets import Preset, load_presets
 from apt_engine.settings.training import TrainingConfig
 
 
@@ -60,6 +61,24 @@ def test_a_profile_is_found_by_id_or_by_the_files_of_a_folder(tmp_path: Path) ->
     assert profile_of(str(tmp_path), presets).key == "base-sdxl"
     assert profile_of("stabilityai/stable-diffusion-xl-base-1.0", presets).key == "base-sdxl"
     assert profile_of("somebody/else", presets).key == "base-sd15"
+
+
+def test_what_a_base_needs_is_known_by_its_preset_or_by_its_files(tmp_path: Path) -> None:
+    own = Preset(
+        key="base-mine", name="Mine", kind="base", description="", bases=("me/mine", str(tmp_path)), overrides={}
+    )
+    presets = load_presets() | {own.key: own}
+    assert needs_of("stabilityai/stable-diffusion-xl-base-1.0", presets) == NEEDS["base-sdxl"]
+    assert needs_of("me/mine", presets) is None
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps({"cross_attention_dim": 1024}))
+    assert needs_of(str(tmp_path), presets) == NEEDS["base-sd2"]
+
+
+def test_a_family_without_a_preset_has_the_usual_settings() -> None:
+    assert build_config({}, (), {"subject": "car", "base": "some/model"}) == TrainingConfig(
+        subject="car", base="some/model"
+    )
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

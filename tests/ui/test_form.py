@@ -6,8 +6,9 @@ import gradio as gr
 import pytest
 from gradio.components import Component
 
+from apt_engine.bases.profiles import build_config
 from apt_engine.settings.fields import setting_of
-from apt_engine.settings.presets import build_config, load_presets
+from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from ui.form import build_input, build_settings, changed_by, to_component

@@ -14,10 +14,11 @@ import psutil  # comes with accelerate
 from gradio.blocks import Block
 from gradio.components import Component
 
+from apt_engine.bases.profiles import build_config
 from apt_engine.errors import BusyError, ConfigError
 from apt_engine.jobs.estimate import estimate
 from apt_engine.runs.run import Run
-from apt_engine.settings.presets import POCKET_DIR, build_config
+from apt_engine.settings.presets import POCKET_DIR
 from apt_engine.settings.training import TrainingConfig
 from ui.context import AppContext, Example, Values, plain_errors
 from ui.form import build_input, build_settings, changed_by, to_component
@@ -247,12 +248,16 @@ def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> s
         f"at most <b>{config.steps_for(photo_count):,}</b> steps",
         f"<b>{config.resolution}</b> px",
         *([f"about <b>{duration(needs.seconds)}</b>"] if needs.seconds and photo_count else []),
-        f"memory <b>{size(needs.memory)}</b>" + (f" of {size(memory)}" if config.base == "pocket" else ""),
-        f"disk <b>{size(needs.disk)}</b> of {size(free)} free",
-        f"download <b>{size(needs.download)}, once</b>" if needs.download else "download <b>none</b>",
+        f"memory <b>{_bytes(needs.memory)}</b>" + (f" of {size(memory)}" if config.base == "pocket" else ""),
+        f"disk <b>{_bytes(needs.disk)}</b> of {size(free)} free",
+        f"download <b>{_bytes(needs.download)}{', once' if needs.download else ''}</b>",
     ]
     spans = "".join(f"<span>{fact}</span>" for fact in facts)
     return f'<h2 class="title">3. Train</h2><p class="numbers">{spans}</p>'
+
+
+def _bytes(count: int | None) -> str:
+    return "not known" if count is None else size(count) if count else "none"
 
 
 def _config_or_none(view: TrainView, values: dict[Component, Any]) -> TrainingConfig | None:

@@ -1,0 +1,84 @@
+"""What is known of a base model without loading it: the preset that fits it, and what it needs. Imports no torch."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apt_engine.errors import ConfigError
+from apt_engine.settings.presets import Preset
+from apt_engine.settings.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of a family of base models, in bytes.
+
+    Attributes:
+        memory: to train.
+        download: of the base model.
+        lora: of a LoRA of rank 16 in fp32: its attention, its feed-forward layers, its convolutions.
+    """
+
+    memory: int
+    download: int
+    lora: tuple[int, int, int]
+
+
+# By the key of a family's preset. Pocket: measured. The others: half-precision weights, LoRA and activations at the preset's
+# size; sizes of the files.
+NEEDS = {
+    "base-pocket": Needs(700_000_000, 0, (1_200_000, 1_000_000, 2_400_000)),
+    "base-sd15": Needs(6_000_000_000, 4_300_000_000, (12_800_000, 11_200_000, 31_300_000)),
+    "base-sd2": Needs(7_000_000_000, 5_200_000_000, (13_400_000, 11_200_000, 31_300_000)),
+    "base-sdxl": Needs(12_000_000_000, 13_900_000_000, (92_900_000, 74_600_000, 20_900_000)),
+}
+
+
+def profile_of(base: str, presets: dict[str, Preset]) -> Preset:
+    """The preset of kind `base` that fits a base model, by id or, for a folder, by what its files say; else an empty one."""
+    for preset in presets.values():
+        if base in preset.bases:
+            return preset
+    key = _family_key(Path(base))
+    return presets.get(key) or Preset(key=key, name=base, kind="base", description="", overrides={})
+
+
+def needs_of(base: str, presets: dict[str, Preset]) -> Needs | None:
+    """What a base model needs; None where its preset is a person's own and no file says what family it is."""
+    key = profile_of(base, presets).key
+    folder = Path(base)
+    return NEEDS.get(key) or (NEEDS.get(_family_key(folder)) if folder.is_dir() else None)
+
+
+def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict[str, Any]) -> TrainingConfig:
+    """A config from, in rising precedence: defaults, the base's profile, the chosen presets in their order, `values`.
+
+    Raises:
+        ConfigError: a preset does not exist, or a value is not allowed.
+    """
+    merged = dict(profile_of(str(values.get("base", "pocket")), presets).overrides)
+    for key in chosen:
+        if key not in presets or presets[key].kind == "base":
+            known = ", ".join(key for key, preset in presets.items() if preset.kind != "base")
+            raise ConfigError(f"There is no preset {key!r}; choose one of {known}.")
+        merged |= presets[key].overrides
+    return TrainingConfig.from_dict({**merged, **values})
+
+
+def _family_key(folder: Path) -> str:
+    """SDXL also conditions on sizes; SD 2.x on 1024 numbers a token, SD 1.x on 768. The rest is treated like SD 1.5."""
+    unet = _read_json(folder / "unet" / "config.json")
+    if unet.get("addition_embed_type") == "text_time":
+        return "base-sdxl"
+    return "base-sd2" if unet.get("cross_attention_dim") == 1024 else "base-sd15"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file of a model says; nothing where there is none, or it is no such file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
