@@ -12,7 +12,7 @@ from apt_engine.errors import EngineError
 from apt_engine.runs.store import default_data_dir
 from ui.context import open_context
 from ui.layout import build_app, launch_options
-from ui.serving.tenants import is_space, open_places
+from ui.serving.tenants import is_space, open_tenants
 
 FIRST_PORT, PORTS_TRIED = 7860, 20
 
@@ -29,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(f"Port {wanted[0]} is taken or not allowed; choose another with --port.")
     try:
         data_dir = options.data_dir.resolve()
-        places = open_places(data_dir)
-        context = open_context(places)
+        tenants = open_tenants(data_dir)
+        context = open_context(tenants)
     except EngineError as error:
         return _refuse(str(error))
     os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "cache")
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"APT Studio runs at http://localhost:{port} - Ctrl-C ends it.", flush=True)
         page.block_thread()
     finally:
-        places.close()
+        tenants.close()
     return 0
 
 

@@ -20,7 +20,7 @@ from apt_engine.runs.events import RunStarted, StepFinished
 from apt_engine.runs.run import Run
 from apt_engine.settings.training import TrainingConfig
 from ui.context import Values, open_context
-from ui.serving.tenants import OnePlace
+from ui.serving.tenants import SingleTenant
 from ui.tabs import watch
 
 STEPS = 10_000
@@ -46,7 +46,7 @@ new PerformanceObserver(list => list.getEntries().forEach(task => window.longTas
 
 def make_run(folder: Path, steps: int) -> tuple[Any, Run]:
     """A context and a run of so many steps."""
-    context = open_context(OnePlace(folder))
+    context = open_context(SingleTenant(folder))
     run = context.store.create(TrainingConfig(subject="bear", steps=steps), lambda photos: None)
     run.append(
         RunStarted(run=run.id, base="pocket", subject="bear", photo_count=5, first_step=0, last_step=steps + 100)

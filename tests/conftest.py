@@ -94,11 +94,11 @@ def new_run(store: RunStore, toy_base: Path, photo_dir: Path) -> Callable[..., R
 def context(data_dir: Path) -> Iterator["AppContext"]:
     """What the page stands on, with an engine that has not been woken."""
     from ui.context import open_context
-    from ui.serving.tenants import OnePlace
+    from ui.serving.tenants import SingleTenant
 
-    places = OnePlace(data_dir)
-    yield open_context(places)
-    places.close()
+    tenants = SingleTenant(data_dir)
+    yield open_context(tenants)
+    tenants.close()
 
 
 @pytest.fixture

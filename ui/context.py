@@ -15,7 +15,7 @@ from apt_engine.jobs.queue import QueuedEngine
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import Preset, load_presets
-from ui.serving.tenants import Places
+from ui.serving.tenants import Tenants
 
 ASSETS_DIR = Path(__file__).resolve().parent.parent / "assets"
 SECONDS_SHOWN = 12
@@ -43,33 +43,33 @@ class Example:
 class AppContext:
     """The engine's parent side, and what the forms offer."""
 
-    places: Places
+    tenants: Tenants
     presets: dict[str, Preset]
     examples: dict[str, Example]
 
     @property
     def store(self) -> RunStore:
         """The runs of whoever's event is being handled."""
-        return self.places.here().store
+        return self.tenants.find_current().store
 
     @property
     def worker(self) -> Worker | QueuedEngine:
         """The engine as that visitor sees it."""
-        return self.places.here().worker
+        return self.tenants.find_current().worker
 
     @property
     def uploads_dir(self) -> Path:
         """Where that visitor's photos are kept."""
-        return self.places.here().uploads_dir
+        return self.tenants.find_current().uploads_dir
 
 
-def open_context(places: Places) -> AppContext:
-    """The context over the places of the visitors. Starts no process and touches no disk but to read.
+def open_context(tenants: Tenants) -> AppContext:
+    """The context of a page for these tenants. Starts no process and touches no disk but to read.
 
     Raises:
         ConfigError: a preset file cannot be used.
     """
-    return AppContext(places, load_presets(), load_examples(ASSETS_DIR / "examples"))
+    return AppContext(tenants, load_presets(), load_examples(ASSETS_DIR / "examples"))
 
 
 def load_examples(folder: Path) -> dict[str, Example]:

@@ -27,7 +27,7 @@ def build_app(context: AppContext) -> gr.Blocks:
     """All components and their wiring; `launch` is the caller's."""
     with gr.Blocks(title="APT Studio", analytics_enabled=False) as page:
         header = gr.HTML(status_line(context))
-        if context.places.is_shared:
+        if context.tenants.is_shared:
             gr.HTML(f'<p class="quiet">{SHARED_NOTE}</p>', elem_id="shared-note")
         with gr.Tabs() as tabs:
             with gr.Tab("Train", id="train"):
@@ -158,9 +158,9 @@ def restore(
 
 def launch_options(context: AppContext, data_dir: Path, auth: tuple[str, str] | None) -> dict[str, Any]:
     """How the page is served: nothing from the net, and only the routes and files that it needs."""
-    is_public = auth is not None or context.places.is_shared
-    guard = Middleware(Guard, places=context.places, is_public=is_public)
-    own_routes = routes(context.places, data_dir / "cache")
+    is_public = auth is not None or context.tenants.is_shared
+    guard = Middleware(Guard, tenants=context.tenants, is_public=is_public)
+    own_routes = routes(context.tenants, data_dir / "cache")
     return {
         "theme": build_theme(),
         "css_paths": STYLE_SHEET,

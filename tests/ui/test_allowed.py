@@ -19,7 +19,7 @@ from ui.context import AppContext
 from ui.layout import build_app, launch_options
 from ui.serving.allowed import OWN_FILES, find_file, is_route, route_path
 from ui.serving.routes import routes
-from ui.serving.tenants import OnePlace
+from ui.serving.tenants import SingleTenant
 
 NEEDED = {
     ("GET", "/"),
@@ -209,7 +209,7 @@ HIDDEN = (
 def files(tmp_path: Path) -> TestClient:
     """Our own routes alone."""
     stored(tmp_path)
-    app = Starlette(routes=routes(OnePlace(tmp_path), tmp_path / "cache"))
+    app = Starlette(routes=routes(SingleTenant(tmp_path), tmp_path / "cache"))
     vars(app)["auth"] = None  # as Gradio's own app has it where there is no password
     return TestClient(app, base_url="http://127.0.0.1:7860")
 

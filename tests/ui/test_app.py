@@ -24,11 +24,11 @@ import gradio as gr
 from apt_engine.settings.training import TrainingConfig
 from ui.context import open_context
 from ui.layout import build_app, launch_options
-from ui.serving.tenants import OnePlace
+from ui.serving.tenants import SingleTenant
 from ui.tabs import watch
 
 data_dir = Path(sys.argv[1])
-context = open_context(OnePlace(data_dir))
+context = open_context(SingleTenant(data_dir))
 run = context.store.create(TrainingConfig(subject="car"), lambda folder: None)
 page = build_app(context)
 _, address, _ = page.launch(server_name="127.0.0.1", **launch_options(context, data_dir, None))

@@ -13,16 +13,16 @@ from apt_engine.jobs.queue import JobQueue
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.store import RunStore
 from ui.serving.guard import Guard, guard_comes_first
-from ui.serving.tenants import OnePlace, Places, VisitorPlaces
+from ui.serving.tenants import SingleTenant, Tenants, VisitorTenants
 
 OWN = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
 LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
 
 
-def client(data_dir: Path, *, is_public: bool = False, places: Places | None = None) -> TestClient:
+def client(data_dir: Path, *, is_public: bool = False, tenants: Tenants | None = None) -> TestClient:
     """The guard, before something that answers everything."""
     routes = [Route("/{path:path}", lambda request: PlainTextResponse("in"), methods=["GET", "POST", "OPTIONS"])]
-    guard = Middleware(Guard, places=places or OnePlace(data_dir), is_public=is_public)
+    guard = Middleware(Guard, tenants=tenants or SingleTenant(data_dir), is_public=is_public)
     return TestClient(Starlette(routes=routes, middleware=[guard]), base_url="http://127.0.0.1:7860")
 
 
@@ -93,10 +93,10 @@ def test_every_answer_says_what_a_browser_may_do_with_it(tmp_path: Path, path: s
 
 
 def test_a_space_may_stand_in_a_frame_of_the_hub_and_of_nobody_else(data_dir: Path) -> None:
-    places = VisitorPlaces(data_dir, JobQueue(Worker(RunStore(data_dir))))
-    policy = client(data_dir, is_public=True, places=places).get("/").headers["content-security-policy"]
+    tenants = VisitorTenants(data_dir, JobQueue(Worker(RunStore(data_dir))))
+    policy = client(data_dir, is_public=True, tenants=tenants).get("/").headers["content-security-policy"]
     assert policy.endswith("frame-ancestors https://huggingface.co https://*.hf.space")
-    places.close()
+    tenants.close()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_guard_stands_before_what_was_added_after_it(tmp_path: Path) -> None
     """Gradio's CORS middleware answers a preflight itself, and lets any origin in where the host is not this machine."""
     from gradio.route_utils import CustomCORSMiddleware
 
-    guard = Middleware(Guard, places=OnePlace(tmp_path), is_public=True)
+    guard = Middleware(Guard, tenants=SingleTenant(tmp_path), is_public=True)
     app = Starlette(middleware=[guard], lifespan=guard_comes_first)
     app.add_middleware(CustomCORSMiddleware, strict_cors=True)
     preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}

@@ -35,31 +35,31 @@ from ui.serving.tenants import (
     HOURS_KEPT,
     UPLOADS_KEPT_DAYS,
     NoVisitorError,
-    OnePlace,
-    Place,
-    VisitorPlaces,
+    SingleTenant,
+    VisitorTenants,
+    Workspace,
     is_space,
-    open_places,
+    open_tenants,
     split_cookies,
 )
 
 
 @pytest.fixture
-def places(data_dir: Path) -> Iterator[VisitorPlaces]:
-    places = VisitorPlaces(data_dir, JobQueue(Worker(RunStore(data_dir))))
-    yield places
-    places.close()
+def tenants(data_dir: Path) -> Iterator[VisitorTenants]:
+    tenants = VisitorTenants(data_dir, JobQueue(Worker(RunStore(data_dir))))
+    yield tenants
+    tenants.close()
 
 
 @pytest.fixture
-def page(data_dir: Path, places: VisitorPlaces) -> Starlette:
+def page(data_dir: Path, tenants: VisitorTenants) -> Starlette:
     """The guard and the routes, before something that would serve any file, as Gradio might."""
 
     def serve(request: Request) -> FileResponse:
         return FileResponse("/" + request.path_params["path"])
 
-    guard = Middleware(Guard, places=places, is_public=True)
-    own = routes(places, data_dir / "cache")
+    guard = Middleware(Guard, tenants=tenants, is_public=True)
+    own = routes(tenants, data_dir / "cache")
     app = Starlette(routes=[*own, Route("/gradio_api/file={path:path}", serve)], middleware=[guard])
     vars(app)["auth"] = None  # as Gradio's own app has it where there is no password
     return app
@@ -69,8 +69,8 @@ def visitor(page: Starlette) -> TestClient:
     return TestClient(page, base_url="https://me-apt.hf.space")
 
 
-def place_of(client: TestClient, places: VisitorPlaces) -> Place:
-    return places.of({"cookie": f"{COOKIE}={client.cookies[COOKIE]}"})
+def workspace_of(client: TestClient, tenants: VisitorTenants) -> Workspace:
+    return tenants.find({"cookie": f"{COOKIE}={client.cookies[COOKIE]}"})
 
 
 def bring(client: TestClient, path: Path) -> dict[str, Any]:
@@ -86,13 +86,13 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_a_visitor_gets_a_cookie_once_and_a_folder_of_the_own(
-    page: Starlette, places: VisitorPlaces, photo: Path
+    page: Starlette, tenants: VisitorTenants, photo: Path
 ) -> None:
     ada, bob = visitor(page), visitor(page)
     first, second, other = bring(ada, photo), bring(ada, photo), bring(bob, photo)
     assert Path(first["path"]).read_bytes() == photo.read_bytes()
     assert len({first["path"], second["path"], other["path"]}) == 3
-    folders = [place_of(client, places).store.data_dir for client in (ada, bob)]
+    folders = [workspace_of(client, tenants).store.data_dir for client in (ada, bob)]
     assert Path(first["path"]).is_relative_to(folders[0])
     assert Path(second["path"]).is_relative_to(folders[0])
     assert Path(other["path"]).is_relative_to(folders[1])
@@ -100,12 +100,12 @@ def test_a_visitor_gets_a_cookie_once_and_a_folder_of_the_own(
 
 
 def test_no_route_leads_to_the_files_of_another(
-    page: Starlette, places: VisitorPlaces, photo: Path, data_dir: Path
+    page: Starlette, tenants: VisitorTenants, photo: Path, data_dir: Path
 ) -> None:
     ada, bob = visitor(page), visitor(page)
     brought = bring(ada, photo)["path"]
     bring(bob, photo)
-    store = place_of(ada, places).store
+    store = workspace_of(ada, tenants).store
     run = store.create(TrainingConfig(subject="cat"), lambda folder: Image.new("RGB", (8, 8)).save(folder / "01.png"))
     for name in ("samples/000000-0.png", "exports/cat.safetensors", "views/000010-0.png"):
         (run.path / name).parent.mkdir(exist_ok=True)
@@ -116,9 +116,7 @@ def test_no_route_leads_to_the_files_of_another(
     files = [Path(brought), *(path for path in store.data_dir.rglob("*") if path.is_file())]
     urls = [f"/gradio_api/file={path}" for path in files]
     urls += [f"/export/{run.id}/{kind}" for kind in ("kohya", "zip", "zip-with-photos")]
-    dotted = (
-        f"/gradio_api/file={place_of(bob, places).store.data_dir}/uploads/../../{store.data_dir.name}/uploads/x.png"
-    )
+    dotted = f"/gradio_api/file={workspace_of(bob, tenants).store.data_dir}/uploads/../../{store.data_dir.name}/uploads/x.png"
     for url in [*urls, dotted.replace("..", "%2e%2e")]:
         assert bob.get(url).status_code in (403, 404), url
         assert visitor(page).get(url).status_code in (403, 404), url
@@ -127,11 +125,11 @@ def test_no_route_leads_to_the_files_of_another(
     assert ada.get(f"/gradio_api/file={run.path}/config.json").status_code == 403
 
 
-def test_the_pulse_beats_when_an_own_run_grows(page: Starlette, places: VisitorPlaces, photo: Path) -> None:
+def test_the_pulse_beats_when_an_own_run_grows(page: Starlette, tenants: VisitorTenants, photo: Path) -> None:
     ada, bob = visitor(page), visitor(page)
     bring(ada, photo)
     bring(bob, photo)
-    run = place_of(ada, places).store.create(TrainingConfig(subject="cat"), lambda folder: None)
+    run = workspace_of(ada, tenants).store.create(TrainingConfig(subject="cat"), lambda folder: None)
     before = {client: client.get(f"/pulse?run={run.id}").text for client in (ada, bob)}
     run.append(DriftMeasured(step=1, drift=0.1))
     after = {client: client.get(f"/pulse?run={run.id}").text for client in (ada, bob)}
@@ -146,18 +144,23 @@ def test_gradios_own_way_in_is_closed(page: Starlette) -> None:
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "../ada", "0" * 31, "0" * 33, "Z" * 32])
-def test_a_made_up_cookie_is_nobodys(places: VisitorPlaces, cookie: str) -> None:
+def test_a_made_up_cookie_is_nobodys(tenants: VisitorTenants, cookie: str) -> None:
     assert split_cookies(f"{COOKIE}={cookie}") == ("", [])
     with pytest.raises(NoVisitorError, match="names no visitor"):
-        places.of({"cookie": f"{COOKIE}={cookie}"})
+        tenants.find({"cookie": f"{COOKIE}={cookie}"})
 
 
-def test_while_the_page_is_built_nobody_is_here_and_nothing_can_be_left(places: VisitorPlaces, data_dir: Path) -> None:
-    place = places.here()
+def test_while_the_page_is_built_nobody_is_here_and_nothing_can_be_left(
+    tenants: VisitorTenants, data_dir: Path
+) -> None:
+    workspace = tenants.find_current()
     (data_dir / "nobody" / "runs" / "r1").mkdir(parents=True)  # as an earlier version may have left it
-    assert place.store.list() == []
-    assert place.worker.status.job == "idle"
-    for leave in (lambda: place.store.create(TrainingConfig(subject="cat"), Path.touch), place.store.next_pictures_dir):
+    assert workspace.store.list() == []
+    assert workspace.worker.status.job == "idle"
+    for leave in (
+        lambda: workspace.store.create(TrainingConfig(subject="cat"), Path.touch),
+        workspace.store.next_pictures_dir,
+    ):
         with pytest.raises(NoVisitorError):
             leave()
 
@@ -204,7 +207,7 @@ def ask_with(page: Starlette, cookies: list[str], path: str, **options: Any) -> 
 
 @pytest.mark.parametrize("name", ODD_COOKIES)
 def test_whatever_cookies_come_a_visitor_is_one_and_never_another(
-    page: Starlette, places: VisitorPlaces, photo: Path, data_dir: Path, name: str
+    page: Starlette, tenants: VisitorTenants, photo: Path, data_dir: Path, name: str
 ) -> None:
     odd, is_known = ODD_COOKIES[name]
     ada, bob = ([cookie.format(*[token] * 2) for cookie in odd] for token in (TOKEN, OTHER[:31] + "0"))
@@ -231,7 +234,7 @@ def test_whatever_cookies_come_a_visitor_is_one_and_never_another(
 
 
 @pytest.mark.parametrize("name", ODD_COOKIES)
-def test_what_comes_behind_sees_one_visitor_and_all_other_cookies(places: VisitorPlaces, name: str) -> None:
+def test_what_comes_behind_sees_one_visitor_and_all_other_cookies(tenants: VisitorTenants, name: str) -> None:
     """Each reader behind the guard, Gradio's and ours, finds the same; a password's token is still there."""
     odd, is_known = ODD_COOKIES[name]
     seen: list[Request] = []
@@ -240,7 +243,7 @@ def test_what_comes_behind_sees_one_visitor_and_all_other_cookies(places: Visito
         seen.append(request)
         return PlainTextResponse(request.cookies[COOKIE])
 
-    guard = Middleware(Guard, places=places, is_public=True)
+    guard = Middleware(Guard, tenants=tenants, is_public=True)
     app = Starlette(routes=[Route("/", look)], middleware=[guard])
     sent = [cookie.format(TOKEN, TOKEN) for cookie in odd]
     received = [cookie.encode().decode("latin-1") for cookie in sent]  # the client sends UTF-8, a server reads bytes
@@ -264,19 +267,19 @@ def test_a_cookie_lasts_from_the_last_sign_of_life_on(page: Starlette) -> None:
 
 
 def test_what_nobody_came_back_to_is_deleted_but_not_under_a_job(
-    page: Starlette, places: VisitorPlaces, photo: Path, monkeypatch: pytest.MonkeyPatch
+    page: Starlette, tenants: VisitorTenants, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, bob, eve = (visitor(page) for _ in range(3))
     folders = []
     for client in (ada, bob, eve):
         bring(client, photo)
-        folders.append(place_of(client, places).store.data_dir)
+        folders.append(workspace_of(client, tenants).store.data_dir)
     old = folders[0].stat().st_mtime - HOURS_KEPT * 3600 - 60
     for folder in folders[:2]:
         os.utime(folder, (old, old))
-    busy = places._places[folders[1].name].worker
-    monkeypatch.setattr(type(busy), "status", property(lambda seat: _status(seat is busy)))
-    assert places.sweep() == [folders[0].name]
+    busy = tenants._workspaces[folders[1].name].worker
+    monkeypatch.setattr(type(busy), "status", property(lambda engine: _status(engine is busy)))
+    assert tenants.delete_abandoned() == [folders[0].name]
     assert [folder.exists() for folder in folders] == [False, True, True]
 
 
@@ -290,39 +293,39 @@ def _status(is_busy: bool) -> Any:
     ("files", "sentence"), [({}, "No file came along"), ({"file": ("../../x/ö b?.png", b"data")}, "")]
 )
 def test_a_bad_upload_is_a_sentence_and_a_name_cannot_lead_away(
-    page: Starlette, places: VisitorPlaces, files: Mapping[str, Any], sentence: str
+    page: Starlette, tenants: VisitorTenants, files: Mapping[str, Any], sentence: str
 ) -> None:
     client = visitor(page)
     answer = client.post("/photos", files=files) if files else client.post("/photos", data={"a": "b"})
     assert sentence in answer.json().get("error", "")
     if files:
         path = Path(answer.json()["path"])
-        assert path.is_relative_to(place_of(client, places).uploads_dir)
+        assert path.is_relative_to(workspace_of(client, tenants).uploads_dir)
         assert path.name == "ö b_.png"
 
 
-def test_an_export_that_does_not_exist_is_a_sentence(page: Starlette, photo: Path, places: VisitorPlaces) -> None:
+def test_an_export_that_does_not_exist_is_a_sentence(page: Starlette, photo: Path, tenants: VisitorTenants) -> None:
     client = visitor(page)
     bring(client, photo)
     assert "cannot be exported as png" in client.get("/export/r1/png").json()["error"]
     assert "There is no run r1" in client.get("/export/r1/zip").json()["error"]
-    run = place_of(client, places).store.create(TrainingConfig(subject="cat"), lambda folder: None)
+    run = workspace_of(client, tenants).store.create(TrainingConfig(subject="cat"), lambda folder: None)
     assert "has no kohya file yet" in client.get(f"/export/{run.id}/kohya").json()["error"]
     packed = client.get(f"/export/{run.id}/zip")
     assert packed.headers["content-disposition"].endswith(f'"{run.id}.zip"')
 
 
 @pytest.fixture
-def own(page: Starlette, photo: Path, places: VisitorPlaces) -> tuple[TestClient, Place, Run]:
-    """A visitor, their place, and a run of theirs with a photo of some size and a title."""
+def own(page: Starlette, photo: Path, tenants: VisitorTenants) -> tuple[TestClient, Workspace, Run]:
+    """A visitor, their workspace, and a run of theirs with a photo of some size and a title."""
     client = visitor(page)
     bring(client, photo)
-    place = place_of(client, places)
-    run = place.store.create(
+    workspace = workspace_of(client, tenants)
+    run = workspace.store.create(
         TrainingConfig(subject="cat"), lambda folder: Image.new("RGB", (900, 900)).save(folder / "01.png")
     )
     library.rename(run, "my cat")
-    return client, place, run
+    return client, workspace, run
 
 
 def at_once(page: Starlette, client: TestClient) -> httpx.AsyncClient:
@@ -331,12 +334,12 @@ def at_once(page: Starlette, client: TestClient) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=page), base_url=str(client.base_url), cookies=cookies)
 
 
-def packed_in(place: Place) -> list[Path]:
-    return [path for path in place.uploads_dir.rglob("*") if "packed" in str(path)]
+def packed_in(workspace: Workspace) -> list[Path]:
+    return [path for path in workspace.uploads_dir.rglob("*") if "packed" in str(path)]
 
 
-def test_who_asks_at_once_gets_what_they_asked_for(page: Starlette, own: tuple[TestClient, Place, Run]) -> None:
-    client, place, run = own
+def test_who_asks_at_once_gets_what_they_asked_for(page: Starlette, own: tuple[TestClient, Workspace, Run]) -> None:
+    client, workspace, run = own
     kinds = ["zip", "zip-with-photos"] * 2
 
     async def ask() -> list[httpx.Response]:
@@ -349,11 +352,11 @@ def test_who_asks_at_once_gets_what_they_asked_for(page: Starlette, own: tuple[T
                 assert archive.testzip() is None
                 assert (f"{run.id}/photos/01.png" in archive.namelist()) == (kind == "zip-with-photos")
                 assert f"{run.id}/config.json" in archive.namelist()
-    assert packed_in(place) == []
+    assert packed_in(workspace) == []
 
 
 def test_the_page_answers_while_a_run_is_packed(
-    page: Starlette, own: tuple[TestClient, Place, Run], monkeypatch: pytest.MonkeyPatch
+    page: Starlette, own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, _, run = own
     begun, may_go_on = threading.Event(), threading.Event()
@@ -379,13 +382,13 @@ def test_the_page_answers_while_a_run_is_packed(
 
 @pytest.mark.parametrize("sent", [0, 1])
 def test_a_visitor_who_leaves_leaves_no_zip_behind(
-    own: tuple[TestClient, Place, Run], page: Starlette, sent: int
+    own: tuple[TestClient, Workspace, Run], page: Starlette, sent: int
 ) -> None:
-    client, place, run = own
+    client, workspace, run = own
     messages: list[str] = []
 
     async def send(message: Any) -> None:
-        assert packed_in(place)
+        assert packed_in(workspace)
         if len(messages) == sent:
             raise ConnectionResetError
         messages.append(message["type"])
@@ -404,40 +407,40 @@ def test_a_visitor_who_leaves_leaves_no_zip_behind(
     with pytest.raises((ConnectionResetError, ClientDisconnect)):
         asyncio.run(page(scope, receive, send))
     assert len(messages) == sent
-    assert packed_in(place) == []
+    assert packed_in(workspace) == []
 
 
 def test_a_zip_for_which_there_is_no_room_is_a_sentence(
-    own: tuple[TestClient, Place, Run], monkeypatch: pytest.MonkeyPatch
+    own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_arguments: Any, **_options: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    client, place, run = own
+    client, workspace, run = own
     monkeypatch.setattr(zipfile.ZipFile, "write", full)
     answer = client.get(f"/export/{run.id}/zip")
     assert (answer.status_code, "No space left on device" in answer.json()["error"]) == (507, True)
-    assert packed_in(place) == []
+    assert packed_in(workspace) == []
 
 
 def test_on_an_own_computer_uploads_are_kept_for_a_month(data_dir: Path) -> None:
-    place = OnePlace(data_dir)
+    tenants = SingleTenant(data_dir)
     for name in ("0123/cat.jpg", "tiles/1.jpg"):
-        path = place.here().uploads_dir / name
+        path = tenants.find_current().uploads_dir / name
         path.parent.mkdir(parents=True)
         path.touch()
-    place.forget_uploads(time.time() + (UPLOADS_KEPT_DAYS - 1) * 86_400)
-    assert len(list(place.here().uploads_dir.glob("*/*"))) == 2
-    place.forget_uploads(time.time() + (UPLOADS_KEPT_DAYS + 1) * 86_400)
-    assert list(place.here().uploads_dir.iterdir()) == []
-    OnePlace(data_dir / "new").forget_uploads()
+    tenants.delete_old_uploads(time.time() + (UPLOADS_KEPT_DAYS - 1) * 86_400)
+    assert len(list(tenants.find_current().uploads_dir.glob("*/*"))) == 2
+    tenants.delete_old_uploads(time.time() + (UPLOADS_KEPT_DAYS + 1) * 86_400)
+    assert list(tenants.find_current().uploads_dir.iterdir()) == []
+    SingleTenant(data_dir / "new").delete_old_uploads()
 
 
-def test_the_place_depends_on_the_environment(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kind_of_tenants_depends_on_the_environment(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPACE_ID", raising=False)
     assert not is_space()
-    assert isinstance(open_places(data_dir), OnePlace)
+    assert isinstance(open_tenants(data_dir), SingleTenant)
     monkeypatch.setenv("SPACE_ID", "me/apt")
-    places = open_places(data_dir)
-    assert isinstance(places, VisitorPlaces)
-    places.close()
+    tenants = open_tenants(data_dir)
+    assert isinstance(tenants, VisitorTenants)
+    tenants.close()

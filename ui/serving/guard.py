@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.serving.allowed import PAGE_ROUTE, PULSE_ROUTE, UPLOAD_ROUTE, asset_type, is_route, route_path
-from ui.serving.tenants import COOKIE, Places, new_token, set_cookie, split_cookies
+from ui.serving.tenants import COOKIE, Tenants, new_token, set_cookie, split_cookies
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 RENEWING_ROUTES = frozenset({PAGE_ROUTE, PULSE_ROUTE})  # an open page asks for the pulse as long as it is open
@@ -36,18 +36,18 @@ SPACE_FRAMES = "https://huggingface.co https://*.hf.space"
 class Guard:
     """ASGI middleware that refuses a request before Gradio sees it, and says in each answer what a browser may do with it."""
 
-    def __init__(self, app: ASGIApp, places: Places, is_public: bool) -> None:
+    def __init__(self, app: ASGIApp, tenants: Tenants, is_public: bool) -> None:
         """Set what may pass.
 
         Args:
             app: what comes behind.
-            places: whose place is whose.
+            tenants: who has which workspace.
             is_public: whether other machines may reach the page, by names we cannot know.
         """
         self._app = app
-        self._places = places
+        self._tenants = tenants
         self._is_public = is_public
-        policy = CONTENT_POLICY | {"frame-ancestors": SPACE_FRAMES if places.is_shared else "'none'"}
+        policy = CONTENT_POLICY | {"frame-ancestors": SPACE_FRAMES if tenants.is_shared else "'none'"}
         self._headers = {
             "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
             "X-Content-Type-Options": "nosniff",
@@ -61,7 +61,7 @@ class Guard:
             return
         path, cookie = route_path(scope), ""
         refusal = self._refusal(scope.get("method", ""), path, Headers(scope=scope))
-        if self._places.is_shared and not refusal:
+        if self._tenants.is_shared and not refusal:
             scope, cookie = _as_visitor(scope, is_renewed=path in RENEWING_ROUTES)
 
         async def answer(message: Message) -> None:
@@ -87,7 +87,7 @@ class Guard:
             return f"APT Studio takes no orders from {headers.get('origin') or 'another site'}; use its own page.", 403
         if not is_route(method, path):
             return "There is nothing here; open the page itself.", 404
-        if self._places.is_shared and path == UPLOAD_ROUTE:
+        if self._tenants.is_shared and path == UPLOAD_ROUTE:
             return "Photos come in by the page's own route; files of other kinds are not taken here.", 403
         return None
 

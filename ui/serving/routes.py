@@ -18,7 +18,7 @@ from apt_engine.runs import library
 from apt_engine.runs.events import ExportReady
 from apt_engine.runs.run import Run
 from ui.serving.allowed import CACHED_FILES, FILE_ROUTE, OWN_FILES, find_file
-from ui.serving.tenants import Place, Places
+from ui.serving.tenants import Tenants, Workspace
 
 LARGEST_PHOTO = 100_000_000
 PHOTOS_AT_ONCE = 60
@@ -26,18 +26,18 @@ EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def routes(places: Places, cache_dir: Path) -> list[Route]:
-    """The routes over the places of their visitors.
+def routes(tenants: Tenants, cache_dir: Path) -> list[Route]:
+    """The routes, each of which serves the workspace of whoever asks.
 
     Args:
-        places: whose is what.
-        cache_dir: Gradio's, with the pictures of the page itself; nothing of a visitor's where places are shared.
+        tenants: who has which workspace.
+        cache_dir: Gradio's, with the pictures of the page itself; nothing of a visitor's where visitors share the machine.
     """
     return [
-        Route(f"{FILE_ROUTE}{{path:path}}", _signed_in(_show(places, cache_dir)), methods=["GET"]),
-        Route("/photos", _signed_in(_take_photos(places)), methods=["POST"]),
-        Route("/export/{run_id}/{kind}", _signed_in(_export(places)), methods=["GET"]),
-        Route("/pulse", _signed_in(_pulse(places)), methods=["GET"]),
+        Route(f"{FILE_ROUTE}{{path:path}}", _signed_in(_show(tenants, cache_dir)), methods=["GET"]),
+        Route("/photos", _signed_in(_take_photos(tenants)), methods=["POST"]),
+        Route("/export/{run_id}/{kind}", _signed_in(_export(tenants)), methods=["GET"]),
+        Route("/pulse", _signed_in(_pulse(tenants)), methods=["GET"]),
     ]
 
 
@@ -59,10 +59,10 @@ def _signed_in(handle: Handler) -> Handler:
     return check
 
 
-def _show(places: Places, cache_dir: Path) -> Handler:
+def _show(tenants: Tenants, cache_dir: Path) -> Handler:
     async def show(request: Request) -> Response:
         """A picture or a LoRA file. Gradio's route of this name would fetch any address, and serve HTML as such."""
-        folders = {places.of(request.headers).store.data_dir: OWN_FILES, cache_dir: CACHED_FILES}
+        folders = {tenants.find(request.headers).store.data_dir: OWN_FILES, cache_dir: CACHED_FILES}
         found = find_file(request.path_params["path"], folders)
         if found is None:
             return _refusal("APT Studio serves pictures and LoRA files only.", 403)
@@ -73,16 +73,18 @@ def _show(places: Places, cache_dir: Path) -> Handler:
     return show
 
 
-def _pulse(places: Places) -> Handler:
+def _pulse(tenants: Tenants) -> Handler:
     async def tell(request: Request) -> Response:
         """A mark that changes whenever the engine's state does, or the run in view has new events."""
-        place = places.of(request.headers)
-        return PlainTextResponse(f"{place.worker.status} {place.store.size_of(request.query_params.get('run', ''))}")
+        workspace = tenants.find(request.headers)
+        return PlainTextResponse(
+            f"{workspace.worker.status} {workspace.store.size_of(request.query_params.get('run', ''))}"
+        )
 
     return tell
 
 
-def _take_photos(places: Places) -> Handler:
+def _take_photos(tenants: Tenants) -> Handler:
     async def take(request: Request) -> Response:
         """Keep one photo under a name nobody can guess."""
         if int(request.headers.get("content-length") or 0) > LARGEST_PHOTO:
@@ -91,9 +93,9 @@ def _take_photos(places: Places) -> Handler:
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 return _refusal("No file came along; choose it again.", 400)
-            place = places.of(request.headers)
+            workspace = tenants.find(request.headers)
             name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "photo").name)[-80:]
-            path = place.uploads_dir / secrets.token_hex(12) / name
+            path = workspace.uploads_dir / secrets.token_hex(12) / name
             try:
                 path.parent.mkdir(parents=True)
                 path.write_bytes(await file.read())
@@ -104,12 +106,12 @@ def _take_photos(places: Places) -> Handler:
     return take
 
 
-def _export(places: Places) -> Handler:
+def _export(tenants: Tenants) -> Handler:
     async def export(request: Request) -> Response:
         """A LoRA file of a run, or a zip made now. Other requests are answered meanwhile."""
         run_id, kind = request.path_params["run_id"], request.path_params["kind"]
         try:
-            return await run_in_threadpool(_answer, places, request.headers, run_id, kind)
+            return await run_in_threadpool(_answer, tenants, request.headers, run_id, kind)
         except EngineError as error:
             return _refusal(str(error), 507 if isinstance(error, DiskError) else 404)
 
@@ -126,21 +128,21 @@ class FileForOnce(FileResponse):
             shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
-def _answer(places: Places, headers: Mapping[str, str], run_id: str, kind: str) -> FileResponse:
+def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str) -> FileResponse:
     if kind not in EXPORTS:
         raise RunError(f"A run cannot be exported as {kind}; choose one of {', '.join(EXPORTS)}.")
-    place = places.of(headers)
-    run = place.store.open(run_id)
+    workspace = tenants.find(headers)
+    run = workspace.store.open(run_id)
     if kind.startswith("zip"):
-        return _packed(place, run, with_photos=kind == "zip-with-photos")
+        return _packed(workspace, run, with_photos=kind == "zip-with-photos")
     path = exported(run).get(kind)
     if path is None or not path.is_file():
         raise RunError(f"Run {run.id} has no {kind} file yet; let it finish, or stop it.")
     return FileResponse(path, filename=path.name)
 
 
-def _packed(place: Place, run: Run, *, with_photos: bool) -> FileForOnce:
-    folder = place.uploads_dir / f"packed-{secrets.token_hex(12)}"
+def _packed(workspace: Workspace, run: Run, *, with_photos: bool) -> FileForOnce:
+    folder = workspace.uploads_dir / f"packed-{secrets.token_hex(12)}"
     try:
         path = library.pack(run, folder / f"{run.id}.zip", with_photos=with_photos)
     except EngineError:

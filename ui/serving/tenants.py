@@ -1,4 +1,4 @@
-"""Where a page's runs live and who works on them: one place for the owner of this computer, or one for each visitor.
+"""Where a page's runs live and who works on them: one workspace for this computer's owner, or one for each visitor.
 
 On a Hugging Face Space strangers share the machine. Each browser gets a random cookie and, behind it, a folder of its own;
 nothing of another visitor's can be read, and what nobody has come back to is deleted.
@@ -32,7 +32,7 @@ COOKIE = "apt-visitor"
 TOKEN = re.compile(r"[0-9a-f]{32}")
 HOURS_KEPT = 24
 UPLOADS_KEPT_DAYS = 30
-SECONDS_BETWEEN_SWEEPS = 600
+SECONDS_BETWEEN_CLEAN_UPS = 600
 
 
 class NoVisitorError(EngineError):
@@ -43,7 +43,7 @@ class NoVisitorError(EngineError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """One store of runs and the engine that works on them."""
 
     store: RunStore
@@ -55,20 +55,20 @@ class Place:
         return self.store.data_dir / "uploads"
 
 
-class Places(Protocol):
-    """Finds the place of whoever asks."""
+class Tenants(Protocol):
+    """Finds the workspace of whoever asks."""
 
     is_shared: bool
 
-    def here(self) -> Place:
-        """The place of the visitor whose event is being handled."""
+    def find_current(self) -> Workspace:
+        """The workspace of the visitor whose event is being handled."""
         ...
 
-    def of(self, headers: Mapping[str, str]) -> Place:
-        """The place of the visitor who sent a request.
+    def find(self, headers: Mapping[str, str]) -> Workspace:
+        """The workspace of the visitor who sent a request.
 
         Raises:
-            NoVisitorError: each visitor has a place, and the request has no visitor's cookie.
+            NoVisitorError: each visitor has a workspace, and the request has no visitor's cookie.
         """
         ...
 
@@ -77,8 +77,8 @@ class Places(Protocol):
         ...
 
 
-class OnePlace:
-    """This computer is its owner's: everybody who gets in shares one place.
+class SingleTenant:
+    """This computer is its owner's: everybody who gets in shares one workspace.
 
     Args:
         data_dir: holds the runs.
@@ -88,24 +88,24 @@ class OnePlace:
 
     def __init__(self, data_dir: Path) -> None:
         store = RunStore(data_dir)
-        self._place = Place(store, Worker(store))
+        self._workspace = Workspace(store, Worker(store))
 
-    def forget_uploads(self, now: float | None = None) -> None:
+    def delete_old_uploads(self, now: float | None = None) -> None:
         """Delete what was brought to the page long ago; runs have copies of their own."""
         oldest = (now or time.time()) - UPLOADS_KEPT_DAYS * 86_400
-        for path in self._place.uploads_dir.glob("*"):
+        for path in self._workspace.uploads_dir.glob("*"):
             if path.stat().st_mtime < oldest:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def here(self) -> Place:
-        return self._place
+    def find_current(self) -> Workspace:
+        return self._workspace
 
-    def of(self, headers: Mapping[str, str]) -> Place:
+    def find(self, headers: Mapping[str, str]) -> Workspace:
         del headers
-        return self._place
+        return self._workspace
 
     def close(self) -> None:
-        self._place.worker.close()
+        self._workspace.worker.close()
 
 
 class NoStore(RunStore):
@@ -132,65 +132,65 @@ class NoStore(RunStore):
         raise NoVisitorError
 
 
-class VisitorPlaces:
-    """A folder and a seat for each visitor, known by the cookie; deleted when nobody came for HOURS_KEPT hours.
+class VisitorTenants:
+    """A folder and a queued engine for each visitor, known by the cookie; deleted when nobody came for HOURS_KEPT hours.
 
     Args:
         data_dir: holds the visitors' folders.
-        desk: the engine they share.
+        queue: of the engine they share.
     """
 
     is_shared = True
 
-    def __init__(self, data_dir: Path, desk: JobQueue) -> None:
+    def __init__(self, data_dir: Path, queue: JobQueue) -> None:
         self._folder = data_dir / "visitors"
-        self._desk = desk
-        self._places: dict[str, Place] = {}
+        self._queue = queue
+        self._workspaces: dict[str, Workspace] = {}
         blank = NoStore(data_dir / "nobody")
-        self._nobodys = Place(blank, QueuedEngine(desk, blank))
+        self._blank = Workspace(blank, QueuedEngine(queue, blank))
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        threading.Thread(target=self._sweep_for_ever, daemon=True).start()
+        threading.Thread(target=self._clean_up_for_ever, daemon=True).start()
 
-    def here(self) -> Place:
+    def find_current(self) -> Workspace:
         """While the page is being built nobody is here, and nothing."""
         request = LocalContext.request.get(None)
-        return self._nobodys if request is None else self.of(request.headers)
+        return self._blank if request is None else self.find(request.headers)
 
-    def of(self, headers: Mapping[str, str]) -> Place:
+    def find(self, headers: Mapping[str, str]) -> Workspace:
         token, _ = split_cookies(headers.get("cookie", ""))
         if not token:
             raise NoVisitorError
         name = hashlib.sha256(token.encode()).hexdigest()[:32]
         with self._lock:
-            if name not in self._places:
+            if name not in self._workspaces:
                 store = RunStore(self._folder / name)
-                self._places[name] = Place(store, QueuedEngine(self._desk, store))
-            place = self._places[name]
-        if place.store.data_dir.exists():
-            os.utime(place.store.data_dir)
-        return place
+                self._workspaces[name] = Workspace(store, QueuedEngine(self._queue, store))
+            workspace = self._workspaces[name]
+        if workspace.store.data_dir.exists():
+            os.utime(workspace.store.data_dir)
+        return workspace
 
-    def sweep(self, now: float | None = None) -> list[str]:
+    def delete_abandoned(self, now: float | None = None) -> list[str]:
         """Delete the folders nobody came back to; returns their names. A visitor with a job is kept."""
         oldest = (now or time.time()) - HOURS_KEPT * 3600
         gone = []
         for folder in self._folder.glob("*"):
-            place = self._places.get(folder.name)
-            is_busy = place is not None and place.worker.status.job != "idle"
+            workspace = self._workspaces.get(folder.name)
+            is_busy = workspace is not None and workspace.worker.status.job != "idle"
             if not is_busy and folder.stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
-                self._places.pop(folder.name, None)
+                self._workspaces.pop(folder.name, None)
                 gone.append(folder.name)
         return gone
 
     def close(self) -> None:
         self._closed.set()
-        self._desk.close()
+        self._queue.close()
 
-    def _sweep_for_ever(self) -> None:
-        while not self._closed.wait(SECONDS_BETWEEN_SWEEPS):
-            self.sweep()
+    def _clean_up_for_ever(self) -> None:
+        while not self._closed.wait(SECONDS_BETWEEN_CLEAN_UPS):
+            self.delete_abandoned()
 
 
 def is_space() -> bool:
@@ -198,13 +198,13 @@ def is_space() -> bool:
     return bool(os.environ.get("SPACE_ID"))
 
 
-def open_places(data_dir: Path) -> Places:
-    """A place for each visitor on a Space, one place elsewhere. Starts no process."""
+def open_tenants(data_dir: Path) -> Tenants:
+    """A workspace for each visitor on a Space, one workspace elsewhere. Starts no process."""
     if is_space():
-        return VisitorPlaces(data_dir, JobQueue(open_engine(RunStore(data_dir))))
-    place = OnePlace(data_dir)
-    place.forget_uploads()
-    return place
+        return VisitorTenants(data_dir, JobQueue(open_engine(RunStore(data_dir))))
+    tenants = SingleTenant(data_dir)
+    tenants.delete_old_uploads()
+    return tenants
 
 
 def open_engine(store: RunStore) -> Worker | ZeroGpuEngine:

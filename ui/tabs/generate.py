@@ -105,7 +105,7 @@ def build(context: AppContext) -> GenerateView:
                 name: build_input(SampleRequest, name, label=label, is_slider=is_slider)
                 for name, label, is_slider in MORE
             }
-            with gr.Accordion("Another LoRA file, or another base", open=False, visible=not context.places.is_shared):
+            with gr.Accordion("Another LoRA file, or another base", open=False, visible=not context.tenants.is_shared):
                 base = build_input(SampleRequest, "base", label="Base model")
                 lora = gr.File(
                     label="LoRA file (kohya or diffusers)", file_types=[".safetensors"], height=90, elem_id="lora-file"

@@ -281,7 +281,7 @@ def _known_words() -> str:
 
 
 def _build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.Button, Example]]]:
-    where = "" if context.places.is_shared else " They stay on this computer."
+    where = "" if context.tenants.is_shared else " They stay on this computer."
     gr.HTML(
         '<h2 class="title">1. Photos of the thing</h2>'
         f"<p>3 to 10, different places and angles.{where} Click one to crop it.</p>",
