@@ -17,8 +17,8 @@ from ui.tabs import train
 
 def engine(context: AppContext) -> Worker:
     """The engine's parent side."""
-    assert isinstance(context.worker, Worker)
-    return context.worker
+    assert isinstance(context.engine, Worker)
+    return context.engine
 
 
 def new_run(context: AppContext, subject: str = "backpack", **settings: Any) -> Run:

@@ -53,9 +53,9 @@ class AppContext:
         return self.tenants.find_current().store
 
     @property
-    def worker(self) -> Worker | QueuedEngine:
+    def engine(self) -> Worker | QueuedEngine:
         """The engine as that visitor sees it."""
-        return self.tenants.find_current().worker
+        return self.tenants.find_current().engine
 
     @property
     def uploads_dir(self) -> Path:

@@ -125,14 +125,14 @@ def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) ->
 
 def status_line(context: AppContext) -> str:
     """Name of the app, and what the engine does."""
-    status = context.worker.status
+    status = context.engine.status
     words = describe_status(status)
     return f'<h1 class="brand">APT Studio <small>{words}</small></h1>'
 
 
 def tell_status(context: AppContext, known: EngineStatus | None) -> list[Any]:
     """What the engine does, when that has changed since it was last `known`; Train waits and says why."""
-    status = context.worker.status
+    status = context.engine.status
     if status == known:
         return [gr.skip()] * 3
     waits = {

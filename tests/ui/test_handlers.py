@@ -94,7 +94,7 @@ def test_a_finished_run_goes_on_for_as_many_steps_as_wished(
     assert first[watch_view.more].visible is True
     started: list[tuple[str, bool]] = []
     monkeypatch.setattr(
-        context.worker, "start_training", lambda run_id, *, resume=False: started.append((run_id, resume))
+        context.engine, "start_training", lambda run_id, *, resume=False: started.append((run_id, resume))
     )
     watch.go_on(watch_view, context, {**first, watch_view.more_steps: 25.0})
     assert run.config.steps == 35

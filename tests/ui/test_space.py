@@ -156,7 +156,7 @@ def test_while_the_page_is_built_nobody_is_here_and_nothing_can_be_left(
     workspace = tenants.find_current()
     (data_dir / "nobody" / "runs" / "r1").mkdir(parents=True)  # as an earlier version may have left it
     assert workspace.store.list() == []
-    assert workspace.worker.status.job == "idle"
+    assert workspace.engine.status.job == "idle"
     for leave in (
         lambda: workspace.store.create(TrainingConfig(subject="cat"), Path.touch),
         workspace.store.next_pictures_dir,
@@ -277,7 +277,7 @@ def test_what_nobody_came_back_to_is_deleted_but_not_under_a_job(
     old = folders[0].stat().st_mtime - HOURS_KEPT * 3600 - 60
     for folder in folders[:2]:
         os.utime(folder, (old, old))
-    busy = tenants._workspaces[folders[1].name].worker
+    busy = tenants._workspaces[folders[1].name].engine
     monkeypatch.setattr(type(busy), "status", property(lambda engine: _status(engine is busy)))
     assert tenants.delete_abandoned() == [folders[0].name]
     assert [folder.exists() for folder in folders] == [False, True, True]

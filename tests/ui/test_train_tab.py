@@ -129,7 +129,7 @@ def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
         train.start(view, context, lambda run_id: {}, values)
     assert context.store.list() == []
     values[view.photos]["photos"][1]["caption"] = "a red  {subject}"
-    monkeypatch.setattr(context.worker, "start_training", lambda run_id: None)
+    monkeypatch.setattr(context.engine, "start_training", lambda run_id: None)
     train.start(view, context, lambda run_id: {}, values)
     assert context.store.list()[0].captions[:2] == ["a photo of a {subject}", "a red {subject}"]
 

@@ -78,7 +78,7 @@ def _pulse(tenants: Tenants) -> Handler:
         """A mark that changes whenever the engine's state does, or the run in view has new events."""
         workspace = tenants.find(request.headers)
         return PlainTextResponse(
-            f"{workspace.worker.status} {workspace.store.size_of(request.query_params.get('run', ''))}"
+            f"{workspace.engine.status} {workspace.store.size_of(request.query_params.get('run', ''))}"
         )
 
     return tell

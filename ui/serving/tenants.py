@@ -47,7 +47,7 @@ class Workspace:
     """One store of runs and the engine that works on them."""
 
     store: RunStore
-    worker: Worker | QueuedEngine
+    engine: Worker | QueuedEngine
 
     @property
     def uploads_dir(self) -> Path:
@@ -105,7 +105,7 @@ class SingleTenant:
         return self._workspace
 
     def close(self) -> None:
-        self._workspace.worker.close()
+        self._workspace.engine.close()
 
 
 class NoStore(RunStore):
@@ -177,7 +177,7 @@ class VisitorTenants:
         gone = []
         for folder in self._folder.glob("*"):
             workspace = self._workspaces.get(folder.name)
-            is_busy = workspace is not None and workspace.worker.status.job != "idle"
+            is_busy = workspace is not None and workspace.engine.status.job != "idle"
             if not is_busy and folder.stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._workspaces.pop(folder.name, None)

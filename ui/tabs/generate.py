@@ -152,7 +152,7 @@ def connect(view: GenerateView, context: AppContext) -> None:
 
 def stop(context: AppContext) -> None:
     """Ask the engine to stop drawing; what is done stays."""
-    context.worker.stop()
+    context.engine.stop()
 
 
 def remembered_fields(view: GenerateView) -> list[Component]:
@@ -265,7 +265,7 @@ def generate(view: GenerateView, context: AppContext, values: dict[Component, An
         values = {**values, view.settings["seed"]: random.randrange(HIGHEST_SEED)}
     with plain_errors():
         wanted = requests_of(view, values)
-        context.worker.refuse_if_busy()
+        context.engine.refuse_if_busy()
         if wanted[0][1].run:
             context.store.open(wanted[0][1].run)
     busy = [values[view.settings["seed"]], gr.Button(interactive=False), gr.Button(visible=True), gr.skip()]
@@ -288,7 +288,7 @@ def _draw(context: AppContext, wanted: list[tuple[str, SampleRequest]]) -> Itera
     for place, (caption, request) in enumerate(wanted):
         done: list[dict[str, str]] = []
         with plain_errors():
-            for progress in context.worker.sample(request):
+            for progress in context.engine.sample(request):
                 done = [
                     {"url": file_url(path), "name": path.name, "words": _caption(caption, request.seed + number)}
                     for number, path in enumerate(progress.images)

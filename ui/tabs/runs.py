@@ -104,7 +104,7 @@ def rename(view: RunsView, context: AppContext, run_id: str, title: str) -> Valu
 def discard(view: RunsView, context: AppContext, run_id: str) -> Values:
     """Move a run to the bin, unless the engine is at work on it."""
     with plain_errors():
-        if context.worker.status.run_id == run_id:
+        if context.engine.status.run_id == run_id:
             raise RunError("This run is training; stop it first.")
         library.discard(context.store, context.store.open(run_id))
     return {view.table: rows(context), view.comparison: ""}
@@ -165,7 +165,7 @@ def _row(context: AppContext, run: Run) -> dict[str, Any]:
         summary = summarize(run)
     except EngineError as error:
         return {**row, "state": str(error), "files": [], "working": False, "drawable": False}
-    is_working = context.worker.status.run_id == run.id
+    is_working = context.engine.status.run_id == run.id
     state = "interrupted" if summary.state == "training" and not is_working else summary.state
     checkpoints = run.checkpoints()
     words = f"{state}, step {summary.step:,} of {summary.last_step:,}"

@@ -133,7 +133,7 @@ def start(
         photos.check()
         run = context.store.create(config, lambda folder: photos.save(folder, config.resolution))
         try:
-            context.worker.start_training(run.id)
+            context.engine.start_training(run.id)
         except BusyError:
             shutil.rmtree(run.path)  # nothing was learnt in it
             raise

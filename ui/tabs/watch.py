@@ -146,7 +146,7 @@ def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
 
 def attach(view: WatchView, context: AppContext) -> Values:
     """What a page that was just opened looks at: the run that trains, or else the newest."""
-    run_id = context.worker.status.run_id or next((run.id for run in context.store.list()), "")
+    run_id = context.engine.status.run_id or next((run.id for run in context.store.list()), "")
     return open_run(view, context, run_id)
 
 
@@ -168,20 +168,20 @@ def refresh(view: WatchView, context: AppContext, values: Values) -> Values:
     if watched.story:
         return _read_on(view, context, watched)
     # Where nothing was in view yet, a run begun in another tab or browser comes into it; a deleted run's sentence stays.
-    begun = context.worker.status.run_id
+    begun = context.engine.status.run_id
     return open_run(view, context, begun) if begun and not watched.run_id else gr.skip()
 
 
 def stop(context: AppContext) -> None:
     """Ask the engine to stop after its step and keep what was learnt."""
-    context.worker.stop()
+    context.engine.stop()
     gr.Info("Stopping after this step; what was learnt is kept.")
 
 
 def resume(view: WatchView, context: AppContext, values: Values) -> Values:
     """Go on with the run in view."""
     with plain_errors():
-        context.worker.start_training(values[view.watched].run_id, resume=True)
+        context.engine.start_training(values[view.watched].run_id, resume=True)
     return refresh(view, context, values)
 
 
@@ -192,9 +192,9 @@ def go_on(view: WatchView, context: AppContext, values: Values) -> Values:
         run = context.store.open(watched.run_id)
         assert watched.story
         steps = watched.story.step + max(1, int(values[view.more_steps] or 0))
-        context.worker.refuse_if_busy()
+        context.engine.refuse_if_busy()
         run.replace_config(run.config.replace(steps=steps))
-        context.worker.start_training(run.id, resume=True)
+        context.engine.start_training(run.id, resume=True)
     return refresh(view, context, values)
 
 
@@ -207,7 +207,7 @@ def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
         return _refuse(view, watched.run_id, error)
     events, cursor = run.events(watched.cursor)
     story.tell(events)
-    state = story.state_under(context.worker.status)
+    state = story.state_under(context.engine.status)
     seen = f"{state} {story.ahead}"
     if not events and seen == watched.state:
         return gr.skip()
