@@ -11,8 +11,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
-from apt_engine.jobs.queue import QueuedEngine
-from apt_engine.jobs.worker import Worker
+from apt_engine.jobs.engine import Engine
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import Preset, load_presets
 from ui.serving.tenants import Tenants
@@ -53,7 +52,7 @@ class AppContext:
         return self.tenants.find_current().store
 
     @property
-    def engine(self) -> Worker | QueuedEngine:
+    def engine(self) -> Engine:
         """The engine as that visitor sees it."""
         return self.tenants.find_current().engine
 

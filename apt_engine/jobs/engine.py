@@ -1,17 +1,31 @@
-"""What an engine says about itself while it trains or draws. Imports no torch."""
+"""The engine as the page sees it: one protocol, and what an engine says about itself. Imports no torch.
 
+Three classes implement it. `worker.Worker` owns a child process that holds the device; `zerogpu.ZeroGpuEngine` borrows a
+GPU call by call; `queue.QueuedEngine` is one visitor's place in the queue before one of the other two.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol
+
+from apt_engine.runs.run import RunStore
+from apt_engine.settings.sampling import SampleRequest
 
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """`job` is idle, waiting, training or sampling; `message` the sentence of the last failure, empty when there was none.
+    """What an engine does at the moment.
 
-    `ahead` is how many jobs come first while this one waits.
+    Attributes:
+        job: what it is busy with; waiting means that jobs of others come first.
+        run_id: the run that is trained or waits to be; empty otherwise.
+        message: the sentence of the last failure; empty when there was none.
+        ahead: how many jobs come first while this one waits.
     """
 
-    job: str = "idle"
+    job: Literal["idle", "waiting", "training", "sampling"] = "idle"
     run_id: str = ""
     message: str = ""
     ahead: int = 0
@@ -19,15 +33,73 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class SampleProgress:
-    """How far a sampling job is; `images` are the finished pictures, `fraction` (0 to 1) None where unknown.
+    """How far a sampling job is.
 
-    `preview` is a small picture of what the next one seems to become; it is gone when the job ends.
+    Attributes:
+        message: what is being done, in a few words.
+        fraction: of the work, 0 to 1; None where unknown.
+        images: the finished pictures.
+        preview: a small picture of what the next one seems to become; the file is gone when the job ends.
     """
 
     message: str
     fraction: float | None
     images: tuple[Path, ...]
     preview: Path | None = None
+
+
+class Engine(Protocol):
+    """Trains runs and draws pictures, one job at a time. Safe to call from several threads."""
+
+    @property
+    @abstractmethod
+    def status(self) -> EngineStatus: ...
+
+    @abstractmethod
+    def refuse_if_busy(self) -> None:
+        """Raise if a job waits or is under way.
+
+        Raises:
+            BusyError: says which.
+        """
+
+    @abstractmethod
+    def start_training(self, run_id: str, *, resume: bool = False) -> None:
+        """Submit the training of a run, from its beginning or from its last checkpoint; returns at once.
+
+        Raises:
+            BusyError: there is a job already, or the run was started before and `resume` is not set.
+            RunError: there is no such run.
+        """
+
+    @abstractmethod
+    def sample(self, request: SampleRequest) -> Iterator[SampleProgress]:
+        """Submit a request for pictures; yields how far they are. They are kept under `generated/` in the data directory.
+
+        Raises:
+            BusyError: there is a job already.
+            EngineError: the pictures cannot be made; says why.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ask the job to stop after its step, or take it out of the queue; returns at once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the job and let go of the device."""
+
+
+class SharedEngine(Engine, Protocol):
+    """An engine that can work for several stores of runs; a job queue stands on it."""
+
+    @abstractmethod
+    def start_training(self, run_id: str, *, resume: bool = False, store: RunStore | None = None) -> None:
+        """As `Engine.start_training`, for a run of another store."""
+
+    @abstractmethod
+    def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        """As `Engine.sample`, with the runs of another store."""
 
 
 def describe_status(status: EngineStatus) -> str:

@@ -1,4 +1,4 @@
-"""One engine for many: visitors' jobs wait in line and are done one after the other. Imports no torch."""
+"""One engine for many visitors: their jobs wait in a queue and are done one after the other. Imports no torch."""
 
 import threading
 import time
@@ -6,19 +6,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.jobs.engine import EngineStatus, SampleProgress
-from apt_engine.jobs.worker import Worker
-from apt_engine.jobs.zerogpu import ZeroGpuEngine
+from apt_engine.jobs.engine import Engine, EngineStatus, SampleProgress, SharedEngine
 from apt_engine.runs.history import refuse_restart
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
-SECONDS_BETWEEN_LOOKS = 0.2
+POLL_SECONDS = 0.2
+SECONDS_TO_STOP = 60  # after that the next job is begun in any case
 
 
 @dataclass
 class Job:
-    """One job in line: a run to train, or pictures when `run_id` is empty."""
+    """A run to train, or pictures to draw when `run_id` is empty.
+
+    Attributes:
+        visitor: whose job it is.
+        run_id: the run to train.
+        resume: whether from its last checkpoint.
+        begun: set when the job's turn has come, or when it was taken out of the queue.
+    """
 
     visitor: "QueuedEngine"
     run_id: str = ""
@@ -27,13 +33,13 @@ class Job:
 
 
 class JobQueue:
-    """Owns the engine and the line before it.
+    """Owns the engine and gives it one visitor's job after the other.
 
     Args:
         engine: the engine; nobody else gives it jobs.
     """
 
-    def __init__(self, engine: Worker | ZeroGpuEngine) -> None:
+    def __init__(self, engine: SharedEngine) -> None:
         self.engine = engine
         self._lock = threading.RLock()
         self._waiting: list[Job] = []
@@ -42,22 +48,22 @@ class JobQueue:
         threading.Thread(target=self._run, daemon=True).start()
 
     def close(self) -> None:
-        """End the engine; nobody is called any more."""
+        """End the engine; no further job is begun."""
         self._closed.set()
         self.engine.close()
 
     def add(self, job: Job) -> None:
-        """Put a job at the end of the line.
+        """Put a job at the end of the queue.
 
         Raises:
-            BusyError: its visitor has a job in line or in work.
+            BusyError: its visitor has a job that waits or is under way.
         """
         with self._lock:
             job.visitor.refuse_if_busy()
             self._waiting.append(job)
 
     def remove(self, job: Job) -> None:
-        """Take a job out of the line, or tell that it is over."""
+        """Take a job out of the queue, or say that it is over."""
         with self._lock:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -65,24 +71,24 @@ class JobQueue:
                 self._current = None
 
     def find(self, visitor: "QueuedEngine") -> tuple[Job | None, int]:
-        """The job of a visitor and how many come before it; 0 for the one in work, None for no job."""
+        """A visitor's job, None if there is none, and how many come before it; 0 for the one under way."""
         with self._lock:
             if self._current and self._current.visitor is visitor:
                 return self._current, 0
-            for place, job in enumerate(self._waiting):
+            for ahead, job in enumerate(self._waiting):
                 if job.visitor is visitor:
-                    return job, place + (1 if self._current else 0)
+                    return job, ahead + (1 if self._current else 0)
             return None, 0
 
     def _run(self) -> None:
-        while not self._closed.wait(SECONDS_BETWEEN_LOOKS):
+        while not self._closed.wait(POLL_SECONDS):
             with self._lock:
-                self._notice_end()
+                self._clear_finished()
                 if self._current is None and self._waiting:
                     self._begin(self._waiting.pop(0))
 
-    def _notice_end(self) -> None:
-        """A training is over when the engine is idle; pictures are over when their visitor says so."""
+    def _clear_finished(self) -> None:
+        """A training is over when the engine is idle. Pictures are over when `QueuedEngine` removes their job."""
         job = self._current
         if job and job.run_id and self.engine.status.job == "idle":
             job.visitor.message = self.engine.status.message
@@ -99,8 +105,13 @@ class JobQueue:
         job.begun.set()
 
 
-class QueuedEngine:
-    """The engine as one visitor sees it: what `worker.Worker` offers, with a line before it."""
+class QueuedEngine(Engine):
+    """The engine as one visitor sees it: their jobs wait in the queue, and all others' are hidden.
+
+    Args:
+        queue: of the engine that all visitors share.
+        store: the visitor's runs.
+    """
 
     def __init__(self, queue: JobQueue, store: RunStore) -> None:
         self.store = store
@@ -117,23 +128,12 @@ class QueuedEngine:
         return EngineStatus("training" if job.run_id else "sampling", job.run_id)
 
     def refuse_if_busy(self) -> None:
-        """Raise if a job of this visitor waits or is under way.
-
-        Raises:
-            BusyError: says which.
-        """
         status = self.status
         if status.job != "idle":
             what = {"training": "training", "sampling": "drawing"}.get(status.job, "waiting in line")
             raise BusyError(f"Your last job is still {what}; wait for it, or stop it first.")
 
     def start_training(self, run_id: str, *, resume: bool = False) -> None:
-        """Put a run in line; returns at once.
-
-        Raises:
-            BusyError: this visitor has a job already, or the run was started before.
-            RunError: there is no such run.
-        """
         run = self.store.open(run_id)
         if not resume:
             refuse_restart(run)
@@ -141,18 +141,11 @@ class QueuedEngine:
         self._queue.add(Job(self, run.id, resume))
 
     def sample(self, request: SampleRequest) -> Iterator[SampleProgress]:
-        """Wait in line, then make pictures, telling how far they are.
-
-        Raises:
-            BusyError: this visitor has a job already.
-            EngineError: the pictures cannot be made; says why.
-        """
         job = Job(self)
         self._queue.add(job)
         return self._sample(job, request)
 
     def stop(self) -> None:
-        """Leave the line, or ask the job to stop after its step; returns at once."""
         job, _ = self._queue.find(self)
         if job is None:
             return
@@ -163,11 +156,11 @@ class QueuedEngine:
             job.begun.set()
 
     def close(self) -> None:
-        """The engine belongs to the desk."""
+        """Do nothing: the engine belongs to all, and the queue closes it."""
 
     def _sample(self, job: Job, request: SampleRequest) -> Iterator[SampleProgress]:
         try:
-            while not job.begun.wait(SECONDS_BETWEEN_LOOKS):
+            while not job.begun.wait(POLL_SECONDS):
                 _, ahead = self._queue.find(self)
                 yield SampleProgress(f"In line, {ahead} before you" if ahead else "Your turn comes next", None, ())
             if self._queue.find(self)[0] is job:
@@ -178,9 +171,9 @@ class QueuedEngine:
             self._finish(job)
 
     def _finish(self, job: Job) -> None:
-        """Also when the page is gone: the pictures go on being drawn, and the next one waits for their end."""
-        end = time.monotonic() + 60
+        """Let the next job begin, but only once the engine has stopped drawing for a page that was closed."""
+        end = time.monotonic() + SECONDS_TO_STOP
         while job.begun.is_set() and self._queue.engine.status.job == "sampling" and time.monotonic() < end:
             self._queue.engine.stop()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(POLL_SECONDS)
         self._queue.remove(job)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.jobs.engine import EngineStatus, SampleProgress
+from apt_engine.jobs.engine import EngineStatus, SampleProgress, SharedEngine
 from apt_engine.runs.events import RunFailed
 from apt_engine.runs.history import refuse_restart
 from apt_engine.runs.store import RunStore
@@ -36,15 +36,15 @@ CHILD_ENVIRONMENT = {
 SECONDS_TO_QUIT = 5
 
 
-class Worker:
-    """Owner of the engine process. Safe to call from several threads.
+class Worker(SharedEngine):
+    """Owner of the engine process.
 
     Args:
         store: whose runs it works on, unless a job names another; the engine's log lies beside it.
     """
 
     def __init__(self, store: RunStore) -> None:
-        self._home = store
+        self._default_store = store
         self._store = store
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -62,11 +62,6 @@ class Worker:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def refuse_if_busy(self) -> None:
-        """Raise if a job is under way.
-
-        Raises:
-            BusyError: says which.
-        """
         status = self._status
         if status.job == "training":
             raise BusyError(f"The engine is training {status.run_id}; wait for it to finish, or stop it first.")
@@ -74,13 +69,7 @@ class Worker:
             raise BusyError("The engine is drawing pictures; wait until they are done.")
 
     def start_training(self, run_id: str, *, resume: bool = False, store: RunStore | None = None) -> None:
-        """Begin or resume a run of this store or another; returns at once.
-
-        Raises:
-            BusyError: the engine is at work.
-            RunError: there is no such run.
-        """
-        store = store or self._home
+        store = store or self._default_store
         run = store.open(run_id)
         with self._lock:
             self.refuse_if_busy()
@@ -90,13 +79,7 @@ class Worker:
             self._begin(EngineStatus("training", run.id), {"job": "train", "run": run.id})
 
     def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
-        """Make pictures, telling how far they are; they are kept under `generated/` in the data directory.
-
-        Raises:
-            BusyError: the engine is at work.
-            EngineError: the pictures cannot be made; says why.
-        """
-        store = store or self._home
+        store = store or self._default_store
         folder = store.next_pictures_dir()
         with self._lock:
             self.refuse_if_busy()
@@ -108,7 +91,6 @@ class Worker:
         return _follow(answers)
 
     def stop(self) -> None:
-        """Ask the current job to stop after its step; returns at once."""
         with self._lock:
             if self._status.job != "idle":
                 self._send({"job": "stop"})
@@ -141,7 +123,7 @@ class Worker:
             process.stdin.flush()
 
     def _spawn(self) -> subprocess.Popen[str]:
-        data_dir = self._home.data_dir
+        data_dir = self._default_store.data_dir
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
             log = (data_dir / "engine.log").open("wb")
@@ -170,7 +152,7 @@ class Worker:
             self._answers.put(answer)
         code = process.wait()
         if self._process is process and self._status.job != "idle":
-            self._report_death(self._obituary(code))
+            self._report_death(self._explain_death(code))
 
     def _report_death(self, reason: str) -> None:
         status, self._status = self._status, EngineStatus(message=reason)
@@ -183,11 +165,16 @@ class Worker:
             except EngineError as error:
                 self._status = replace(self._status, message=f"{reason} {error}")
 
-    def _obituary(self, code: int) -> str:
+    def _explain_death(self, code: int) -> str:
         if code < 0:
             cause = "killed; if nobody did that, the memory ran out" if code == -9 else f"ended by signal {-code}"
             return f"The engine was {cause}."
-        lines = (self._home.data_dir / "engine.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = (
+            (self._default_store.data_dir / "engine.log")
+            .read_text(encoding="utf-8", errors="replace")
+            .strip()
+            .splitlines()
+        )
         last = lines[-1][:300] if lines else f"exit code {code}"
         return (
             f"The engine ended unexpectedly ({last}); start the app again, and if that does not help delete .venv "

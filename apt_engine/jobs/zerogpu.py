@@ -1,7 +1,7 @@
-"""Work in slices that fit one call of a borrowed GPU, as on Hugging Face's ZeroGPU: there a GPU exists only inside a call.
+"""The engine on Hugging Face's ZeroGPU, where a GPU exists only inside a call of limited length.
 
-Training goes on from its checkpoint in call after call until it is done; pictures take one call. This module imports no
-torch: the functions that are called on the GPU do so there, in a process of their own.
+Training is cut into slices: each call goes on from the last checkpoint until its time is up. Pictures take one call. This
+module imports no torch: the functions that are called on the GPU do so there, in a process of their own.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import BusyError, EngineError
-from apt_engine.jobs.engine import EngineStatus, SampleProgress
+from apt_engine.jobs.engine import EngineStatus, SampleProgress, SharedEngine
 from apt_engine.runs.events import RunFailed
 from apt_engine.runs.history import refuse_restart, summarize
 from apt_engine.runs.run import Run
@@ -21,13 +21,13 @@ from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
 SLICE_SECONDS = 90.0  # of training in one call; loading, saving and samples come on top
-CALL_SECONDS = 150  # asked of the GPU's owner
+CALL_SECONDS = 150  # the length of a call that ZeroGPU is asked for
 FAILED_SLICES_ALLOWED = 3  # in a row, without a step between them
-Borrow = Callable[[Callable[..., Any]], Callable[..., Any]]
+GpuDecorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
-    """Train for some seconds; what follows is done, paused or failed. To be called on the GPU."""
+    """Train for some seconds, on the GPU; returns done, paused (there is more to do) or failed."""
     from apt_engine.jobs.session import train
 
     store = RunStore(Path(data_dir))
@@ -38,16 +38,16 @@ def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
         for event in train(store, run, (run.path / "stop").exists, lambda: time.monotonic() > end):
             is_paused = getattr(event, "stage", "") == "waiting"
     except EngineError as error:
-        _tell_failure(run, str(error))
+        _append_failure(run, str(error))
         return "failed"
-    except Exception as error:  # noqa: BLE001 - a call may break, the app may not
-        _tell_failure(run, f"Something unexpected happened ({error}).", traceback.format_exc())
+    except Exception as error:  # noqa: BLE001 - whatever breaks a call must not break the app
+        _append_failure(run, f"Something unexpected happened ({error}).", traceback.format_exc())
         return "failed"
     return "paused" if is_paused else "done"
 
 
-def draw_slice(data_dir: str, request: dict[str, Any], folder: str) -> tuple[list[str], str]:
-    """Make the pictures of a request; their paths, and a sentence where it failed. To be called on the GPU."""
+def draw_pictures(data_dir: str, request: dict[str, Any], folder: str) -> tuple[list[str], str]:
+    """Make the pictures of a request, on the GPU; returns their paths, and a sentence where that failed."""
     from apt_engine.sampling.generation import Generator
 
     store = RunStore(Path(data_dir))
@@ -58,14 +58,14 @@ def draw_slice(data_dir: str, request: dict[str, Any], folder: str) -> tuple[lis
         return [], str(error)
 
 
-def _tell_failure(run: Run, message: str, detail: str = "") -> None:
-    """A full disk does not take the line: the run is without an end then, and can be resumed."""
+def _append_failure(run: Run, message: str, detail: str = "") -> None:
+    """Write down why the run ended. A disk too full for that leaves it without an end; it can be resumed all the same."""
     with contextlib.suppress(EngineError):
         run.append(RunFailed(message=message, detail=detail))
 
 
-class ZeroGpuEngine:
-    """What `worker.Worker` offers, over a GPU that is borrowed call by call.
+class ZeroGpuEngine(SharedEngine):
+    """An engine over a GPU that is borrowed call by call.
 
     Args:
         store: whose runs it works on, unless a job names another.
@@ -73,92 +73,75 @@ class ZeroGpuEngine:
         seconds: of training in one call.
     """
 
-    def __init__(self, store: RunStore, borrow: Borrow, seconds: float = SLICE_SECONDS) -> None:
-        self._home = store
+    def __init__(self, store: RunStore, borrow: GpuDecorator, seconds: float = SLICE_SECONDS) -> None:
+        self._default_store = store
         self._seconds = seconds
-        self._train, self._draw = borrow(train_slice), borrow(draw_slice)
+        self._train, self._draw = borrow(train_slice), borrow(draw_pictures)
         self._status = EngineStatus()
         self._lock = threading.Lock()
-        self._stopping: Path | None = None
+        self._stop_file: Path | None = None
 
     @property
     def status(self) -> EngineStatus:
         return self._status
 
     def refuse_if_busy(self) -> None:
-        """Raise if a job is under way.
-
-        Raises:
-            BusyError: says so.
-        """
         if self._status.job != "idle":
             raise BusyError("The engine is at work; wait until it is done, or stop it first.")
 
     def start_training(self, run_id: str, *, resume: bool = False, store: RunStore | None = None) -> None:
-        """Begin or resume a run; returns at once.
-
-        Raises:
-            BusyError: the engine is at work, or the run was started before.
-            RunError: there is no such run.
-        """
-        store = store or self._home
+        store = store or self._default_store
         run = store.open(run_id)
         with self._lock:
             self.refuse_if_busy()
             if not resume:
                 refuse_restart(run)
-            self._stopping = run.path / "stop"
-            self._stopping.unlink(missing_ok=True)
+            self._stop_file = run.path / "stop"
+            self._stop_file.unlink(missing_ok=True)
             self._status = EngineStatus("training", run.id)
-        threading.Thread(target=self._slices, args=(store, run.id), daemon=True).start()
+        threading.Thread(target=self._train_in_slices, args=(store, run.id), daemon=True).start()
 
     def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
-        """Make pictures in one call.
-
-        Raises:
-            BusyError: the engine is at work.
-            EngineError: the pictures cannot be made; says why.
-        """
-        store = store or self._home
+        store = store or self._default_store
         folder = store.next_pictures_dir()
         with self._lock:
             self.refuse_if_busy()
             self._status = EngineStatus("sampling")
-        return self._sampled(store, request, folder)
+        return self._sample(store, request, folder)
 
     def stop(self) -> None:
         """Ask a training to stop after its step; pictures in work are finished."""
         with self._lock:
-            if self._status.job == "training" and self._stopping:
+            if self._status.job == "training" and self._stop_file:
                 with contextlib.suppress(OSError):
-                    self._stopping.touch()
+                    self._stop_file.touch()
 
     def close(self) -> None:
         """A call that is under way ends with its process."""
         self.stop()
 
-    def _slices(self, store: RunStore, run_id: str) -> None:
-        """Call after call until the run is done. A call that is cut off is made again, from the last checkpoint."""
+    def _train_in_slices(self, store: RunStore, run_id: str) -> None:
+        """Make call after call until the run is done; one that is cut off is made again, from the last checkpoint."""
         message, failures = "", 0
         run = store.open(run_id)
         while True:
             before = summarize(run).step
             try:
                 outcome = self._train(str(store.data_dir), run_id, self._seconds)
-            except Exception as error:  # noqa: BLE001 - the owner's limits and timeouts have many types
+            except Exception as error:  # noqa: BLE001 - ZeroGPU raises its limits and timeouts as many types
                 failures = 0 if summarize(run).step > before else failures + 1
                 if failures < FAILED_SLICES_ALLOWED:
                     continue
                 message = f"The GPU was taken away {failures} times in a row ({error}); press Resume to go on."
-                _tell_failure(run, message)
+                _append_failure(run, message)
                 break
             if outcome != "paused":
                 break
-        if self._stopping:
-            self._stopping.unlink(missing_ok=True)
+        if self._stop_file:
+            self._stop_file.unlink(missing_ok=True)
         self._status = EngineStatus(message=message)
 
-    def _sampled(self, store: RunStore, request: SampleRequest, folder: Path) -> Iterator[SampleProgress]:
+    def _sample(self, store: RunStore, request: SampleRequest, folder: Path) -> Iterator[SampleProgress]:
         try:
             yield SampleProgress("Borrowing a GPU", None, ())
             paths, sentence = self._draw(str(store.data_dir), request.to_dict(), str(folder))

@@ -21,6 +21,7 @@ from gradio.context import LocalContext
 from starlette.requests import cookie_parser
 
 from apt_engine.errors import EngineError
+from apt_engine.jobs.engine import Engine, SharedEngine
 from apt_engine.jobs.queue import JobQueue, QueuedEngine
 from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import CALL_SECONDS, ZeroGpuEngine
@@ -47,7 +48,7 @@ class Workspace:
     """One store of runs and the engine that works on them."""
 
     store: RunStore
-    engine: Worker | QueuedEngine
+    engine: Engine
 
     @property
     def uploads_dir(self) -> Path:
@@ -207,7 +208,7 @@ def open_tenants(data_dir: Path) -> Tenants:
     return tenants
 
 
-def open_engine(store: RunStore) -> Worker | ZeroGpuEngine:
+def open_engine(store: RunStore) -> SharedEngine:
     """The engine of a Space: a process that owns the device, or, on ZeroGPU, one that borrows it call by call."""
     if os.environ.get("SPACES_ZERO_GPU") and importlib.util.find_spec("spaces"):
         spaces: Any = importlib.import_module("spaces")
