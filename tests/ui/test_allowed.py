@@ -239,7 +239,14 @@ def test_a_path_elsewhere_is_not_even_looked_at(tmp_path: Path, monkeypatch: pyt
     looked_at: list[Path] = []
     monkeypatch.setattr(Path, "resolve", lambda path, strict=False: looked_at.append(path))
     folders = {tmp_path: OWN_FILES}
-    for asked in ("//server/share/a.png", "\\\\server\\share\\a.png", "http://server/a.png", "/etc/a.png", "a.png"):
+    for asked in (
+        "//server/share/a.png",
+        "\\\\server\\share\\a.png",
+        "http://server/a.png",
+        "/etc/a.png",
+        "a.png",
+        f"{tmp_path}/../uploads/a.png",
+    ):
         assert find_file(asked, folders) is None
     assert looked_at == []
 
