@@ -283,6 +283,18 @@ def test_what_nobody_came_back_to_is_deleted_but_not_under_a_job(
     assert [folder.exists() for folder in folders] == [False, True, True]
 
 
+def test_who_keeps_no_cookie_and_leaves_nothing_takes_no_memory(
+    page: Starlette, tenants: VisitorTenants, photo: Path
+) -> None:
+    ada = visitor(page)
+    bring(ada, photo)
+    for _ in range(3):
+        visitor(page).get("/pulse?run=")
+    assert len(tenants._workspaces) == 4
+    assert tenants.delete_abandoned() == []
+    assert list(tenants._workspaces) == [workspace_of(ada, tenants).store.data_dir.name]
+
+
 def _status(is_busy: bool) -> Any:
     from apt_engine.jobs.engine import EngineStatus
 

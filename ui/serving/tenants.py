@@ -183,7 +183,15 @@ class VisitorTenants:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._workspaces.pop(folder.name, None)
                 gone.append(folder.name)
+        self._forget_passers_by()
         return gone
+
+    def _forget_passers_by(self) -> None:
+        """Each request of a program that keeps no cookies is another visitor; one who left nothing needs no memory."""
+        with self._lock:
+            for name, workspace in list(self._workspaces.items()):
+                if not workspace.store.data_dir.exists() and workspace.engine.status.job == "idle":
+                    del self._workspaces[name]
 
     def close(self) -> None:
         self._closed.set()
