@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
 

@@ -13,7 +13,7 @@ from apt_engine.errors import BaseModelError
 from apt_engine.jobs.session import train
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs.events import ExportReady, Noticed, StepFinished
-from apt_engine.runs.run import RunStore
+from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 
