@@ -90,6 +90,19 @@ def build_input(
     return gr.Textbox(shown, lines=4 if is_list else 1, min_width=460 if is_list else 220, **words)
 
 
+def initial_value(component: Component) -> Any:
+    """What an input shows when the page is opened."""
+    return getattr(component, "value", None)
+
+
+def can_show(component: Component, value: Any) -> bool:
+    """Whether an input could have this value; a choice may be gone that an earlier version of the app offered."""
+    if isinstance(component, gr.Dropdown | gr.Radio) and not getattr(component, "allow_custom_value", False):
+        offered = [choice for _, choice in component.choices]
+        return all(one in offered for one in (value if isinstance(value, list) else [value]))
+    return True
+
+
 def to_component(value: Any) -> Any:
     """A setting's value as an input shows it: a list is one item a line."""
     return "\n".join(value) if isinstance(value, list | tuple) else value

@@ -1,14 +1,18 @@
 """The page: four tabs, how one leads to another, and what a reload finds again."""
 
+import json
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from starlette.middleware import Middleware
 
 from apt_engine.jobs.engine import EngineStatus, describe_status
 from ui.context import AppContext, Values
+from ui.form import can_show
 from ui.scripted import scripted
 from ui.serving.guard import Guard, guard_comes_first
 from ui.serving.routes import routes
@@ -23,137 +27,187 @@ SHARED_NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class PageView:
+    """The page's components.
+
+    Attributes:
+        header: name of the app, and what the engine does.
+        status: the EngineStatus that this page was told last.
+        kept: what is kept over a reload, in the browser alone: a value for each of `inputs`, by its name.
+        pulse: ticks whenever something may have happened; see `assets/pulse.js`.
+        tabs: all tabs; one of them is selected.
+        generate_tab: the tab as such, with its select event.
+        runs_tab: the same.
+        train: components of the Train tab.
+        watch: of the Watch tab.
+        generate: of the Generate tab.
+        runs: of the Runs tab.
+    """
+
+    header: gr.HTML
+    status: gr.State
+    kept: gr.BrowserState
+    pulse: gr.HTML
+    tabs: gr.Tabs
+    generate_tab: gr.Tab
+    runs_tab: gr.Tab
+    train: train.TrainView
+    watch: watch.WatchView
+    generate: generate.GenerateView
+    runs: runs.RunsView
+
+    @property
+    def inputs(self) -> dict[str, Component]:
+        """The inputs whose values a reload finds again, by tab and name, such as train.subject."""
+        tabs = {"train": self.train.kept, "generate": self.generate.kept}
+        return {f"{tab}.{name}": component for tab, inputs in tabs.items() for name, component in inputs.items()}
+
+
 def build_app(context: AppContext) -> gr.Blocks:
     """All components and their wiring; `launch` is the caller's."""
     with gr.Blocks(title="APT Studio", analytics_enabled=False) as page:
-        header = gr.HTML(status_line(context))
-        if context.tenants.is_shared:
-            gr.HTML(f'<p class="quiet">{SHARED_NOTE}</p>', elem_id="shared-note")
-        with gr.Tabs() as tabs:
-            with gr.Tab("Train", id="train"):
-                train_view = train.build(context)
-            with gr.Tab("Watch", id="watch"):
-                watch_view = watch.build()
-            with gr.Tab("Generate", id="generate") as generate_tab:
-                generate_view = generate.build(context)
-            with gr.Tab("Runs", id="runs") as runs_tab:
-                runs_view = runs.build(context)
-        pulse = scripted("pulse", "", elem_id="pulse")
-
-        shown_run = [tabs, *watch_view.outputs]
-        opened = partial(open_run, tabs, watch_view, context)
-        train.connect(train_view, context, opened, shown_run)
-        watch.connect(watch_view, context, pulse)
-        generate.connect(generate_view, context)
-        runs.connect(
-            runs_view,
-            context,
-            {
-                "select": (opened, shown_run),
-                "play": (
-                    partial(generate_with, tabs, generate_view, context),
-                    [tabs, generate_view.settings["run"]],
-                ),
-                "copy": (partial(train_again, tabs, train_view, context), [tabs, *train.form_outputs(train_view)]),
-            },
-        )
-
-        page.load(None, None, None, js=train.NAME_SUGGESTIONS)
-        _find_again(page, context, train_view, watch_view, generate_view)
-        known = gr.State(None)
-        pulse.tick(
-            partial(tell_status, context),
-            known,
-            [known, header, train_view.train],
-            queue=False,
-            trigger_mode="always_last",
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        generate_tab.select(
-            partial(offer_runs, context),
-            [generate_view.settings["run"], watch_view.watched],
-            [generate_view.settings["run"], generate_view.history],
-            show_progress="hidden",
-        )
-        runs_tab.select(partial(runs.refresh, runs_view, context), None, runs_view.table, show_progress="hidden")
+        view = build(context)
+        _connect_tabs(view, context)
+        _connect_page(page, view, context)
     page._queue.sleep_when_free = QUEUE_LOOKS_EVERY  # noqa: SLF001 (there is no other way)
     return page
 
 
-def _find_again(
-    page: gr.Blocks,
-    context: AppContext,
-    train_view: train.TrainView,
-    watch_view: watch.WatchView,
-    generate_view: generate.GenerateView,
-) -> None:
-    """What was typed, and the run that was watched, are there again after a reload."""
-    typed = gr.BrowserState([], storage_key="apt-studio-form", secret="local")
-    fields = train.remembered(train_view) + generate.remembered_fields(generate_view)
-    page.load(partial(watch.attach, watch_view, context), None, watch_view.outputs, show_progress="hidden")
-    page.load(
-        partial(restore, context, train_view, generate_view),
-        typed,
-        [*fields, train_view.chosen, train_view.notes, train_view.summary],
+def build(context: AppContext) -> PageView:
+    """Make the components."""
+    header = gr.HTML(show_status(context.engine.status))
+    if context.tenants.is_shared:
+        gr.HTML(f'<p class="quiet">{SHARED_NOTE}</p>', elem_id="shared-note")
+    with gr.Tabs() as tabs:
+        with gr.Tab("Train", id="train"):
+            train_view = train.build(context)
+        with gr.Tab("Watch", id="watch"):
+            watch_view = watch.build()
+        with gr.Tab("Generate", id="generate") as generate_tab:
+            generate_view = generate.build(context)
+        with gr.Tab("Runs", id="runs") as runs_tab:
+            runs_view = runs.build(context)
+    return PageView(
+        header=header,
+        status=gr.State(None),
+        kept=gr.BrowserState({}, storage_key="apt-studio-form", secret="local"),
+        pulse=scripted("pulse", "", elem_id="pulse"),
+        tabs=tabs,
+        generate_tab=generate_tab,
+        runs_tab=runs_tab,
+        train=train_view,
+        watch=watch_view,
+        generate=generate_view,
+        runs=runs_view,
+    )
+
+
+def _connect_tabs(view: PageView, context: AppContext) -> None:
+    """Wire each tab, and how one leads to another."""
+    opened = partial(open_run, view, context)
+    shown_run = [view.tabs, *view.watch.outputs]
+    train.connect(view.train, context, opened, shown_run)
+    watch.connect(view.watch, context, view.pulse)
+    generate.connect(view.generate, context)
+    actions = {
+        "select": (opened, shown_run),
+        "play": (partial(generate_with, view, context), [view.tabs, view.generate.settings["run"]]),
+        "copy": (partial(train_again, view, context), [view.tabs, *view.train.filled]),
+    }
+    runs.connect(view.runs, context, actions)
+    view.generate_tab.select(
+        partial(open_generate, view, context),
+        {view.generate.settings["run"], view.watch.watched},
+        [view.generate.settings["run"], view.generate.history],
         show_progress="hidden",
     )
-    # In the browser alone: what is typed is nobody else's business, and a reload finds it again.
-    gr.on([field.change for field in fields], None, fields, typed, js="(...values) => [values]")  # pyright: ignore[reportAttributeAccessIssue]
+    view.runs_tab.select(partial(runs.refresh, view.runs, context), None, view.runs.table, show_progress="hidden")
 
 
-def open_run(tabs: gr.Tabs, view: watch.WatchView, context: AppContext, run_id: str) -> Values:
+def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
+    """Wire what belongs to no tab: the header, and what a reload finds again."""
+    page.load(None, None, None, js=train.NAME_SUGGESTIONS)
+    page.load(partial(watch.attach, view.watch, context), None, view.watch.outputs, show_progress="hidden")
+    inputs = view.inputs
+    page.load(
+        partial(restore, view, context),
+        {view.kept},
+        [*inputs.values(), view.train.chosen, view.train.notes, view.train.summary],
+        show_progress="hidden",
+    )
+    # No server needs to know what is typed: a script in the browser puts it together.
+    pack = f"(...values) => [Object.fromEntries({json.dumps([*inputs])}.map((name, index) => [name, values[index]]))]"
+    changed = [component.change for component in inputs.values()]  # pyright: ignore[reportAttributeAccessIssue]
+    gr.on(changed, None, [*inputs.values()], view.kept, js=pack)
+    view.pulse.tick(
+        partial(tell_status, view, context),
+        {view.status},
+        [view.status, view.header, view.train.train],
+        queue=False,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def open_run(view: PageView, context: AppContext, run_id: str) -> Values:
     """Show a run on the Watch tab and go there."""
-    return {tabs: gr.Tabs(selected="watch"), **watch.open_run(view, context, run_id)}
+    return {view.tabs: gr.Tabs(selected="watch"), **watch.open_run(view.watch, context, run_id)}
 
 
-def generate_with(tabs: gr.Tabs, view: generate.GenerateView, context: AppContext, run_id: str) -> Values:
+def generate_with(view: PageView, context: AppContext, run_id: str) -> Values:
     """Go to the Generate tab with a run chosen."""
-    return {tabs: gr.Tabs(selected="generate"), view.settings["run"]: generate.offer_runs(context, run_id, run_id)}
+    chosen = generate.offer_runs(view.generate, context, run_id, run_id)
+    return {view.tabs: gr.Tabs(selected="generate"), **chosen}
 
 
-def train_again(tabs: gr.Tabs, view: train.TrainView, context: AppContext, run_id: str) -> Values:
+def train_again(view: PageView, context: AppContext, run_id: str) -> Values:
     """Go to the Train tab with a run's photos and settings in the form."""
-    filled = zip(train.form_outputs(view), train.fill_in(view, context, context.store.open(run_id)), strict=True)
-    return {tabs: gr.Tabs(selected="train"), **dict(filled)}
+    filled = train.fill_in(view.train, context, context.store.open(run_id))
+    return {view.tabs: gr.Tabs(selected="train"), **filled}
 
 
-def offer_runs(context: AppContext, chosen: str | None, watched: watch.Watch) -> list[Any]:
-    """The runs to generate with, the one that was watched unless another was chosen; and the pictures made before."""
-    return [generate.offer_runs(context, chosen, watched.run_id), generate.remembered(context)]
+def open_generate(view: PageView, context: AppContext, values: Values) -> Values:
+    """Offer the runs to generate with, the one that was watched unless another was chosen; and the pictures made before."""
+    chosen, watched = values[view.generate.settings["run"]], values[view.watch.watched].run_id
+    offered = generate.offer_runs(view.generate, context, chosen, watched)
+    return {**offered, view.generate.history: generate.list_history(context)}
 
 
-def status_line(context: AppContext) -> str:
+def show_status(status: EngineStatus) -> str:
     """Name of the app, and what the engine does."""
-    status = context.engine.status
-    words = describe_status(status)
-    return f'<h1 class="brand">APT Studio <small>{words}</small></h1>'
+    return f'<h1 class="brand">APT Studio <small>{describe_status(status)}</small></h1>'
 
 
-def tell_status(context: AppContext, known: EngineStatus | None) -> list[Any]:
-    """What the engine does, when that has changed since it was last `known`; Train waits and says why."""
+def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
+    """What the engine does, when that has changed since the page was told last; Train waits and says why."""
     status = context.engine.status
-    if status == known:
-        return [gr.skip()] * 3
+    if status == values[view.status]:
+        return gr.skip()
     waits = {
         "training": "Train: wait for the run",
         "sampling": "Train: wait for the pictures",
         "waiting": "Train: in line",
     }
-    words = waits.get(status.job, "Train")
-    return [status, status_line(context), gr.Button(words, interactive=status.job == "idle")]
+    button = gr.Button(waits.get(status.job, "Train"), interactive=status.job == "idle")
+    return {view.status: status, view.header: show_status(status), view.train.train: button}
 
 
-def restore(
-    context: AppContext, train_view: train.TrainView, generate_view: generate.GenerateView, typed: list[Any] | None
-) -> list[Any]:
-    """What the form held before a reload; what another version of the app left behind is passed over."""
-    count = len(train.remembered(train_view))
-    total = count + len(generate.remembered_fields(generate_view))
-    if not typed or len(typed) != total:
-        return [gr.skip()] * (total + 3)
-    train_values, *more = train.restore(train_view, context, typed[:count])
-    return [*train_values, *generate.restore(generate_view, typed[count:]), *more]
+def restore(view: PageView, context: AppContext, values: Values) -> Values:
+    """What the inputs held before a reload.
+
+    What another version of the app kept is taken over as far as this one knows its name and can show it.
+    """
+    kept, inputs = values[view.kept], view.inputs
+    if not isinstance(kept, dict):  # an early version kept a list
+        return gr.skip()
+    known: Values = {
+        inputs[name]: value for name, value in kept.items() if name in inputs and can_show(inputs[name], value)
+    }
+    if not known:
+        return gr.skip()
+    return {**train.restore(view.train, context, known), **generate.restore(view.generate, known)}
 
 
 def launch_options(context: AppContext, data_dir: Path, auth: tuple[str, str] | None) -> dict[str, Any]:

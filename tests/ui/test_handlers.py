@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from gradio.components import Component
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -25,7 +24,7 @@ from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from tests.pages import begun, engine, new_run, step
 from ui.context import AppContext, Values, plain_errors
-from ui.layout import build_app, restore, tell_status
+from ui.layout import PageView, build, build_app, restore, tell_status
 from ui.photo_tiles import tiles_of
 from ui.tabs import generate, runs, train, watch
 
@@ -46,6 +45,18 @@ def watch_view() -> watch.WatchView:
 def runs_view(context: AppContext) -> runs.RunsView:
     with gr.Blocks(analytics_enabled=False):
         return runs.build(context)
+
+
+@pytest.fixture
+def generate_view(context: AppContext) -> generate.GenerateView:
+    with gr.Blocks(analytics_enabled=False):
+        return generate.build(context)
+
+
+@pytest.fixture
+def page_view(context: AppContext) -> PageView:
+    with gr.Blocks(analytics_enabled=False):
+        return build(context)
 
 
 def test_watching_reads_on_where_it_was(context: AppContext, watch_view: watch.WatchView) -> None:
@@ -131,7 +142,7 @@ def test_a_run_that_is_gone_or_damaged_is_a_sentence(context: AppContext, watch_
     (run.path / "config.json").write_text("{")
     assert "cannot be read" in watch.open_run(watch_view, context, run.id)[watch_view.sentence]
     assert "cannot be read" in runs.rows(context)["runs"][0]["state"]
-    assert generate.runs_offered(context)[:-1] == []
+    assert generate.list_runs(context)[:-1] == []
 
 
 def test_all_runs_are_listed_with_what_became_of_them(context: AppContext) -> None:
@@ -171,40 +182,41 @@ def test_a_run_is_trained_again_with_its_photos_and_settings(
     config = TrainingConfig(subject="car", rank=7, sample_prompts=("a {subject}", "a cat"))
     photos = read_photos(photos_in(photo_dir))
     run = context.store.create(config, lambda folder: photos.save(folder, 64))
-    values = dict(zip(train.form_outputs(view), train.fill_in(view, context, run), strict=True))
+    values = train.fill_in(view, context, run)
+    assert values.keys() == set(view.filled)
     assert len(values[view.photos]["photos"]) == 4
     assert values[view.photos]["problems"] == []
     assert values[view.settings["rank"]] == 7
     assert values[view.settings["sample_prompts"]] == "a {subject}\na cat"
 
 
-def test_only_runs_with_a_lora_are_offered(context: AppContext) -> None:
+def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: generate.GenerateView) -> None:
     run = begun(new_run(context), steps=4)
-    assert [run_id for _, run_id in generate.runs_offered(context)] == [generate.BARE]
+    assert [run_id for _, run_id in generate.list_runs(context)] == [generate.BARE]
     run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
     run.append(CheckpointSaved(step=4, path="checkpoints/000004"))
-    assert [run_id for _, run_id in generate.runs_offered(context)] == [run.id, generate.BARE]
-    assert generate.offer_runs(context, None, run.id).value == run.id
-    checkpoint, beside, chip, prompts, prompt = generate.follow_run(
-        context, run.id, generate.suggested(generate.BARE)[0]
-    )
-    assert prompt == generate.suggested(run.id)[0]
-    assert generate.follow_run(context, run.id, "my own words")[-1] == gr.skip()
-    assert "{subject}" not in generate.follow_run(context, generate.BARE, prompt)[-1]
-    assert all("{subject}" in prompt for prompt in prompts["prompts"])
-    assert not any("{subject}" in prompt for prompt in generate.suggested(generate.BARE))
-    assert [value for _, value in checkpoint.choices] == ["last", "4"]
-    assert [value for _, value in beside.choices] == [generate.BASE_TOO, "step 4"]
-    assert "zwx backpack" in chip
+    assert [run_id for _, run_id in generate.list_runs(context)] == [run.id, generate.BARE]
+    offered = generate.offer_runs(generate_view, context, None, run.id)
+    assert offered[generate_view.settings["run"]].value == run.id
+
+    def follow(run_id: str, prompt: str) -> Values:
+        inputs: Values = {generate_view.settings["run"]: run_id, generate_view.settings["prompt"]: prompt}
+        return generate.follow_run(generate_view, context, inputs)
+
+    prompt_input = generate_view.settings["prompt"]
+    changes = follow(run.id, generate.suggest_prompts(generate.BARE)[0])
+    prompt = changes[prompt_input]
+    assert prompt == generate.suggest_prompts(run.id)[0]
+    assert prompt_input not in follow(run.id, "my own words")
+    assert "{subject}" not in follow(generate.BARE, prompt)[prompt_input]
+    assert all("{subject}" in prompt for prompt in changes[generate_view.suggestions]["prompts"])
+    assert not any("{subject}" in prompt for prompt in generate.suggest_prompts(generate.BARE))
+    assert [value for _, value in changes[generate_view.settings["checkpoint"]].choices] == ["last", "4"]
+    assert [value for _, value in changes[generate_view.compare].choices] == [generate.BASE_TOO, "step 4"]
+    assert "zwx backpack" in changes[generate_view.meaning]
 
 
-@pytest.fixture
-def generate_view(context: AppContext) -> generate.GenerateView:
-    with gr.Blocks(analytics_enabled=False):
-        return generate.build(context)
-
-
-def form_of(view: generate.GenerateView, **changes: Any) -> dict[Component, Any]:
+def form_of(view: generate.GenerateView, **changes: Any) -> Values:
     """The Generate tab's form as it stands at first, with some settings changed."""
     inputs = {**view.settings, "lora": view.lora, "keep_seed": view.keep_seed, "compare": view.compare}
     return {component: changes.get(name, getattr(component, "value", None)) for name, component in inputs.items()}
@@ -239,10 +251,10 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
     info.add_itxt("apt_studio", json.dumps(request.to_dict()))
     Image.new("RGB", (8, 8)).save(folder / "01.png", pnginfo=info)
     with pytest.warns(UserWarning, match="run behind this picture is gone"):  # on the page, a message
-        *values, keep_seed = generate.use_again(generate_view, context, 0)
-    again = dict(zip(generate_view.settings, values, strict=True))
+        values = generate.use_again(generate_view, context, 0)
+    again = {name: values[component] for name, component in generate_view.settings.items()}
     assert (again["prompt"], again["seed"], again["steps"], again["sampler"]) == ("a {subject}", 41, 7, "Euler")
-    assert (again["run"], keep_seed) == (generate.BARE, True)
+    assert (again["run"], values[generate_view.keep_seed]) == (generate.BARE, True)
 
 
 @pytest.mark.parametrize(
@@ -262,22 +274,54 @@ def test_a_mistake_is_a_sentence_and_wakes_no_engine(
     assert engine(context).process_id is None
 
 
+def typed_in(view: PageView, **changes: Any) -> dict[str, Any]:
+    """What the browser keeps of the inputs as they stand at first, but for `changes`; __ stands for a dot."""
+    kept = {name: getattr(component, "value", None) for name, component in view.inputs.items()}
+    return kept | {name.replace("__", "."): value for name, value in changes.items()}
+
+
 def test_what_was_typed_comes_back_with_the_photos_that_are_still_there(
-    context: AppContext, view: train.TrainView, generate_view: generate.GenerateView, photos: list[Path]
+    context: AppContext, page_view: PageView, photos: list[Path]
 ) -> None:
-    fields = train.remembered(view) + generate.remembered_fields(generate_view)
-    typed = [getattr(component, "value", None) for component in fields]
-    typed[0] = tiles_of([*photos, context.uploads_dir / "gone.png"])
-    typed[fields.index(view.settings["subject"])] = "car"
-    typed[fields.index(generate_view.settings["prompt"])] = ""
-    *values, chosen, _, summary = restore(context, view, generate_view, typed)
-    assert [tile["name"] for tile in values[0]["photos"]] == [path.name for path in photos]
-    assert values[fields.index(view.settings["subject"])] == "car"
-    assert values[fields.index(generate_view.settings["prompt"])] == generate.suggested(generate.BARE)[0]
-    assert chosen == view.chosen.value
-    assert "<b>4</b> photos" in summary
-    for nothing in (None, [], typed[:-1]):
-        assert all(value == gr.skip() for value in restore(context, view, generate_view, nothing))
+    tiles = tiles_of([*photos, context.uploads_dir / "gone.png"])
+    typed = typed_in(page_view, train__photos=tiles, train__subject="car", generate__prompt="")
+    values = restore(page_view, context, {page_view.kept: typed})
+    view, generate_view = page_view.train, page_view.generate
+    assert [tile["name"] for tile in values[view.photos]["photos"]] == [path.name for path in photos]
+    assert values[view.settings["subject"]] == "car"
+    assert values[generate_view.settings["prompt"]] == generate.suggest_prompts(generate.BARE)[0]
+    assert values[view.chosen] == view.chosen.value
+    assert "<b>4</b> photos" in values[view.summary]
+    assert values.keys() == {*page_view.inputs.values(), view.chosen, view.notes, view.summary}
+
+
+@pytest.mark.parametrize("nothing", [None, {}, [], ["an early version", "kept a list"], {"train.gone": 1}, "words"])
+def test_where_nothing_was_kept_the_form_stays_as_it_is(context: AppContext, page_view: PageView, nothing: Any) -> None:
+    assert restore(page_view, context, {page_view.kept: nothing}) == gr.skip()
+
+
+def test_another_versions_form_is_restored_as_far_as_its_names_are_known(
+    context: AppContext, page_view: PageView
+) -> None:
+    typed = typed_in(page_view, train__subject="car", train__steps=123, generate__seed=7)
+    typed |= {"train.gone": 1, "gone.subject": "bear", "train.preset.training": "training-of-old"}
+    del typed["train.rank"], typed["generate.prompt"], typed["train.photos"]
+    typed["generate.sampler"] = "one that was dropped"
+    values = restore(page_view, context, {page_view.kept: typed})
+    train_view, generate_view = page_view.train, page_view.generate
+    assert (values[train_view.settings["subject"]], values[train_view.settings["steps"]]) == ("car", 123)
+    assert values[generate_view.settings["seed"]] == 7
+    untouched = {train_view.settings["rank"], train_view.presets["training"], generate_view.settings["sampler"]}
+    assert not untouched & values.keys()
+    assert values[train_view.chosen] == train_view.chosen.value
+    assert "at most <b>123</b> steps" in values[train_view.summary]
+
+
+def test_names_under_which_inputs_are_kept(page_view: PageView) -> None:
+    """Another name would lose what people typed before an update."""
+    names = page_view.inputs.keys()
+    assert {"train.photos", "train.subject", "train.preset.training", "generate.prompt", "generate.keep_seed"} <= names
+    assert not {"generate.run", "generate.checkpoint"} & names
 
 
 def test_a_run_begun_elsewhere_comes_into_an_empty_view(context: AppContext, watch_view: watch.WatchView) -> None:
@@ -290,19 +334,22 @@ def test_a_run_begun_elsewhere_comes_into_an_empty_view(context: AppContext, wat
     assert watch.refresh(watch_view, context, deleted) == gr.skip()
 
 
-def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppContext) -> None:
-    told, header, button = tell_status(context, None)
+def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppContext, page_view: PageView) -> None:
+    first = tell_status(page_view, context, {page_view.status: None})
+    header, button = first[page_view.header], first[page_view.train.train]
     assert ("ready" in header, button.interactive, button.value) == (True, True, "Train")
-    assert all(value == gr.skip() for value in tell_status(context, told))
+    assert tell_status(page_view, context, first) == gr.skip()
     engine(context)._status = EngineStatus("training", "r1")
-    _, header, button = tell_status(context, told)
+    later = tell_status(page_view, context, first)
+    header, button = later[page_view.header], later[page_view.train.train]
     assert ("training" in header, button.interactive, button.value) == (True, False, "Train: wait for the run")
 
 
-def test_a_place_in_line_stands_in_the_header(context: AppContext) -> None:
+def test_a_place_in_line_stands_in_the_header(context: AppContext, page_view: PageView) -> None:
     engine(context)._status = EngineStatus("waiting", "r1", ahead=2)
-    _, header, button = tell_status(context, None)
-    assert "in line, 2 before you" in header
+    values = tell_status(page_view, context, {page_view.status: None})
+    button = values[page_view.train.train]
+    assert "in line, 2 before you" in values[page_view.header]
     assert (button.interactive, button.value) == (False, "Train: in line")
 
 

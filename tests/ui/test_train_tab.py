@@ -66,7 +66,8 @@ def test_of_sixty_photos_the_first_are_shown_and_one_may_choose(
     paths = [folder / f"{number:02d}.png" for number in range(60)]
     for number, path in enumerate(paths):
         Image.effect_noise((80, 80), 40 + number).save(path)
-    tiles, _, summary = train.show_photos(view, context, form(view, paths, subject="car"))
+    shown = train.show_photos(view, context, form(view, paths, subject="car"))
+    tiles, summary = shown[view.photos], shown[view.summary]
     assert len(tiles["photos"]) == 30
     assert all(tile["url"] for tile in tiles["photos"])
     assert tiles["problems"] == ["60 photos are too many; the first 30 are here. Keep the 3 to 10 that differ most."]
@@ -78,7 +79,8 @@ def test_a_bad_file_is_named_and_the_good_ones_stay(
 ) -> None:
     bad = photos[0].with_name("notes.jpg")
     bad.write_text("no picture")
-    tiles, _, summary = train.show_photos(view, context, form(view, [*photos, bad], subject=""))
+    shown = train.show_photos(view, context, form(view, [*photos, bad], subject=""))
+    tiles, summary = shown[view.photos], shown[view.summary]
     assert [tile["path"] for tile in tiles["photos"]] == [str(path) for path in photos]
     assert len(tiles["problems"]) == 1
     assert "notes.jpg cannot be opened" in tiles["problems"][0]
@@ -95,13 +97,12 @@ def test_a_tile_shows_the_square_around_the_subject_until_another_is_chosen(
     picture.paste("red", (210, 20, 280, 90))
     picture.save(wide)
     values = form(view, [wide], subject="")
-    (tile,) = train.show_photos(view, context, values)[0]["photos"]
+    (tile,) = train.show_photos(view, context, values)[view.photos]["photos"]
     left, top, side = tile["box"]
     assert (left > 0.4, top, side) == (True, 0, 1)
     moved = {**tile, "box": [0.0, 0.0, 0.5]}
-    (again,) = train.show_photos(view, context, {**values, view.photos: {"photos": [moved], "problems": []}})[0][
-        "photos"
-    ]
+    again_shown = train.show_photos(view, context, {**values, view.photos: {"photos": [moved], "problems": []}})
+    (again,) = again_shown[view.photos]["photos"]
     assert again["box"] == pytest.approx([0, 0, 0.5])
     assert again["url"] != tile["url"]
     assert again["whole"] == tile["whole"]
@@ -113,7 +114,7 @@ def test_a_file_that_was_not_brought_is_never_opened(
     context: AppContext, view: train.TrainView, photo_dir: Path
 ) -> None:
     elsewhere = sorted(photo_dir.iterdir())
-    tiles, *_ = train.show_photos(view, context, form(view, elsewhere, subject=""))
+    tiles = train.show_photos(view, context, form(view, elsewhere, subject=""))[view.photos]
     assert tiles["photos"] == []
     assert all("is not among the files you brought" in problem for problem in tiles["problems"])
     with pytest.raises(gr.Error, match="There are no photos"):
@@ -139,7 +140,8 @@ def test_doubles_and_small_photos_are_marked_on_their_tiles(
 ) -> None:
     double = photos[0].with_name("double.png")
     shutil.copy(photos[1], double)
-    tiles, notes, _ = train.show_photos(view, context, form(view, [photos[1], double], subject="", resolution=512))
+    shown = train.show_photos(view, context, form(view, [photos[1], double], subject="", resolution=512))
+    tiles, notes = shown[view.photos], shown[view.notes]
     assert [tile["warnings"][-1] for tile in tiles["photos"]] == ["small", "nearly a double"]
     assert "512 px or more are better" in notes
 
@@ -155,13 +157,13 @@ def test_another_base_moves_the_settings_but_not_what_was_typed(context: AppCont
     assert view.settings["subject"] not in changed
 
 
-def test_an_example_brings_photos_and_word(photo_dir: Path, tmp_path: Path) -> None:
+def test_an_example_brings_photos_and_word(view: train.TrainView, photo_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(photo_dir, tmp_path / "discs")
     (tmp_path / "examples.json").write_text(
         '[{"key": "disc", "folder": "discs", "subject": "disc", "title": "Disc", "credit": "By A & B.", "licence": "CC0"}]'
     )
     example = load_examples(tmp_path)["disc"]
-    tiles, subject = train.take_example(example)
-    assert (len(tiles["photos"]), subject) == (4, "disc")
+    values = train.take_example(view, example)
+    assert (len(values[view.photos]["photos"]), values[view.settings["subject"]]) == (4, "disc")
     assert "<li>Disc: By A &amp; B. CC0</li>" in train.credits_of([example])
     assert load_examples(tmp_path / "nowhere") == {}

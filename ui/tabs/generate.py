@@ -3,7 +3,7 @@
 import html
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,14 @@ from apt_engine.runs.history import summarize
 from apt_engine.settings.presets import POCKET_DIR
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import SUBJECT_SLOT
-from ui.context import AppContext, plain_errors
+from ui.context import AppContext, Values, plain_errors
 from ui.form import build_input
 from ui.plots import file_url, progress_line
 from ui.scripted import scripted
 
 BARE = ""
 BASE_TOO = "the base model"
-HONESTY = (
+POCKET_LIMITS = (
     "The pocket model draws 64 px of a small world: some forty things, eighteen places, five treatments. It cannot draw people, "
     "text, several things together, or anything else."
 )
@@ -53,10 +53,24 @@ MORE: tuple[tuple[str, str, bool], ...] = (  # name, label, whether it is a slid
 
 @dataclass(frozen=True)
 class GenerateView:
-    """The tab's components; `settings` are inputs of SampleRequest by name."""
+    """The tab's components.
+
+    Attributes:
+        settings: an input for each field of SampleRequest but `lora`, by its name.
+        meaning: what {subject} stands for.
+        suggestions: prompts worth trying.
+        lora: a LoRA file in place of a run.
+        keep_seed: whether the next pictures start from the same noise.
+        compare: what is drawn beside the pictures asked for.
+        generate: the button.
+        stop: the other one.
+        progress: a bar, and a preview of the next picture.
+        pictures: what was drawn last.
+        history: what was drawn before.
+    """
 
     settings: dict[str, Component]
-    chip: gr.HTML
+    meaning: gr.HTML
     suggestions: gr.HTML
     lora: gr.File
     keep_seed: gr.Checkbox
@@ -67,17 +81,23 @@ class GenerateView:
     pictures: gr.HTML
     history: gr.HTML
 
+    @property
+    def kept(self) -> dict[str, Component]:
+        """The inputs whose values a reload finds again, by name. The run is chosen anew, after the one in view."""
+        settings = {name: component for name, component in self.settings.items() if name not in ("run", "checkpoint")}
+        return {**settings, "keep_seed": self.keep_seed}
+
 
 def build(context: AppContext) -> GenerateView:
     """Make the components."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
-            prompt = build_input(SampleRequest, "prompt", value=suggested(BARE)[0], label="Prompt")
-            chip = gr.HTML(chip_of(context, BARE), elem_id="chip")
-            suggestions = scripted("prompts", {"prompts": suggested(BARE)}, elem_id="suggestions")
+            prompt = build_input(SampleRequest, "prompt", value=suggest_prompts(BARE)[0], label="Prompt")
+            meaning = gr.HTML(explain_subject(context, BARE), elem_id="meaning")
+            suggestions = scripted("prompts", {"prompts": suggest_prompts(BARE)}, elem_id="suggestions")
             with gr.Row(elem_classes="prompt-row"):
                 run = gr.Dropdown(
-                    runs_offered(context), value=BARE, label="LoRA", interactive=True, scale=3, elem_id="run"
+                    list_runs(context), value=BARE, label="LoRA", interactive=True, scale=3, elem_id="run"
                 )
                 checkpoint = gr.Dropdown(["last"], value="last", label="Checkpoint", interactive=True, scale=2)
                 compare = gr.Dropdown(
@@ -114,7 +134,17 @@ def build(context: AppContext) -> GenerateView:
             history = scripted("gallery", {"pictures": [], "pick": True}, elem_id="history")
     settings = {"prompt": prompt, "run": run, "checkpoint": checkpoint, "seed": seed, "base": base, **more}
     return GenerateView(
-        settings, chip, suggestions, lora, keep_seed, compare, generate, stop, progress, pictures, history
+        settings=settings,
+        meaning=meaning,
+        suggestions=suggestions,
+        lora=lora,
+        keep_seed=keep_seed,
+        compare=compare,
+        generate=generate,
+        stop=stop,
+        progress=progress,
+        pictures=pictures,
+        history=history,
     )
 
 
@@ -123,9 +153,9 @@ def connect(view: GenerateView, context: AppContext) -> None:
     run = view.settings["run"]
     assert isinstance(run, gr.Dropdown)
     run.change(
-        partial(follow_run, context),
-        [run, view.settings["prompt"]],
-        [view.settings["checkpoint"], view.compare, view.chip, view.suggestions, view.settings["prompt"]],
+        partial(follow_run, view, context),
+        {run, view.settings["prompt"]},
+        [view.settings["checkpoint"], view.compare, view.meaning, view.suggestions, view.settings["prompt"]],
         show_progress="hidden",
     )
     view.generate.click(
@@ -137,12 +167,14 @@ def connect(view: GenerateView, context: AppContext) -> None:
     )
     view.stop.click(partial(stop, context), None, None, queue=False, api_visibility="private")
 
-    def take(event: gr.EventData) -> str:  # Gradio finds no event data in a partial
-        return str(event.prompt)
+    def take_prompt(event: gr.EventData) -> Values:  # Gradio finds no event data in a partial
+        return {view.settings["prompt"]: str(event.prompt)}
 
-    view.suggestions.select(take, None, view.settings["prompt"], show_progress="hidden", api_visibility="private")
+    view.suggestions.select(
+        take_prompt, None, view.settings["prompt"], show_progress="hidden", api_visibility="private"
+    )
 
-    def reuse(event: gr.EventData) -> list[Any]:  # Gradio finds no event data in a partial
+    def reuse(event: gr.EventData) -> Values:
         return use_again(view, context, int(event.index))
 
     view.history.select(
@@ -155,23 +187,14 @@ def stop(context: AppContext) -> None:
     context.engine.stop()
 
 
-def remembered_fields(view: GenerateView) -> list[Component]:
-    """What a reload must find again; the run in view is chosen anew."""
-    return [component for name, component in view.settings.items() if name not in ("run", "checkpoint")] + [
-        view.keep_seed
-    ]
+def restore(view: GenerateView, values: Values) -> Values:
+    """Put what was kept over a reload back into the form, out of `values`; an emptied prompt begins with the usual one."""
+    prompt = view.settings["prompt"]
+    own: Values = {component: values[component] for component in view.kept.values() if component in values}
+    return {**own, prompt: own.get(prompt) or suggest_prompts(BARE)[0]}
 
 
-def restore(view: GenerateView, values: list[Any]) -> list[Any]:
-    """The values of `remembered_fields`; an emptied prompt begins with the usual one."""
-    names = [name for name in view.settings if name not in ("run", "checkpoint")]
-    return [
-        (value or suggested(BARE)[0]) if name == "prompt" else value
-        for name, value in zip([*names, ""], values, strict=True)
-    ]
-
-
-def runs_offered(context: AppContext) -> list[tuple[str, str]]:
+def list_runs(context: AppContext) -> list[tuple[str, str]]:
     """Runs that have a LoRA, newest first, and the bare base model."""
     offered = []
     for run in context.store.list():
@@ -186,31 +209,34 @@ def runs_offered(context: AppContext) -> list[tuple[str, str]]:
     return [*offered, ("no run: the base model as it is", BARE)]
 
 
-def offer_runs(context: AppContext, chosen: str | None, preferred: str) -> Any:
-    """The runs as they are now; a run in view is chosen where nothing was."""
-    offered = runs_offered(context)
+def offer_runs(view: GenerateView, context: AppContext, chosen: str | None, preferred: str) -> Values:
+    """Offer the runs as they are now; the preferred one is chosen where none was."""
+    offered = list_runs(context)
     ids = [run_id for _, run_id in offered]
     value = next(run_id for run_id in (chosen or preferred, preferred, *ids) if run_id in ids)
-    return gr.Dropdown(offered, value=value)
+    return {view.settings["run"]: gr.Dropdown(offered, value=value)}
 
 
-def follow_run(context: AppContext, run_id: str, prompt: str) -> list[Any]:
-    """The checkpoints of a run, newest first, what can be drawn beside it, its name in prompts; and the prompt, if still ours."""
+def follow_run(view: GenerateView, context: AppContext, values: Values) -> Values:
+    """Offer what the chosen run has, newest first, and say its subject's name; a prompt that we suggested changes with it."""
+    run_id, prompt = values[view.settings["run"]], view.settings["prompt"]
     try:
         steps = [str(item.step) for item in reversed(context.store.open(run_id).checkpoints())] if run_id else []
     except EngineError:
         steps = []
     others = [BASE_TOO, *(f"step {step}" for step in steps)] if run_id else [BASE_TOO]
-    return [
-        gr.Dropdown(["last", *steps], value="last"),
-        gr.Dropdown(others, value=[], multiselect=True),
-        chip_of(context, run_id),
-        {"prompts": suggested(run_id)},
-        suggested(run_id)[0] if prompt in (suggested("any")[0], suggested(BARE)[0]) else gr.skip(),
-    ]
+    changes: Values = {
+        view.settings["checkpoint"]: gr.Dropdown(["last", *steps], value="last"),
+        view.compare: gr.Dropdown(others, value=[], multiselect=True),
+        view.meaning: explain_subject(context, run_id),
+        view.suggestions: {"prompts": suggest_prompts(run_id)},
+    }
+    if values[prompt] in (SUBJECT_PROMPTS[0], suggest_prompts(BARE)[0]):
+        changes[prompt] = suggest_prompts(run_id)[0]
+    return changes
 
 
-def suggested(run_id: str) -> list[str]:
+def suggest_prompts(run_id: str) -> list[str]:
     """Prompts worth trying: those that show the pocket model off, or the subject in places its photos do not show."""
     if run_id:
         return list(SUBJECT_PROMPTS)
@@ -221,10 +247,11 @@ def suggested(run_id: str) -> list[str]:
     return found or ["a photo of a teddy bear"]
 
 
-def chip_of(context: AppContext, run_id: str) -> str:
+def explain_subject(context: AppContext, run_id: str) -> str:
     """What {subject} means in a prompt."""
     if not run_id:
-        return f'<p class="quiet">No run is chosen, so write the thing\'s own name in place of {SUBJECT_SLOT}. {HONESTY}</p>'
+        hint = f"No run is chosen, so write the thing's own name in place of {SUBJECT_SLOT}."
+        return f'<p class="quiet">{hint} {POCKET_LIMITS}</p>'
     try:
         phrase = context.store.open(run_id).config.phrase
     except EngineError as error:
@@ -232,7 +259,7 @@ def chip_of(context: AppContext, run_id: str) -> str:
     return f'<p class="quiet">{SUBJECT_SLOT} is <span class="chip">{html.escape(phrase)}</span></p>'
 
 
-def requests_of(view: GenerateView, values: dict[Component, Any]) -> list[tuple[str, SampleRequest]]:
+def requests_of(view: GenerateView, values: Values) -> list[tuple[str, SampleRequest]]:
     """What to draw, with a caption each: the model asked for, then what shall stand beside it, at the same seeds.
 
     Raises:
@@ -259,64 +286,79 @@ def requests_of(view: GenerateView, values: dict[Component, Any]) -> list[tuple[
     return found
 
 
-def generate(view: GenerateView, context: AppContext, values: dict[Component, Any]) -> Iterator[list[Any]]:
+def generate(view: GenerateView, context: AppContext, values: Values) -> Iterator[Values]:
     """Draw, showing how far it is; what cannot be drawn is one sentence."""
+    seed = view.settings["seed"]
     if not values[view.keep_seed]:
-        values = {**values, view.settings["seed"]: random.randrange(HIGHEST_SEED)}
+        values = {**values, seed: random.randrange(HIGHEST_SEED)}
     with plain_errors():
-        wanted = requests_of(view, values)
+        requests = requests_of(view, values)
         context.engine.refuse_if_busy()
-        if wanted[0][1].run:
-            context.store.open(wanted[0][1].run)
-    busy = [values[view.settings["seed"]], gr.Button(interactive=False), gr.Button(visible=True), gr.skip()]
-    free = [gr.skip(), gr.Button(interactive=True), gr.Button(visible=False), remembered(context)]
-    pictures: list[dict[str, str]] = []
+        _, first = requests[0]
+        if first.run:
+            context.store.open(first.run)
+    busy = {seed: values[seed], view.generate: gr.Button(interactive=False), view.stop: gr.Button(visible=True)}
+    shown: Values = {}
     try:
-        for bar, pictures in _draw(context, wanted):
-            yield [bar, {"pictures": pictures} if pictures else gr.skip(), *busy]
+        for shown in _draw(view, context, requests):
+            yield {**shown, **busy}
     except gr.Error:
-        yield [progress_line(0.0, []), gr.skip(), *free]
+        yield {view.progress: progress_line(0.0, []), **_let_go(view, context)}
         raise
-    # All once more: of updates that come close together the page can lose the last.
-    yield [gr.skip(), {"pictures": pictures} if pictures else gr.skip(), *free[:-1], remembered(context)]
+    # The pictures once more: of updates that come close together the page can lose the last.
+    yield {**shown, **_let_go(view, context)}
 
 
-def _draw(context: AppContext, wanted: list[tuple[str, SampleRequest]]) -> Iterator[tuple[str, list[dict[str, str]]]]:
+def _let_go(view: GenerateView, context: AppContext) -> Values:
+    return {
+        view.generate: gr.Button(interactive=True),
+        view.stop: gr.Button(visible=False),
+        view.history: list_history(context),
+    }
+
+
+def _draw(view: GenerateView, context: AppContext, requests: list[tuple[str, SampleRequest]]) -> Iterator[Values]:
     """The progress bar and all pictures so far, request after request, until one is stopped."""
-    shown: list[dict[str, str]] = []
-    total = sum(request.count for _, request in wanted)
-    for place, (caption, request) in enumerate(wanted):
+    drawn: list[dict[str, str]] = []
+    total = sum(request.count for _, request in requests)
+    for number, (caption, request) in enumerate(requests):
         done: list[dict[str, str]] = []
         with plain_errors():
             for progress in context.engine.sample(request):
-                done = [
-                    {"url": file_url(path), "name": path.name, "words": _caption(caption, request.seed + number)}
-                    for number, path in enumerate(progress.images)
-                ]
-                fraction = None if progress.fraction is None else (place + progress.fraction) / len(wanted)
-                bar = progress_line(fraction, [(progress.message, f"{len(shown) + len(done)} of {total}", "")])
-                yield bar + _preview(progress.preview), shown + done
-        shown += done
+                done = _gallery(progress.images, caption, request.seed)
+                fraction = None if progress.fraction is None else (number + progress.fraction) / len(requests)
+                bar = progress_line(fraction, [(progress.message, f"{len(drawn) + len(done)} of {total}", "")])
+                pictures = {view.pictures: {"pictures": drawn + done}} if drawn + done else {}
+                yield {view.progress: bar + _preview(progress.preview), **pictures}
+        drawn += done
         if len(done) < request.count:
             return  # stopped
 
 
-def remembered(context: AppContext) -> dict[str, Any]:
-    """The newest pictures made, over restarts of the app."""
+def list_history(context: AppContext) -> dict[str, Any]:
+    """The newest pictures made, over restarts of the app, as the history shows them."""
     paths = library.recent_pictures(context.store, PICTURES_REMEMBERED)
     return {"pictures": [{"url": file_url(path), "name": path.name, "words": ""} for path in paths], "pick": True}
 
 
-def use_again(view: GenerateView, context: AppContext, index: int) -> list[Any]:
-    """The settings inside a picture of the history, into the form; its seed is kept."""
+def use_again(view: GenerateView, context: AppContext, index: int) -> Values:
+    """Put the settings inside a picture of the history into the form; its seed is kept."""
     with plain_errors():
         request = library.settings_inside(library.recent_pictures(context.store, PICTURES_REMEMBERED)[index])
     values = request.to_dict()
-    known = [run_id for _, run_id in runs_offered(context)]
+    known = [run_id for _, run_id in list_runs(context)]
     if values["run"] not in known:
         gr.Warning("The run behind this picture is gone; its other settings are taken over.")
         values["run"] = BARE
-    return [*(values[name] for name in view.settings), True]
+    return {view.keep_seed: True, **{component: values[name] for name, component in view.settings.items()}}
+
+
+def _gallery(paths: Sequence[Path], name: str, first_seed: int) -> list[dict[str, str]]:
+    """Pictures with their captions; each has the seed after that of the one before."""
+    return [
+        {"url": file_url(path), "name": path.name, "words": _caption(name, first_seed + number)}
+        for number, path in enumerate(paths)
+    ]
 
 
 def _caption(name: str, seed: int) -> str:

@@ -2,7 +2,7 @@
 
 import html
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def build(context: AppContext) -> RunsView:
 def connect(
     view: RunsView,
     context: AppContext,
-    actions: dict[str, tuple[Callable[[str], Values], Sequence[Block]]],
+    actions: Mapping[str, tuple[Callable[[str], Values], Sequence[Block]]],
 ) -> None:
     """Wire the tab.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import gradio as gr
 import psutil  # comes with accelerate
@@ -21,7 +21,7 @@ from apt_engine.runs.run import Run
 from apt_engine.settings.presets import POCKET_DIR
 from apt_engine.settings.training import TrainingConfig
 from ui.context import AppContext, Example, Values, plain_errors
-from ui.form import build_input, build_settings, changed_by, to_component
+from ui.form import build_input, build_settings, changed_by, initial_value, to_component
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of
 from ui.plots import duration, size
 from ui.scripted import scripted
@@ -41,9 +41,27 @@ SHOWN_ABOVE = ("subject", "base")
 NAME_SUGGESTIONS = "() => document.querySelector('#subject input')?.setAttribute('list', 'known-words')"
 
 
+class Choice(NamedTuple):
+    """A base model and the keys of the presets, of which the values in the form are the defaults."""
+
+    base: str
+    presets: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class TrainView:
-    """The tab's components; `settings` are all inputs of TrainingConfig by name."""
+    """The tab's components.
+
+    Attributes:
+        photos: tiles of the photos, drawn by `assets/photos.js`.
+        notes: sentences on the photos.
+        examples: a button for each example.
+        settings: an input for each field of TrainingConfig, by its name.
+        presets: a choice for each kind of preset.
+        summary: what training would take.
+        train: the button.
+        chosen: the Choice that the form follows.
+    """
 
     photos: gr.HTML
     notes: gr.HTML
@@ -53,6 +71,17 @@ class TrainView:
     summary: gr.HTML
     train: gr.Button
     chosen: gr.State
+
+    @property
+    def filled(self) -> list[Component]:
+        """What `fill_in` changes."""
+        return [self.photos, self.notes, self.summary, *self.settings.values()]
+
+    @property
+    def kept(self) -> dict[str, Component]:
+        """The inputs whose values a reload finds again, by the names under which they are kept."""
+        presets = {f"preset.{kind}": radio for kind, radio in self.presets.items()}
+        return {"photos": self.photos, **presets, **self.settings}
 
 
 def build(context: AppContext) -> TrainView:
@@ -87,7 +116,7 @@ def build(context: AppContext) -> TrainView:
         presets=presets,
         summary=summary,
         train=train,
-        chosen=gr.State((start.base, tuple(DEFAULTS.values()))),
+        chosen=gr.State(Choice(start.base, tuple(DEFAULTS.values()))),
     )
 
 
@@ -105,7 +134,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
     look = partial(show_photos, view, context)
     view.photos.input(look, form, shown, show_progress="hidden", trigger_mode="always_last", api_visibility="private")
     for button, example in view.examples:
-        button.click(partial(take_example, example), None, [view.photos, view.settings["subject"]]).then(
+        button.click(partial(take_example, view, example), None, [view.photos, view.settings["subject"]]).then(
             look, form, shown, show_progress="hidden", api_visibility="private"
         )
     choices = [view.settings["base"], *view.presets.values()]
@@ -123,9 +152,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
     )
 
 
-def start(
-    view: TrainView, context: AppContext, started: Callable[[str], Values], values: dict[Component, Any]
-) -> Values:
+def start(view: TrainView, context: AppContext, started: Callable[[str], Values], values: Values) -> Values:
     """Begin a run with what the form says; a mistake is one sentence and the form stays."""
     with plain_errors():
         config = config_of(view, values)
@@ -140,7 +167,7 @@ def start(
     return started(run.id)
 
 
-def show_photos(view: TrainView, context: AppContext, values: dict[Component, Any]) -> list[Any]:
+def show_photos(view: TrainView, context: AppContext, values: Values) -> Values:
     """The tiles of the good photos, sentences for what is bad or could be better, and what training would take."""
     photos = read_tiles(first_of(values[view.photos]), _own_folders(context))
     config = _config_or_none(view, values)
@@ -149,33 +176,28 @@ def show_photos(view: TrainView, context: AppContext, values: dict[Component, An
     notes = "".join(
         f"<li>{html.escape(warning)}</li>" for warning in [*photos.warnings, *photos.smaller_than(resolution)]
     )
-    return [
-        tiles,
-        f'<ul class="warnings">{notes}</ul>' if notes else "",
-        sum_up(view, context, {**values, view.photos: tiles}),
-    ]
+    return {
+        view.photos: tiles,
+        view.notes: f'<ul class="warnings">{notes}</ul>' if notes else "",
+        **sum_up(view, context, {**values, view.photos: tiles}),
+    }
 
 
-def sum_up(view: TrainView, context: AppContext, values: dict[Component, Any]) -> str:
-    """What training would take with the form as it is, or the sentence why it cannot be."""
+def sum_up(view: TrainView, context: AppContext, values: Values) -> Values:
+    """Say what training would take with the form as it is, or why that cannot be."""
     try:
         config = config_of(view, {**values, view.settings["subject"]: "thing"})
     except ConfigError as error:
-        return f'<p class="note">{html.escape(str(error))}</p>'
-    return describe(context, config, len((values[view.photos] or NO_PHOTOS)["photos"]))
+        return {view.summary: f'<p class="note">{html.escape(str(error))}</p>'}
+    return {view.summary: describe(context, config, len((values[view.photos] or NO_PHOTOS)["photos"]))}
 
 
-def take_example(example: Example) -> list[Any]:
-    """An example's photos and class word in place of what was there."""
-    return [tiles_of(example.photo_paths), example.subject]
+def take_example(view: TrainView, example: Example) -> Values:
+    """Put an example's photos and class word in place of what was there."""
+    return {view.photos: tiles_of(example.photo_paths), view.settings["subject"]: example.subject}
 
 
-def form_outputs(view: TrainView) -> list[Component]:
-    """The components that `fill_in` returns values for."""
-    return [view.photos, view.notes, view.summary, *view.settings.values()]
-
-
-def fill_in(view: TrainView, context: AppContext, run: Run) -> list[Any]:
+def fill_in(view: TrainView, context: AppContext, run: Run) -> Values:
     """The photos and settings of an earlier run, to train like it again.
 
     Raises:
@@ -185,46 +207,43 @@ def fill_in(view: TrainView, context: AppContext, run: Run) -> list[Any]:
     tiles = tiles_of(run.photo_paths)
     photos = read_tiles(tiles, _own_folders(context))
     values = config.to_dict()
-    return [
-        show(tiles, photos, config.resolution, context.uploads_dir / "tiles"),
-        "",
-        describe(context, config, len(photos.photos)),
-        *(to_component(values[name]) for name in view.settings),
-    ]
+    return {
+        view.photos: show(tiles, photos, config.resolution, context.uploads_dir / "tiles"),
+        view.notes: "",
+        view.summary: describe(context, config, len(photos.photos)),
+        **{component: to_component(values[name]) for name, component in view.settings.items()},
+    }
 
 
-def remembered(view: TrainView) -> list[Component]:
-    """What a reload must find again, in this order: photos, presets, settings."""
-    return [view.photos, *view.presets.values(), *view.settings.values()]
+def restore(view: TrainView, context: AppContext, values: Values) -> Values:
+    """Put what was kept over a reload back into the form, and show what follows from it.
 
-
-def restore(view: TrainView, context: AppContext, values: list[Any]) -> tuple[list[Any], tuple[Any, ...], str, str]:
-    """The values of `remembered` as far as they still hold, and what follows from them: chosen, notes, summary.
-
-    Photos whose files are gone are left out.
+    Args:
+        view: the tab's components.
+        context: the engine and what the form offers.
+        values: among them some of `view.kept`; the others keep what they show at first. Photos whose files are gone are left
+            out.
     """
-    form = dict(zip(remembered(view), values, strict=True))
-    known = [tile for tile in (form[view.photos] or NO_PHOTOS)["photos"] if Path(str(tile["path"])).is_file()]
-    form[view.photos] = {"photos": known, "problems": []}
-    tiles, notes, summary = show_photos(view, context, form)
-    chosen = (form[view.settings["base"]], tuple(form[radio] for radio in view.presets.values()))
-    return [tiles, *values[1:]], chosen, notes, summary
+    inputs = view.kept.values()
+    own: Values = {component: values[component] for component in inputs if component in values}
+    form: Values = {component: initial_value(component) for component in inputs} | own
+    tiles = [tile for tile in (form[view.photos] or NO_PHOTOS)["photos"] if Path(str(tile.get("path"))).is_file()]
+    form[view.photos] = {"photos": tiles, "problems": []}
+    return {**own, **show_photos(view, context, form), view.chosen: _choice(view, form)}
 
 
-def choose(view: TrainView, context: AppContext, values: dict[Component, Any]) -> dict[Component, Any]:
-    """Settings follow another base model or preset, except those changed by hand."""
-    names = {component: name for name, component in view.settings.items()}
-    shown = {names[component]: value for component, value in values.items() if component in names}
-    old_base, old_presets = values[view.chosen]
-    base, presets = values[view.settings["base"]] or "pocket", tuple(values[radio] for radio in view.presets.values())
+def choose(view: TrainView, context: AppContext, values: Values) -> Values:
+    """Let the settings follow another base model or preset, except those changed by hand."""
+    old, new = values[view.chosen], _choice(view, values)
     with plain_errors():
-        before = build_config(context.presets, old_presets, {"subject": "thing", "base": old_base})
-        after = build_config(context.presets, presets, {"subject": "thing", "base": base})
-    moved = changed_by(before, after, {name: value for name, value in shown.items() if name not in SHOWN_ABOVE})
-    return {view.chosen: (base, presets), **{view.settings[name]: value for name, value in moved.items()}}
+        before = build_config(context.presets, old.presets, {"subject": "thing", "base": old.base})
+        after = build_config(context.presets, new.presets, {"subject": "thing", "base": new.base})
+    shown = {name: values[component] for name, component in view.settings.items() if name not in SHOWN_ABOVE}
+    moved = changed_by(before, after, shown)
+    return {view.chosen: new, **{view.settings[name]: value for name, value in moved.items()}}
 
 
-def config_of(view: TrainView, values: dict[Component, Any]) -> TrainingConfig:
+def config_of(view: TrainView, values: Values) -> TrainingConfig:
     """The form as a config.
 
     Raises:
@@ -260,7 +279,12 @@ def _bytes(count: int | None) -> str:
     return "not known" if count is None else size(count) if count else "none"
 
 
-def _config_or_none(view: TrainView, values: dict[Component, Any]) -> TrainingConfig | None:
+def _choice(view: TrainView, values: Values) -> Choice:
+    base = values[view.settings["base"]] or "pocket"
+    return Choice(base, tuple(values[radio] for radio in view.presets.values()))
+
+
+def _config_or_none(view: TrainView, values: Values) -> TrainingConfig | None:
     try:
         return config_of(view, {**values, view.settings["subject"]: "thing"})
     except ConfigError:
