@@ -3,22 +3,16 @@
 import json
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.components import Component
-from starlette.middleware import Middleware
 
 from apt_engine.jobs.engine import EngineStatus, describe_status
 from ui.context import AppContext, Values
 from ui.form import can_show
 from ui.scripted import scripted
-from ui.serving.guard import Guard, guard_comes_first
-from ui.serving.routes import routes
 from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
-from ui.theme import STYLE_SHEET, build_theme
 
 QUEUE_LOOKS_EVERY = 0.02  # seconds; Gradio's own 0.001 keeps 3 % of a core busy for nothing
 SHARED_NOTE = (
@@ -208,21 +202,3 @@ def restore(view: PageView, context: AppContext, values: Values) -> Values:
     if not known:
         return gr.skip()
     return {**train.restore(view.train, context, known), **generate.restore(view.generate, known)}
-
-
-def launch_options(context: AppContext, data_dir: Path, auth: tuple[str, str] | None) -> dict[str, Any]:
-    """How the page is served: nothing from the net, and only the routes and files that it needs."""
-    is_public = auth is not None or context.tenants.is_shared
-    guard = Middleware(Guard, tenants=context.tenants, is_public=is_public)
-    own_routes = routes(context.tenants, data_dir / "cache")
-    return {
-        "theme": build_theme(),
-        "css_paths": STYLE_SHEET,
-        "footer_links": [],
-        "app_kwargs": {"middleware": [guard], "routes": own_routes, "lifespan": guard_comes_first},
-        "ssr_mode": False,
-        "run_history": False,
-        "share": False,
-        "quiet": True,
-        "prevent_thread_lock": True,
-    }

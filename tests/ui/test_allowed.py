@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from tests.browser import serving
 from ui.context import AppContext
-from ui.layout import build_app, launch_options
+from ui.launch import launch_options
+from ui.layout import build_app
 from ui.serving.allowed import OWN_FILES, find_file, is_route, route_path
 from ui.serving.routes import routes
 from ui.serving.tenants import SingleTenant

@@ -23,7 +23,8 @@ from pathlib import Path
 import gradio as gr
 from apt_engine.settings.training import TrainingConfig
 from ui.context import open_context
-from ui.layout import build_app, launch_options
+from ui.launch import launch_options
+from ui.layout import build_app
 from ui.serving.tenants import SingleTenant
 from ui.tabs import watch
 

@@ -1,0 +1,72 @@
+"""How the page is served: at which port, to whom, and with which of Gradio's options."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from starlette.middleware import Middleware
+
+from apt_engine.errors import EngineError
+from ui.context import AppContext
+from ui.serving.guard import Guard, guard_comes_first
+from ui.serving.routes import routes
+from ui.theme import STYLE_SHEET, build_theme
+
+USER_NAME = "apt"
+FIRST_PORT, PORTS_TRIED = 7860, 20
+
+
+class LaunchError(EngineError):
+    """The page cannot be served like this."""
+
+
+def choose_credentials(password: str, *, is_open: bool) -> tuple[str, str] | None:
+    """User name and password that the page asks for; None where only this computer reaches it.
+
+    Raises:
+        LaunchError: other computers are let in, and there is no password.
+    """
+    if is_open and not password:
+        raise LaunchError("--listen lets other computers in; add --password, or set APT_STUDIO_PASSWORD.")
+    return (USER_NAME, password) if is_open else None
+
+
+def find_port(host: str, wanted: int | None) -> int:
+    """A free port: the wanted one, or else the first from FIRST_PORT on.
+
+    Raises:
+        LaunchError: there is none.
+    """
+    ports = [wanted] if wanted else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED)
+    port = next((port for port in ports if _is_free(host, port)), None)
+    if port is None:
+        raise LaunchError(f"Port {ports[0]} is taken or not allowed; choose another with --port.")
+    return port
+
+
+def launch_options(context: AppContext, data_dir: Path, auth: tuple[str, str] | None) -> dict[str, Any]:
+    """How the page is served: nothing from the net, and only the routes and files that it needs."""
+    is_public = auth is not None or context.tenants.is_shared
+    guard = Middleware(Guard, tenants=context.tenants, is_public=is_public)
+    own_routes = routes(context.tenants, data_dir / "cache")
+    return {
+        "theme": build_theme(),
+        "css_paths": STYLE_SHEET,
+        "footer_links": [],
+        "app_kwargs": {"middleware": [guard], "routes": own_routes, "lifespan": guard_comes_first},
+        "ssr_mode": False,
+        "run_history": False,
+        "share": False,
+        "quiet": True,
+        "prevent_thread_lock": True,
+    }
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError):
+            return False
+    return True
