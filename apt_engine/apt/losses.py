@@ -1,4 +1,4 @@
-"""The losses of APT: weighted denoising, stabilized features, aligned attention.
+"""The losses that APT's objective is made of: denoising errors, stabilized features, aligned attention.
 
 B samples, C channels, P spatial positions, h heads, Q queries (positions), K tokens.
 """
@@ -7,11 +7,6 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6
-
-
-def loss_weight(gamma: Tensor) -> Tensor:
-    """Weight (B,) of each sample's denoising loss, 1 - gamma of its bin: L_aptDM = (1 - gamma_b) L [readers]."""
-    return 1 - gamma
 
 
 def min_snr_weight(snr: Tensor, in_eps_space: Tensor, gamma: float) -> Tensor:

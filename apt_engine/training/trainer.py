@@ -200,7 +200,7 @@ class Trainer:
         return encode_with_warps(self._base, self._photos, self._config)
 
     def _calibrated(self) -> Calibrated:
-        values = self._train_step.lambdas.values
+        values = self._train_step.loss_weights.values
         return Calibrated(
             step=self._step,
             stabilization_lambda=values["stabilization"],
@@ -212,13 +212,13 @@ class Trainer:
         yield StageChanged(stage="training", message="Learning the photos.")
         broken = 0
         while self._step < self._last_step and not self._processes.any(should_stop()):
-            unknown = self._train_step.lambdas.open
+            unknown = self._train_step.loss_weights.unknown
             event = self._one_step(self._step + 1)
             self._step += 1
             yield event
             broken = broken + 1 if event.was_skipped else 0
             yield from self._notice_broken(broken)
-            if unknown and not self._train_step.lambdas.open:
+            if unknown and not self._train_step.loss_weights.unknown:
                 yield self._calibrated()
             if self._step % config.save_every_steps == 0 and self._step < self._last_step:
                 yield self._save()

@@ -12,7 +12,8 @@ from apt_engine import random
 from apt_engine.apt.augment import Warp, augmentation_probability, draw_warp, latent_mask, warp_pixels
 from apt_engine.apt.bins import bin_of, sums_and_counts
 from apt_engine.apt.indicator import OverfittingIndicator, gamma_absolute, gamma_relative, step_sums
-from apt_engine.apt.losses import alignment, channel_statistics, loss_weight, masked_mean, min_snr_weight, stabilization
+from apt_engine.apt.losses import alignment, channel_statistics, masked_mean, min_snr_weight, stabilization
+from apt_engine.apt.objective import loss_weight, objective, terms_of
 
 
 def test_bins_cut_the_range_into_equal_parts() -> None:
@@ -43,6 +44,27 @@ def test_a_large_gap_weighs_as_dco_does() -> None:
     ratio = weight / torch.sigmoid(-1000 * gaps)
     assert (ratio - 1).abs().tolist() == sorted((ratio - 1).abs().tolist(), reverse=True)
     assert float(ratio[-1]) == pytest.approx(1, abs=1e-7)
+
+
+def test_the_objective_by_hand() -> None:
+    """(.5 * 2 + .25 * 4) / 2 = 1, of which noise level 2 counts half: (1 + .5) / 2; RS 3, AA 5 on the mean."""
+    weights = loss_weight(torch.tensor([0.5, 0.75]))
+    tuned, features, maps = torch.tensor([2.0, 4.0]), torch.tensor([2.0, 4.0]), torch.tensor([4.0, 6.0])
+    terms = terms_of(weights, tuned, features, maps)
+    assert [term.item() for term in (terms.adapted, terms.stabilization, terms.alignment)] == [1, 3, 5]
+    assert objective(terms, 0.5, 0.25).item() == 1 + 1.5 + 1.25
+    assert objective(terms, 0.0, 0.25).item() == 1 + 1.25
+    leveled = terms_of(weights, tuned, features, maps, torch.tensor([1.0, 0.5]))
+    assert leveled.adapted.item() == 0.75
+
+
+def test_a_term_without_a_weight_sends_nothing_back() -> None:
+    good, bad = (torch.tensor([1.0], requires_grad=True) for _ in range(2))
+    total = objective(terms_of(torch.ones(1), good, bad * float("inf"), bad * float("nan")), 0.0, 0.0)
+    total.backward()
+    assert total.item() == 1
+    assert good.grad is not None
+    assert bad.grad is None
 
 
 def test_min_snr_weights_by_hand() -> None:

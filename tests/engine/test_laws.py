@@ -327,13 +327,13 @@ def test_lambdas_are_found_at_the_calibration_step_and_then_frozen() -> None:
     base = tuned_base()
     step = step_of(base, stabilization_lambda=0, alignment_lambda=0, calibration_step=6, augmentation=0)
     run(step, range(1, 6))
-    assert step.lambdas.open == ["stabilization", "alignment"]
+    assert step.loss_weights.unknown == ["stabilization", "alignment"]
     run(step, range(6, 7))
-    assert step.lambdas.open == []
-    found = dict(step.lambdas.values)
+    assert step.loss_weights.unknown == []
+    found = dict(step.loss_weights.values)
     assert all(value > 0 for value in found.values())
     run(step, range(7, 10))
-    assert step.lambdas.values == found
+    assert step.loss_weights.values == found
 
 
 def test_calibrated_terms_pull_with_a_fifth_of_the_force() -> None:
@@ -343,7 +343,7 @@ def test_calibrated_terms_pull_with_a_fifth_of_the_force() -> None:
     norms = []
     for settings in ({**OFF, "weighting": True}, {"alignment": 0}, {"stabilization": 0}):
         values = {"augmentation": 0, "weighting": True, "sensitivity": 1000, **settings}
-        values |= {f"{name}_lambda": value for name, value in step.lambdas.values.items()}
+        values |= {f"{name}_lambda": value for name, value in step.loss_weights.values.items()}
         other = tuned_base()
         run(step_of(other, **values))
         norms.append(torch.cat([gradient.flatten() for gradient in gradients(other).values()]))
