@@ -1,19 +1,18 @@
 """What a training would take, told before it starts: time from earlier runs here, the rest from what the base is."""
 
-import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from apt_engine.bases.hub import is_downloaded
 from apt_engine.bases.profiles import needs_of
 from apt_engine.errors import EngineError
-from apt_engine.runs.events import StepFinished
+from apt_engine.runs.history import summarize
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import is_hub_id, load_presets
 from apt_engine.settings.training import TrainingConfig
 
 RUNS_LOOKED_AT = 8
+STEPS_NEEDED = 5  # to tell a pace
 POCKET_SECONDS_PER_STEP = 0.23  # on one core, batch 4, samples in between
 
 
@@ -48,21 +47,15 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
 
 
 def _pace(config: TrainingConfig, store: RunStore) -> float | None:
-    """Seconds a step, the median of the newest run of the same base, size and batch."""
-    for seconds in _paces(config, store):
-        return seconds
-    return None
-
-
-def _paces(config: TrainingConfig, store: RunStore) -> Iterator[float]:
+    """Seconds a step, the median of the last steps of the newest run of the same base, size and batch."""
     for run in store.list()[:RUNS_LOOKED_AT]:
         try:
-            earlier = run.config
+            earlier, summary = run.config, summarize(run)
         except EngineError:
             continue
         alike = ("base", "resolution", "batch_size", "needs_reference", "gradient_checkpointing", "convolutions")
         if any(getattr(earlier, name) != getattr(config, name) for name in alike):
             continue
-        seconds = [event.seconds for event in run.events()[0] if isinstance(event, StepFinished)]
-        if len(seconds) >= 5:
-            yield statistics.median(seconds)
+        if len(summary.recent_seconds) >= STEPS_NEEDED:
+            return summary.seconds_per_step
+    return None

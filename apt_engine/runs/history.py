@@ -1,26 +1,248 @@
-"""What a run's events amount to."""
+"""What a run's events amount to: the one fold of them, which reads on from where it stopped.
 
-from dataclasses import dataclass
+A list of runs, a route or the command line asks `summarize`; who draws curves keeps a `History` and lets it `read_on`.
+"""
+
+import statistics
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self, TypeVar
 
 from apt_engine.errors import BusyError
-from apt_engine.runs.events import CheckpointSaved, RunFailed, RunFinished, RunStarted, StepFinished
+from apt_engine.runs.events import (
+    CheckpointSaved,
+    DriftMeasured,
+    Event,
+    ExportReady,
+    NewerEvent,
+    Noticed,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    SampleReady,
+    StageChanged,
+    StepFinished,
+    ViewsShown,
+)
 from apt_engine.runs.run import Run
+from apt_engine.settings.training import TrainingConfig
+
+STEPS_TIMED = 20
+NOTICES_KEPT = 3
+SUMMARIES_KEPT = 500  # of runs of a few thousand steps, about 20 kB each
+NEWER = "This run was written by a newer version of APT Studio; update this one to see all that it tells."
+Point = TypeVar("Point")
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunSummary:
-    """What a list of runs shows. `state` is new, training, finished, stopped, failed or interrupted.
+    """A run so far, without what is known of each single step.
 
-    `training` means that no end was written; whether somebody still works on it only the worker knows.
+    `state` is new, training, finished, stopped or failed, as the events alone tell it; `training` means that no end was
+    written, see `state_while`. `last_step` is planned, `saved_step` in the newest checkpoint. `samples` has paths relative to
+    the run's folder by (step, index). `cursor` is how far the events were read.
     """
 
     run: Run
     subject: str
     base: str
-    state: str
-    step: int
+    prompts: tuple[str, ...]
     last_step: int
-    message: str
+    cursor: int = 0
+    state: str = "new"
+    stage: str = ""
+    message: str = ""
+    fraction: float | None = None
+    step: int = 0
+    saved_step: int = 0
+    drifts: list[tuple[int, float]] = field(default_factory=list)
+    views: tuple[str, ...] = ()
+    memory: int = 0
+    samples: dict[tuple[int, int], str] = field(default_factory=dict)
+    exports: dict[str, ExportReady] = field(default_factory=dict)
+    recent_notices: list[str] = field(default_factory=list)
+    recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_TIMED))
+    is_newer: bool = False
+
+    @classmethod
+    def new(cls, run: Run, config: TrainingConfig, photo_count: int) -> Self:
+        """That of a run before its first event."""
+        prompts = tuple(config.fill(prompt) for prompt in config.sample_prompts) if config.sample_every_steps else ()
+        return cls(run, config.subject, config.base, prompts, config.steps_for(photo_count))
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """That of a run as its folder tells it.
+
+        Raises:
+            RunError: its settings or events cannot be read.
+        """
+        made = cls.new(run, run.config, len(run.photo_paths))
+        made.read_on()
+        return made
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know of the newest session, as sentences."""
+        return [NEWER, *self.recent_notices] if self.is_newer else self.recent_notices
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """The median of the last steps' durations; None before the first."""
+        return statistics.median(self.recent_seconds) if self.recent_seconds else None
+
+    def state_while(self, is_trained: bool) -> str:
+        """The state, given whether somebody trains the run now: also waking, before a session's first event, and interrupted."""
+        if is_trained:
+            return "training" if self.state == "training" else "waking"
+        return "interrupted" if self.state == "training" else self.state
+
+    def drawn_samples(self, step: int) -> set[int]:
+        """Which samples of a step were drawn and are there, by their index."""
+        return {index for (at, index), path in self.samples.items() if at == step and (self.run.path / path).exists()}
+
+    def has_drift(self, step: int) -> bool:
+        """Whether the drift of a step was measured."""
+        return any(at == step for at, _ in self.drifts)
+
+    def newest_sample(self, prompt: str) -> tuple[int, str] | None:
+        """Step and path of the newest sample of a prompt."""
+        found = [(*at, path) for at, path in self.samples.items() if prompt in self.prompts[at[1] : at[1] + 1]]
+        return max(((step, path) for step, _, path in found), default=None)
+
+    def read_on(self) -> bool:
+        """Take in the events since the last reading; returns whether there were any.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        events, self.cursor = self.run.events(self.cursor)
+        self.add(events)
+        return bool(events)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take in what happened next."""
+        for event in events:
+            self._add(event)
+
+    def _add(self, event: Event) -> None:
+        """What happens: sessions, stages, steps."""
+        match event:
+            case RunStarted():
+                self._start(event)
+            case StageChanged():
+                self.stage, self.message, self.fraction = event.stage, event.message, event.fraction
+            case StepFinished():
+                self._step(event)
+            case Noticed():
+                self._notice(event.message)
+            case RunFinished():
+                self.state, self.message = ("finished" if event.is_complete else "stopped"), event.reason
+            case RunFailed() if self.state == "finished":  # a wish to go on; what was learnt is as it was
+                self._notice(event.message)
+            case RunFailed():
+                self.state, self.message = "failed", event.message
+            case _:
+                self._keep(event)
+
+    def _keep(self, event: Event) -> None:
+        """What comes of it: pictures, measurements, files."""
+        match event:
+            case DriftMeasured():
+                self.drifts = [*before(self.drifts, event.step), (event.step, event.drift)]
+            case ViewsShown():
+                self.views = event.paths
+            case SampleReady():
+                self.samples[event.step, event.index] = event.path
+            case CheckpointSaved():
+                self.saved_step = event.step
+                self.step = max(self.step, event.step)
+            case ExportReady():
+                self.exports[event.layout] = event
+            case NewerEvent():
+                self.is_newer = True
+            case _:
+                pass
+
+    def _start(self, event: RunStarted) -> None:
+        """A session goes on from a checkpoint: steps after it are about to be done again."""
+        self.state, self.stage, self.message, self.recent_notices = "training", "", "", []
+        self.step, self.last_step = event.first_step, event.last_step
+        self.drifts = before(self.drifts, event.first_step + 1)
+        self.recent_seconds.clear()
+
+    def _step(self, event: StepFinished) -> None:
+        self.step = event.step
+        self.memory = event.memory_bytes or self.memory
+        self.recent_seconds.append(event.seconds)
+
+    def _notice(self, sentence: str) -> None:
+        self.recent_notices = [*self.recent_notices, sentence][-NOTICES_KEPT:]
+
+
+@dataclass
+class History(RunSummary):
+    """A run so far with its curves, each a list of (step, value); together they take about 1 kB a step."""
+
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    gammas: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
+    references: list[tuple[int, float]] = field(default_factory=list)
+    kept_features: list[tuple[int, float]] = field(default_factory=list)
+    kept_attention: list[tuple[int, float]] = field(default_factory=list)
+    chances: list[tuple[int, float]] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls) -> "History":
+        """The history of no run."""
+        return cls(Run(Path()), "thing", "", (), 1)
+
+    def _start(self, event: RunStarted) -> None:
+        super()._start(event)
+        after = event.first_step + 1
+        self.losses, self.gammas = before(self.losses, after), before(self.gammas, after)
+        self.references, self.chances = before(self.references, after), before(self.chances, after)
+        self.kept_features, self.kept_attention = before(self.kept_features, after), before(self.kept_attention, after)
+
+    def _step(self, event: StepFinished) -> None:
+        super()._step(event)
+        self.losses.append((event.step, event.loss))
+        if event.gamma:
+            self.gammas.append((event.step, event.gamma))
+        for kept, value in (
+            (self.references, event.reference_loss),
+            (self.kept_features, event.stabilization),
+            (self.kept_attention, event.alignment),
+            (self.chances, statistics.fmean(event.chances) if event.chances else None),
+        ):
+            if value is not None:
+                kept.append((event.step, value))
+
+
+def before(points: list[tuple[int, Point]], step: int) -> list[tuple[int, Point]]:
+    """The points of steps before one."""
+    return [point for point in points if point[0] < step]
+
+
+def summarize(run: Run) -> RunSummary:
+    """The summary of a run; this process reads each event once, however often it asks. Only to be read, and at once.
+
+    Raises:
+        RunError: the run's settings or events cannot be read.
+    """
+    with _lock:
+        mark = _mark(run.path / "config.json")
+        kept_mark, summary = _summaries.pop(run.path, (None, None))
+        if summary is None or kept_mark != mark or _size(run.events_path) < summary.cursor:
+            summary = RunSummary.of(run)
+        else:
+            summary.read_on()
+        _summaries[run.path] = mark, summary
+        if len(_summaries) > SUMMARIES_KEPT:
+            _summaries.popitem(last=False)
+        return summary
 
 
 def refuse_restart(run: Run) -> None:
@@ -33,20 +255,21 @@ def refuse_restart(run: Run) -> None:
         raise BusyError(f"Run {run.id} was started before; resume it instead.")
 
 
-def summarize(run: Run) -> RunSummary:
-    """The state of a run, read off its events."""
-    config = run.config
-    state, step, last_step, message = "new", 0, config.steps_for(len(run.photo_paths)), ""
-    for event in run.events()[0]:
-        match event:
-            case RunStarted():
-                state, last_step = "training", event.last_step
-            case StepFinished() | CheckpointSaved():
-                step = max(step, event.step)
-            case RunFinished():
-                state, message = ("finished" if event.is_complete else "stopped"), event.reason
-            case RunFailed() if state != "finished":  # else it was a wish to go on that failed
-                state, message = "failed", event.message
-            case _:
-                pass
-    return RunSummary(run, config.subject, config.base, state, step, last_step, message)
+_lock = threading.Lock()
+_summaries: OrderedDict[Path, tuple[object, RunSummary]] = OrderedDict()  # the one asked for longest ago comes first
+
+
+def _mark(path: Path) -> object:
+    """What is different once a file was written again; None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

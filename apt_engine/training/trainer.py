@@ -49,8 +49,8 @@ from apt_engine.runs.events import (
     StepFinished,
     ViewsShown,
 )
-from apt_engine.runs.history import summarize
-from apt_engine.runs.resumption import drawn_samples, has_drift, starting_checkpoint
+from apt_engine.runs.history import RunSummary
+from apt_engine.runs.resumption import starting_checkpoint
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
 from apt_engine.sampling.sampler import Picture, Sampler, save_picture
 from apt_engine.settings.training import TrainingConfig
@@ -94,7 +94,7 @@ class Trainer:
         Raises:
             EngineError: the run cannot go on; its checkpoints are kept.
         """
-        if self._step >= self._last_step and summarize(self._run).state == "finished":
+        if self._step >= self._last_step and RunSummary.of(self._run).state == "finished":
             raise RunError(f"Run {self._run.id} is already at step {self._step}; give it more steps to go on.")
         yield self._start_event()
         try:
@@ -175,7 +175,7 @@ class Trainer:
         """Where no step is left: the LoRA of the last one, and its drift if the session before died too soon to measure it."""
         assert self._checkpoint
         files.load(self._base, self._checkpoint.lora_path)
-        if not has_drift(self._run, self._step):
+        if not RunSummary.of(self._run).has_drift(self._step):
             yield from self._measure_drift()
 
     def _check_disk(self) -> None:
@@ -359,7 +359,7 @@ class Trainer:
     def _sample(self, step: int) -> Iterator[Event]:
         """The sample grid: each prompt with its own fixed seed, the same at every step. What is there already stays."""
         config = self._config
-        kept = drawn_samples(self._run, step) if self._is_at_checkpoint else set()
+        kept = RunSummary.of(self._run).drawn_samples(step) if self._is_at_checkpoint else set()
         pictures = {
             index: Picture.of(config, config.fill(prompt), config.seed + index)
             for index, prompt in enumerate(config.sample_prompts)

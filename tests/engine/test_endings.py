@@ -25,11 +25,10 @@ from apt_engine.runs.events import (
     to_json,
 )
 from apt_engine.runs.files import writing
-from apt_engine.runs.history import summarize
+from apt_engine.runs.history import History, summarize
 from apt_engine.runs.library import pack
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
-from ui.story import Story
 
 STEPS = 2
 # What is about to be written when a session dies: the path of a file, or the line of an event.
@@ -124,25 +123,23 @@ def finish(run: Run) -> list[Event]:
     return list(train(RunStore(run.path.parent.parent), run, lambda: False))
 
 
-def story_of(run: Run) -> Story:
-    story = Story.of(run.id, run.config, len(run.photo_paths))
-    story.tell(run.events()[0])
-    return story
-
-
 def is_ended_like(run: Run, whole: Run, events: list[Event]) -> None:
     """The last session trained nothing, and the run is as if nothing had happened to it."""
     assert not [event for event in events if isinstance(event, StepFinished)]
     assert isinstance(events[-1], RunFinished)
     assert events[-1].is_complete
-    assert summarize(run).state == story_of(run).state == "finished"
-    assert summarize(run).step == story_of(run).saved_step == STEPS
+    assert summarize(run).state == "finished"
+    assert summarize(run).step == summarize(run).saved_step == STEPS
     for folder in ("checkpoints", "exports", "samples"):
         files = {path.relative_to(run.path) for path in (run.path / folder).rglob("*") if not path.name.startswith(".")}
         assert files == {path.relative_to(whole.path) for path in (whole.path / folder).rglob("*")}
         assert all((run.path / file).is_dir() or same(run.path / file, whole.path / file) for file in files)
-    story, wanted = story_of(run), story_of(whole)
-    assert (story.samples, story.drifts, story.exports.keys()) == (wanted.samples, wanted.drifts, wanted.exports.keys())
+    history, wanted = History.of(run), History.of(whole)
+    assert (history.samples, history.drifts, history.exports.keys()) == (
+        wanted.samples,
+        wanted.drifts,
+        wanted.exports.keys(),
+    )
 
 
 def same(one: Path, other: Path) -> bool:
@@ -184,7 +181,7 @@ def test_what_is_missing_besides_is_made_as_well(cut_off: Callable[[str], Run], 
     events = finish(run)
     assert [event.step for event in events if isinstance(event, DriftMeasured)] == [STEPS]
     assert {event.layout for event in events if isinstance(event, ExportReady)} == {"kohya", "diffusers"}
-    assert story_of(run).drifts == story_of(whole).drifts
+    assert History.of(run).drifts == History.of(whole).drifts
     assert same(run.checkpoint().lora_path, whole.checkpoint().lora_path)
 
 
@@ -198,7 +195,7 @@ def test_a_trained_run_that_is_packed_names_no_folder_of_this_computer(
         assert str(Path(folder).parent).encode() not in content
     opened = RunStore(tmp_path).open(whole.id)
     assert summarize(opened).state == "finished"
-    assert story_of(opened).samples == story_of(whole).samples
+    assert History.of(opened).samples == History.of(whole).samples
     assert opened.config == whole.config.replace(base=Path(whole.config.base).name)
 
 
@@ -213,11 +210,11 @@ def test_a_failed_wish_to_go_on_is_told_and_leaves_a_run_finished(cut_off: Calla
     run = cut_off("end")
     run.append(RunFinished(step=2, reason="Done.", is_complete=True, seconds=1.0, peak_memory_bytes=1))
     run.append(RunFailed(message="The engine was killed."))
-    assert summarize(run).state == story_of(run).state == "finished"
-    assert story_of(run).notices == ["The engine was killed."]
+    assert summarize(run).state == "finished"
+    assert History.of(run).notices == ["The engine was killed."]
     run.replace_config(run.config.replace(steps=4))
     sessions: Iterator[Event] = train(RunStore(run.path.parent.parent), run, lambda: False)
     next(sessions)
-    assert summarize(run).state == story_of(run).state == "training"
+    assert summarize(run).state == "training"
     run.append(RunFailed(message="The engine was killed."))
-    assert summarize(run).state == story_of(run).state == "failed"
+    assert summarize(run).state == "failed"

@@ -19,9 +19,11 @@ from apt_engine.runs.events import (
     RunFinished,
     SampleReady,
     StageChanged,
+    to_json,
 )
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
+from tests.histories import count_reads
 from tests.pages import begun, engine, new_run, step
 from ui.context import AppContext, Values, plain_errors
 from ui.layout import PageView, build, build_app, restore, tell_status
@@ -59,7 +61,10 @@ def page_view(context: AppContext) -> PageView:
         return build(context)
 
 
-def test_watching_reads_on_where_it_was(context: AppContext, watch_view: watch.WatchView) -> None:
+def test_watching_reads_on_where_it_was(
+    context: AppContext, watch_view: watch.WatchView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = count_reads(monkeypatch)
     run = begun(new_run(context), steps=2)
     first = watch.open_run(watch_view, context, run.id)
     assert "interrupted at step 2 of 10" in first[watch_view.sentence]
@@ -67,8 +72,8 @@ def test_watching_reads_on_where_it_was(context: AppContext, watch_view: watch.W
     run.append(step(3))
     run.append(SampleReady(step=0, index=0, prompt="p", seed=0, path="samples/000000-0.png"))
     later = watch.refresh(watch_view, context, first)
-    assert later[watch_view.watched].story.step == 3
-    assert later[watch_view.watched].cursor > first[watch_view.watched].cursor
+    assert later[watch_view.watched].history.step == 3
+    assert reads[run.events_path] == run.events_path.stat().st_size
     assert "samples/000000-0.png" in later[watch_view.samples]["urls"]["0-0"]
 
 
@@ -174,6 +179,17 @@ def test_two_runs_are_compared_by_settings_and_samples(context: AppContext) -> N
     assert "<code>rank</code></th><td>16</td><td>4</td>" in side_by_side
     assert "<code>steps</code>" not in side_by_side
     assert side_by_side.count("samples/a.png") == 1
+
+
+def test_comparing_two_long_runs_reads_each_once(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [begun(new_run(context), steps=2) for _ in range(2)]
+    lines = "".join(f"{to_json(step(number))}\n" for number in range(3, 10_001))
+    for run in made:
+        with run.events_path.open("a") as file:
+            file.write(lines)
+    reads = count_reads(monkeypatch)
+    assert 'class="details"' in runs.compare(context, [run.id for run in made])
+    assert dict(reads) == {run.events_path: run.events_path.stat().st_size for run in made}
 
 
 def test_a_run_is_trained_again_with_its_photos_and_settings(

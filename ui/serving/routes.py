@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from apt_engine.errors import DiskError, EngineError, RunError
 from apt_engine.runs import library
-from apt_engine.runs.events import ExportReady
+from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from ui.serving.allowed import CACHED_FILES, FILE_ROUTE, OWN_FILES, find_file
 from ui.serving.tenants import Tenants, Workspace
@@ -39,11 +39,6 @@ def routes(tenants: Tenants, cache_dir: Path) -> list[Route]:
         Route("/export/{run_id}/{kind}", _signed_in(_export(tenants)), methods=["GET"]),
         Route("/pulse", _signed_in(_pulse(tenants)), methods=["GET"]),
     ]
-
-
-def exported(run: Run) -> dict[str, Path]:
-    """The LoRA files of a run by their layout."""
-    return {event.layout: run.path / event.path for event in run.events()[0] if isinstance(event, ExportReady)}
 
 
 def _signed_in(handle: Handler) -> Handler:
@@ -135,7 +130,8 @@ def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str
     run = workspace.store.open(run_id)
     if kind.startswith("zip"):
         return _packed(workspace, run, with_photos=kind == "zip-with-photos")
-    path = exported(run).get(kind)
+    exported = summarize(run).exports.get(kind)
+    path = run.path / exported.path if exported else None
     if path is None or not path.is_file():
         raise RunError(f"Run {run.id} has no {kind} file yet; let it finish, or stop it.")
     return FileResponse(path, filename=path.name)

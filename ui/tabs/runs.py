@@ -12,14 +12,12 @@ from gradio.blocks import Block
 
 from apt_engine.errors import EngineError, RunError
 from apt_engine.runs import library
-from apt_engine.runs.events import SampleReady
-from apt_engine.runs.history import summarize
+from apt_engine.runs.history import History, summarize
 from apt_engine.runs.run import Run
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import Series, file_url, line_plot, smoothed
 from ui.scripted import scripted
-from ui.serving.routes import exported
-from ui.story import Story
+from ui.sentences import AT_WORK, state_under
 
 
 @dataclass(frozen=True)
@@ -129,25 +127,25 @@ def compare(context: AppContext, run_ids: Sequence[str]) -> str:
     """Two runs side by side: what was set differently, their samples, loss and drift."""
     with plain_errors():
         found = [context.store.open(run_id) for run_id in run_ids[:2]]
-        stories = [_story(run) for run in found]
+        histories = [History.of(run) for run in found]
         differences = _differences(found)
     names = [html.escape(_name(run)) for run in found]
     heads = "".join(f'<th scope="col">{name}</th>' for name in names)
     samples = "".join(
         f'<tr><th scope="row">{html.escape(prompt)}</th>'
-        + "".join(f"<td>{_sample(run, story, prompt)}</td>" for run, story in zip(found, stories, strict=True))
+        + "".join(f"<td>{_sample(history, prompt)}</td>" for history in histories)
         + "</tr>"
-        for prompt in dict.fromkeys(prompt for story in stories for prompt in story.prompts)
+        for prompt in dict.fromkeys(prompt for history in histories for prompt in history.prompts)
     )
-    last = max(story.last_step for story in stories)
+    last = max(history.last_step for history in histories)
     styles = ("accent", "dashed")
     plots = "".join(
         f"<section><h2 class='title'>{title}</h2>"
         + line_plot([Series(*line) for line in zip(names, points, styles, strict=True)], last, title)
         + "</section>"
         for title, points in (
-            ("Loss", [smoothed(story.losses) for story in stories]),
-            ("Keeps the rest: prior drift", [story.drifts for story in stories]),
+            ("Loss", [smoothed(history.losses) for history in histories]),
+            ("Keeps the rest: prior drift", [history.drifts for history in histories]),
         )
     )
     return (
@@ -165,8 +163,7 @@ def _row(context: AppContext, run: Run) -> dict[str, Any]:
         summary = summarize(run)
     except EngineError as error:
         return {**row, "state": str(error), "files": [], "working": False, "drawable": False}
-    is_working = context.engine.status.run_id == run.id
-    state = "interrupted" if summary.state == "training" and not is_working else summary.state
+    state = state_under(context.engine.status, summary)
     checkpoints = run.checkpoints()
     words = f"{state}, step {summary.step:,} of {summary.last_step:,}"
     photo = next(iter(run.photo_paths), None)
@@ -177,8 +174,8 @@ def _row(context: AppContext, run: Run) -> dict[str, Any]:
         "state": words if summary.state != "failed" else f"{words}: {summary.message}",
         "step": f"last, {checkpoints[-1].step:,}" if checkpoints else "nothing yet",
         "picture": file_url(photo) if photo else "",
-        "files": list(exported(run)),
-        "working": is_working,
+        "files": list(summary.exports),
+        "working": state in AT_WORK,
         "drawable": bool(checkpoints),
     }
 
@@ -198,12 +195,6 @@ def _begun(run: Run) -> str:
         return ""
 
 
-def _story(run: Run) -> Story:
-    story = Story.of(run.id, run.config, len(run.photo_paths))
-    story.tell(run.events()[0])
-    return story
-
-
 def _differences(found: Sequence[Run]) -> str:
     """The settings in which two runs differ."""
     first, second = (run.config.to_dict() for run in found)
@@ -215,11 +206,11 @@ def _differences(found: Sequence[Run]) -> str:
     )
 
 
-def _sample(run: Run, story: Story, prompt: str) -> str:
+def _sample(history: History, prompt: str) -> str:
     """The newest sample of a prompt."""
-    found = [event for event in run.events()[0] if isinstance(event, SampleReady) and event.prompt == prompt]
-    if not found:
+    newest = history.newest_sample(prompt)
+    if newest is None:
         return '<span class="tile"></span>'
-    newest = max(found, key=lambda event: event.step)
-    words = f"{prompt}, step {newest.step} of {story.last_step}"
-    return f'<span class="tile"><img src="{file_url(run.path / newest.path)}" alt="{html.escape(words)}"></span>'
+    step, path = newest
+    words = f"{prompt}, step {step} of {history.last_step}"
+    return f'<span class="tile"><img src="{file_url(history.run.path / path)}" alt="{html.escape(words)}"></span>'

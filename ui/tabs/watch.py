@@ -5,7 +5,6 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +12,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
+from apt_engine.runs.history import History
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import (
     Series,
@@ -28,22 +28,20 @@ from ui.plots import (
     weight_bars,
 )
 from ui.scripted import scripted
-from ui.story import Story
+from ui.sentences import AT_WORK, sentence, state_under
 
 WELCOME = "Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train."
-AT_WORK = ("waiting", "waking", "training")
 RESUMABLE = ("stopped", "failed", "interrupted")
 NO_SAMPLES: dict[str, Any] = {"prompts": ["your subject"], "steps": [0], "urls": {}}
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What one open page looks at: a run, how far its events were read, and the story they told."""
+    """What one open page looks at: a run, what was last said of it, and its history as far as it was read."""
 
     run_id: str = ""
-    cursor: int = 0
     state: str = ""
-    story: Story | None = None
+    history: History | None = None
 
 
 @dataclass(frozen=True)
@@ -88,10 +86,10 @@ def build() -> WatchView:
             go_on = gr.Button("Go on for so many more steps", size="sm", elem_id="go-on", scale=0, min_width=90)
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320):
-            indicator = _card("indicator", _indicator(Story.empty()))
+            indicator = _card("indicator", _indicator(History.empty()))
             with gr.Row(equal_height=True, elem_classes="plots"):
-                loss = _card("loss", _loss(Story.empty()))
-                drift = _card("drift", _drift(Story.empty()))
+                loss = _card("loss", _loss(History.empty()))
+                drift = _card("drift", _drift(History.empty()))
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
             gr.HTML(
                 '<h2 class="title">Samples</h2><p>Same prompts, same seeds. Drag to any step; click a picture to '
@@ -100,7 +98,7 @@ def build() -> WatchView:
             samples = scripted("samples", NO_SAMPLES, elem_id="samples")
             views = gr.HTML("", elem_id="views")
     with gr.Accordion("More numbers", open=False, elem_id="details"):
-        details = gr.HTML(_details(Story.empty()))
+        details = gr.HTML(_details(History.empty()))
     return WatchView(
         watched=gr.State(Watch()),
         sentence=sentence,
@@ -156,16 +154,16 @@ def open_run(view: WatchView, context: AppContext, run_id: str) -> Values:
         return {view.watched: Watch()}
     try:
         run = context.store.open(run_id)
-        story = Story.of(run.id, run.config, len(run.photo_paths))
+        history = History.new(run, run.config, len(run.photo_paths))
     except EngineError as error:
         return _refuse(view, run_id, error)
-    return _read_on(view, context, Watch(run_id, story=story))
+    return _read_on(view, context, Watch(run_id, history=history))
 
 
 def refresh(view: WatchView, context: AppContext, values: Values) -> Values:
     """Read what is new; nothing is sent to the page when nothing is."""
     watched: Watch = values[view.watched]
-    if watched.story:
+    if watched.history:
         return _read_on(view, context, watched)
     # Where nothing was in view yet, a run begun in another tab or browser comes into it; a deleted run's sentence stays.
     begun = context.engine.status.run_id
@@ -190,8 +188,8 @@ def go_on(view: WatchView, context: AppContext, values: Values) -> Values:
     watched: Watch = values[view.watched]
     with plain_errors():
         run = context.store.open(watched.run_id)
-        assert watched.story
-        steps = watched.story.step + max(1, int(values[view.more_steps] or 0))
+        assert watched.history
+        steps = watched.history.step + max(1, int(values[view.more_steps] or 0))
         context.engine.refuse_if_busy()
         run.replace_config(run.config.replace(steps=steps))
         context.engine.start_training(run.id, resume=True)
@@ -199,44 +197,44 @@ def go_on(view: WatchView, context: AppContext, values: Values) -> Values:
 
 
 def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
-    story = watched.story
-    assert story
+    history = watched.history
+    assert history
     try:
-        run = context.store.open(watched.run_id)
+        context.store.open(watched.run_id)
+        is_new = history.read_on()
     except EngineError as error:  # it was deleted elsewhere
         return _refuse(view, watched.run_id, error)
-    events, cursor = run.events(watched.cursor)
-    story.tell(events)
-    state = story.state_under(context.engine.status)
-    seen = f"{state} {story.ahead}"
-    if not events and seen == watched.state:
+    status = context.engine.status
+    state = state_under(status, history)
+    seen = f"{state} {status.ahead}"
+    if not is_new and seen == watched.state:
         return gr.skip()
-    return {view.watched: replace(watched, cursor=cursor, state=seen), **_show(view, run.path, story, state)}
+    return {view.watched: replace(watched, state=seen), **_show(view, history, state, status.ahead)}
 
 
 def _refuse(view: WatchView, run_id: str, error: EngineError) -> Values:
-    sentence = f'<p class="sentence failed">{html.escape(str(error))}</p>'
-    return {view.watched: Watch(run_id), view.sentence: sentence}
+    refusal = f'<p class="sentence failed">{html.escape(str(error))}</p>'
+    return {view.watched: Watch(run_id), view.sentence: refusal}
 
 
-def _show(view: WatchView, folder: Path, story: Story, state: str) -> Values:
+def _show(view: WatchView, history: History, state: str, ahead: int) -> Values:
     """What the page shows of a run."""
     kind = "sentence failed" if state in ("failed", "interrupted") else "sentence"
-    notices = "".join(f'<p class="note">{html.escape(notice)}</p>' for notice in story.notices)
-    sentence = f'<p class="{kind}" role="status" data-run="{html.escape(story.run_id)}">'
+    notices = "".join(f'<p class="note">{html.escape(notice)}</p>' for notice in history.notices)
+    opening = f'<p class="{kind}" role="status" data-run="{html.escape(history.run.id)}">'
     return {
-        view.sentence: f"{sentence}{html.escape(story.sentence(state))}</p>{notices}",
-        view.progress: _progress(story, state),
-        view.indicator: _indicator(story),
-        view.loss: _loss(story),
-        view.drift: _drift(story),
-        view.samples: _samples(story, folder),
-        view.views: _views(story, folder),
-        view.details: _details(story),
+        view.sentence: f"{opening}{html.escape(sentence(history, state, ahead))}</p>{notices}",
+        view.progress: _progress(history, state),
+        view.indicator: _indicator(history),
+        view.loss: _loss(history),
+        view.drift: _drift(history),
+        view.samples: _samples(history),
+        view.views: _views(history),
+        view.details: _details(history),
         view.stop: gr.Button(visible=state in AT_WORK),
         view.resume: gr.Button(visible=state in RESUMABLE),
         view.more: gr.Row(visible=state == "finished"),
-        view.files: _files(story),
+        view.files: _files(history),
     }
 
 
@@ -248,52 +246,59 @@ def _title(title: str, about: str) -> str:
     return f'<h2 class="title">{title}</h2><p>{about}</p>'
 
 
-def _indicator(story: Story) -> str:
+def _indicator(history: History) -> str:
     """The heat map, and the same as lines one click away."""
-    if story.step and not story.gammas:
+    if history.step and not history.gammas:
         return _title("Overfitting indicator", "This run does not compute it: all that would use it is off.")
     about = "Stronger color: fits your photos far better than the untrained model does. Rows: noise level."
-    lines = gamma_lines(story.gammas, story.last_step)
-    drawn = gamma_map(story.gammas, story.last_step)
+    lines = gamma_lines(history.gammas, history.last_step)
+    drawn = gamma_map(history.gammas, history.last_step)
     return f"{_title('Overfitting indicator', about)}{drawn}<details><summary>as lines</summary>{lines}</details>"
 
 
-def _loss(story: Story) -> str:
-    series = [Series("yours", smoothed(story.losses))]
-    if story.references:
-        series.append(Series("untrained", smoothed(story.references), "dashed"))
-    return _title("Loss", "how far the guess of the noise is off") + line_plot(series, story.last_step, "Loss")
+def _loss(history: History) -> str:
+    series = [Series("yours", smoothed(history.losses))]
+    if history.references:
+        series.append(Series("untrained", smoothed(history.references), "dashed"))
+    return _title("Loss", "how far the guess of the noise is off") + line_plot(series, history.last_step, "Loss")
 
 
-def _drift(story: Story) -> str:
+def _drift(history: History) -> str:
     """How far the model moved where the subject is not asked for; the untrained model is the line at nothing."""
-    plot = line_plot([Series("prior drift", story.drifts, "warm")], story.last_step, "Prior drift")
+    plot = line_plot([Series("prior drift", history.drifts, "warm")], history.last_step, "Prior drift")
     return _title("Keeps the rest", "how far pictures without your subject have moved") + plot
 
 
-def _samples(story: Story, folder: Path) -> dict[str, Any]:
+def _samples(history: History) -> dict[str, Any]:
     return {
-        "prompts": list(story.prompts),
-        "steps": sorted({step for step, _ in story.samples}) or [0],
-        "urls": {f"{step}-{index}": file_url(folder / path) for (step, index), path in story.samples.items()},
+        "prompts": list(history.prompts),
+        "steps": sorted({step for step, _ in history.samples}) or [0],
+        "urls": {
+            f"{step}-{index}": file_url(history.run.path / path) for (step, index), path in history.samples.items()
+        },
     }
 
 
-def _views(story: Story, folder: Path) -> str:
-    if not story.views:
+def _views(history: History) -> str:
+    if not history.views:
         return ""
     about = "what the trainer really saw in the last steps"
-    return _title("Re-framed just now", about) + thumbnails([folder / path for path in story.views], "re-framed photo")
+    paths = [history.run.path / path for path in history.views]
+    return _title("Re-framed just now", about) + thumbnails(paths, "re-framed photo")
 
 
-def _details(story: Story) -> str:
+def _details(history: History) -> str:
     """What each part of APT does, for those who want to know."""
-    gamma = story.gammas[-1][1] if story.gammas else ()
+    gamma = history.gammas[-1][1] if history.gammas else ()
     plots = (
         ("How much each noise level still counts", "1 minus the indicator", weight_bars(gamma)),
-        ("Chance of being re-framed", "mean over the photos of a step", _plot("chance", story.chances, story, top=1.0)),
-        ("Features moved (RS)", "before its weight", _plot("RS", story.kept_features, story)),
-        ("Attention moved (AA)", "before its weight", _plot("AA", story.kept_attention, story)),
+        (
+            "Chance of being re-framed",
+            "mean over the photos of a step",
+            _plot("chance", history.chances, history, top=1.0),
+        ),
+        ("Features moved (RS)", "before its weight", _plot("RS", history.kept_features, history)),
+        ("Attention moved (AA)", "before its weight", _plot("AA", history.kept_attention, history)),
     )
     return (
         '<div class="details">'
@@ -302,37 +307,37 @@ def _details(story: Story) -> str:
     )
 
 
-def _plot(name: str, points: Sequence[tuple[int, float]], story: Story, top: float | None = None) -> str:
-    return line_plot([Series(name, smoothed(points))], story.last_step, name, top)
+def _plot(name: str, points: Sequence[tuple[int, float]], history: History, top: float | None = None) -> str:
+    return line_plot([Series(name, smoothed(points))], history.last_step, name, top)
 
 
-def _progress(story: Story, state: str) -> str:
+def _progress(history: History, state: str) -> str:
     # While samples are drawn between two steps the bar stays where it is.
     is_waiting = state in ("waiting", "waking") or (
-        state == "training" and story.stage not in ("", "training", "sampling")
+        state == "training" and history.stage not in ("", "training", "sampling")
     )
-    fraction = story.fraction if is_waiting else story.step / max(1, story.last_step)
-    numbers = [("step", f"{story.step:,}", f"of at most {story.last_step:,}")]
-    if story.losses:
-        numbers.append(("loss", f"{story.losses[-1][1]:.4f}", ""))
-    seconds = story.seconds_per_step
+    fraction = history.fraction if is_waiting else history.step / max(1, history.last_step)
+    numbers = [("step", f"{history.step:,}", f"of at most {history.last_step:,}")]
+    if history.losses:
+        numbers.append(("loss", f"{history.losses[-1][1]:.4f}", ""))
+    seconds = history.seconds_per_step
     if seconds and state == "training":
         is_fast = seconds < 1
         pace = f"{1 / seconds:.1f}" if is_fast else f"{seconds:.1f} s"
         numbers.append(("", pace, "steps a second" if is_fast else "a step"))
-        numbers.append(("about", duration(seconds * (story.last_step - story.step)), "left"))
-    if story.memory:
-        numbers.append(("memory", size(story.memory), ""))
-    if story.saved_step:
-        numbers.append(("kept: last, step", f"{story.saved_step:,}", ""))
+        numbers.append(("about", duration(seconds * (history.last_step - history.step)), "left"))
+    if history.memory:
+        numbers.append(("memory", size(history.memory), ""))
+    if history.saved_step:
+        numbers.append(("kept: last, step", f"{history.saved_step:,}", ""))
     return progress_line(fraction, numbers)
 
 
-def _files(story: Story) -> str:
+def _files(history: History) -> str:
     """Links to the LoRA files for other programs."""
     names = {"kohya": "LoRA for ComfyUI, Forge, A1111", "diffusers": "LoRA for diffusers"}
     return "".join(
-        f'<a class="button" id="{layout}" href="export/{quote(story.run_id)}/{layout}" download>{words}</a>'
+        f'<a class="button" id="{layout}" href="export/{quote(history.run.id)}/{layout}" download>{words}</a>'
         for layout, words in names.items()
-        if layout in story.exports
+        if layout in history.exports
     )

@@ -1,0 +1,60 @@
+"""A run's events become what the Watch tab says."""
+
+import pytest
+
+from apt_engine.jobs.engine import EngineStatus
+from apt_engine.runs.events import (
+    CheckpointSaved,
+    Event,
+    StageChanged,
+)
+from tests.histories import FAILED, FINISHED, STOPPED, history_of, started, step, worn
+from ui.sentences import sentence, state_under
+
+IDLE = EngineStatus()
+AT_WORK = EngineStatus("training", "r1")
+
+
+@pytest.mark.parametrize(
+    ("events", "status", "state", "words"),
+    [
+        ([], IDLE, "new", "Ready to learn your backpack; nothing is trained yet."),
+        ([], AT_WORK, "waking", "Waking the engine for your backpack."),
+        ([started(), step(1)], AT_WORK, "training", "Learning your backpack (step 1 of 10)."),
+        ([started(), StageChanged(stage="loading", message="Loading it.")], AT_WORK, "training", "Loading it."),
+        ([started(), step(1), FINISHED], IDLE, "finished", "It knows your backpack. All 10 steps are done."),
+        ([started(), STOPPED], IDLE, "stopped", "Stopped at step 4 of 10. Resume goes on from there."),
+        ([started(), step(1), FAILED], IDLE, "failed", "The disk is full; free some space."),
+        ([started(), step(1), FAILED], AT_WORK, "waking", "Waking the engine for your backpack."),
+    ],
+)
+def test_the_sentence_says_what_goes_on(events: list[Event], status: EngineStatus, state: str, words: str) -> None:
+    told = history_of(*events)
+    assert state_under(status, told) == state
+    assert sentence(told, state) == words
+
+
+@pytest.mark.parametrize(("saved", "from_where"), [(2, "from step 2, the last one saved"), (0, "from the beginning")])
+def test_a_run_without_an_end_that_nobody_works_on_was_interrupted(saved: int, from_where: str) -> None:
+    told = history_of(started(), step(1), step(2), *([CheckpointSaved(step=2, path="c")] if saved else []), step(3))
+    other_run = EngineStatus("training", "r2")
+    assert state_under(IDLE, told) == state_under(other_run, told) == "interrupted"
+    assert sentence(told, "interrupted") == f"Training was interrupted at step 3 of 10; Resume goes on {from_where}."
+
+
+def test_the_sentence_says_how_closely_the_photos_are_fitted_and_what_is_done() -> None:
+    low = history_of(started(), worn(1, (0.3,) * 10, 0.2))
+    assert sentence(low, "training") == "Learning your backpack (step 1 of 10)."
+    high = history_of(started(), worn(1, (0.94, *(0.3,) * 9), 0.8))
+    assert sentence(high, "training").endswith(
+        "Fine detail fits the photos closely (0.94), so 8 in 10 of the photos are now re-framed."
+    )
+    unwarped = history_of(started(), worn(1, (*(0.3,) * 9, 0.6), 0.0))
+    assert sentence(unwarped, "training").endswith("Layout fits the photos closely (0.60).")
+
+
+def test_a_run_in_line_says_its_place() -> None:
+    told = history_of()
+    state = state_under(EngineStatus("waiting", "r1", ahead=2), told)
+    assert (state, sentence(told, state, ahead=2)) == ("waiting", "Your backpack is in line: 2 before it.")
+    assert sentence(told, state_under(EngineStatus("waiting", "r1"), told)) == "Your backpack comes next."

@@ -1,0 +1,64 @@
+"""What goes on with a run, in the words of the page."""
+
+import statistics
+
+from apt_engine.jobs.engine import EngineStatus
+from apt_engine.runs.history import STEPS_TIMED, History, RunSummary
+
+AT_WORK = ("waiting", "waking", "training")
+WORN = 0.5  # from here on the indicator is worth a word
+
+
+def state_under(status: EngineStatus, summary: RunSummary) -> str:
+    """The state given what the engine does: also waiting in line, waking, before a session's first event, and interrupted.
+
+    Only the engine knows whether a run without an end is still worked on.
+    """
+    is_its = status.run_id == summary.run.id
+    if status.job == "waiting" and is_its:
+        return "waiting"
+    return summary.state_while(status.job == "training" and is_its)
+
+
+def sentence(history: History, state: str, ahead: int = 0) -> str:
+    """What is going on, for somebody who sees this for the first time; `ahead` jobs come first while it waits."""
+    where = f"step {history.step:,} of {history.last_step:,}"
+    subject = history.subject
+    match state:
+        case "new":
+            return f"Ready to learn your {subject}; nothing is trained yet."
+        case "waiting":
+            return f"Your {subject} " + (f"is in line: {ahead} before it." if ahead else "comes next.")
+        case "waking":
+            return f"Waking the engine for your {subject}."
+        case "training":
+            is_learning = history.stage in ("", "training")
+            return f"Learning your {subject} ({where}).{_remark(history)}" if is_learning else history.message
+        case "finished":
+            return f"It knows your {subject}. {history.message}"
+        case "stopped":
+            return f"{history.message} Resume goes on from there."
+        case "interrupted":
+            saved = history.saved_step
+            kept = f"from step {saved:,}, the last one saved" if saved else "from the beginning"
+            return f"Training was interrupted at {where}; Resume goes on {kept}."
+        case _:
+            return history.message
+
+
+def _remark(history: History) -> str:
+    """How closely the photos are fitted, and what is done about it; nothing while there is nothing to say."""
+    if not history.gammas:
+        return ""
+    gamma = history.gammas[-1][1]
+    worn = max(gamma)
+    if worn < WORN:
+        return ""
+    what = ("Fine detail", "Shape", "Layout")[min(2, 3 * gamma.index(worn) // len(gamma))]
+    remark = f" {what} fits the photos closely ({worn:.2f})"
+    chance = statistics.fmean(chance for _, chance in history.chances[-STEPS_TIMED:]) if history.chances else 0.0
+    return f"{remark}, so {_share(chance)} of the photos are now re-framed." if chance >= 0.05 else f"{remark}."
+
+
+def _share(chance: float) -> str:
+    return f"{round(10 * chance)} in 10" if chance >= 0.1 else "some"
