@@ -12,18 +12,17 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tools.pocket.autoencoder import encode_world
+from tools.pocket.captions import draw_captions
 from tools.pocket.files import load_checkpoint, save_checkpoint
 from tools.pocket.parallel import WORKERS, Crew, count_trainable, run_crew
 from tools.pocket.schedule import Clock, trapezoid_rate
 from tools.pocket.settings import LATENT_CHANNELS, LATENT_SIZE, SEED, TEXT_LENGTH, TEXT_WIDTH, Workplace
 from tools.pocket.sprites import other_words
 from tools.pocket.tokenizer import load_tokenizer
-from tools.pocket.vocabulary import compose_caption
-from tools.pocket.world import batches, decode_label, read_codes
+from tools.pocket.world import batches, read_codes
 
 BATCH = 64  # over all processes
 PEAK_RATE = 8e-4
-DROPPED_CAPTIONS = 0.1
 SNR_CAP = 5.0
 EMA_EVERY_STEPS = 5
 EMA_DECAY = 0.995
@@ -161,12 +160,7 @@ class _Batches:
         return latents, noise, timesteps, self._tokenize(indices)
 
     def _tokenize(self, indices: NDArray[np.int64]) -> Tensor:
-        captions = [
-            ""
-            if self._rng.random() < DROPPED_CAPTIONS
-            else compose_caption(decode_label(self._codes[index]), self._rng, self._words)
-            for index in indices
-        ]
+        captions = draw_captions(self._codes[indices], self._rng, self._words)
         tokens = self._tokenizer(
             captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
         )
