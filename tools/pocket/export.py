@@ -46,12 +46,18 @@ def export_pipeline(workplace: Workplace) -> Path:
     assemble_pipeline(workplace).to(dtype=torch.float16).save_pretrained(staging, safe_serialization=True)
     shutil.copytree(workplace.tokenizer, staging / "tokenizer", dirs_exist_ok=True)
     _write_classic_names(staging / "text_encoder" / "model.safetensors")
-    for path in sorted(staging.rglob("*")):
-        if path.is_file():
-            target = workplace.assets / path.relative_to(staging)
-            write_atomically(target, lambda temporary, source=path: _copy(source, temporary))
+    publish(staging, workplace.assets)
     write_text(workplace.assets / "prompts.json", json.dumps(list_prompts(), indent=2) + "\n")
     return workplace.assets
+
+
+def publish(staging: Path, target: Path) -> None:
+    """Copies every file under one folder to the same place under another, each atomically."""
+    for path in sorted(staging.rglob("*")):
+        if path.is_file():
+            write_atomically(
+                target / path.relative_to(staging), lambda temporary, source=path: _copy(source, temporary)
+            )
 
 
 def export_held_out(workplace: Workplace) -> None:
