@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import Flux2KleinPipeline, StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 pytest.importorskip("resvg_py", reason="needs tools/pocket/requirements.txt")
 pytest.importorskip("mitsuba", reason="needs tools/pocket/requirements.txt")
 
 from benchmarks.judge import Judge
-from tools.pocket import export, panoramas, solids, sprites, subjects, vocabulary, world
-from tools.pocket.autoencoder import train_autoencoder
+from tools.pocket import export, flow, panoramas, solids, sprites, subjects, vocabulary, world
+from tools.pocket.autoencoder import build_autoencoder, train_autoencoder
+from tools.pocket.flow_export import export_flow_pipeline
 from tools.pocket.furniture import read_model
 from tools.pocket.judge import export_judge, train_judge
 from tools.pocket.settings import Workplace
@@ -48,7 +50,9 @@ modelRotation#7=1 0 0 0 1 0 0 0 1
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     """A workplace with sources, and a vocabulary that needs no others."""
-    place = Workplace(root=tmp_path / "work", assets=tmp_path / "assets", chunk=80, held_out=12)
+    place = Workplace(
+        root=tmp_path / "work", assets=tmp_path / "assets", flow_assets=tmp_path / "flow", chunk=80, held_out=12
+    )
     _write_pack(place.packs)
     _write_furniture(place.furniture)
     _write_panorama(place.modules)
@@ -92,6 +96,34 @@ def test_from_sources_to_a_pipeline_that_draws_and_a_judge_that_looks(workplace:
     (seen,) = Judge(tmp_path / "judge.safetensors").look([picture])
     assert seen.place in vocabulary.PLACE_NAMES
     assert seen.treatment in vocabulary.TREATMENTS
+
+    flow.train_flow(workplace, time.time() + 0.1, workers=1)
+    export_flow_pipeline(workplace)
+    stock = Flux2KleinPipeline.from_pretrained(workplace.flow_assets, torch_dtype=torch.float32)
+    prompt = {"prompt": "a photo of an owl in the park", "num_inference_steps": 2, "max_sequence_length": 24}
+    (picture,) = stock(**prompt, height=64, width=64, generator=torch.Generator().manual_seed(0)).images
+    assert picture.size == (64, 64)
+    assert np.asarray(picture).std() > 1
+
+
+def test_a_flow_training_that_was_interrupted_equals_one_that_was_not(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solids.render_solids(workplace, processes=1)
+    world.draw_world(workplace, 80, processes=1)
+    build_autoencoder().save_pretrained(workplace.assets / "vae")
+    monkeypatch.setattr(flow, "BATCH", 4)
+    flow.train_flow(workplace, time.time() - 1, workers=1)  # the deadline is over: one step, and a checkpoint
+    once = load_file(workplace.checkpoint("flow"))
+    flow.train_flow(workplace, time.time() - 1, workers=1)
+    resumed = load_file(workplace.checkpoint("flow"))
+    workplace.checkpoint("flow").unlink()
+    monkeypatch.setattr(flow, "Clock", _TwoSteps)
+    flow.train_flow(workplace, time.time() - 1, workers=1)
+    at_once = load_file(workplace.checkpoint("flow"))
+    assert resumed.keys() == at_once.keys()
+    assert all(torch.equal(resumed[key], at_once[key]) for key in resumed)
+    assert any(not torch.equal(resumed[key], once[key]) for key in resumed)
 
 
 def test_a_world_of_other_words_is_not_read(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +180,19 @@ def test_a_view_of_a_panorama_looks_where_it_is_told() -> None:
     assert below_front.max() == 0
     assert below_behind[..., 0].min() > 200
     assert above[..., 2].min() > 200
+
+
+class _TwoSteps:
+    """A clock that lets a training make two steps."""
+
+    seconds = 0.0
+
+    def __init__(self, deadline: float) -> None:
+        self._progress = iter((0.5, 1.0))
+
+    @property
+    def progress(self) -> float:
+        return next(self._progress)
 
 
 def _write_pack(packs: Path) -> None:

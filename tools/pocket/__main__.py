@@ -10,6 +10,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from tools.pocket.attribution import write_attribution
 from tools.pocket.autoencoder import measure_psnr, train_autoencoder
 from tools.pocket.export import assemble_pipeline, export_held_out, export_pipeline
+from tools.pocket.flow import train_flow
+from tools.pocket.flow_export import draw_flow_grid, export_flow_pipeline
 from tools.pocket.grid import draw_prompts, held_out_prompts, sample, write_grid
 from tools.pocket.judge import export_judge, train_judge
 from tools.pocket.schedule import read_deadline
@@ -21,17 +23,19 @@ from tools.pocket.tokenizer import train_tokenizer
 from tools.pocket.unet import train_unet
 from tools.pocket.world import draw_world, open_world
 
-MINUTES = {"autoencoder": 25.0, "unet": 180.0, "judge": 25.0}
+MINUTES = {"autoencoder": 25.0, "unet": 180.0, "judge": 25.0, "flow": 120.0}
 STAGES = ("solids", "world", "autoencoder", "tokenizer", "unet", "judge", "subjects", "export", "grid")
+FLOW_STAGES = ("flow", "flow-export", "flow-grid")  # a second model: no part of "all"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one stage, or all of them in order."""
     parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
-    parser.add_argument("stage", choices=(*STAGES, "all"))
+    parser.add_argument("stage", choices=(*STAGES, *FLOW_STAGES, "all"))
     parser.add_argument("--count", type=int, default=66_000, help="pictures of the world to draw")
     parser.add_argument("--minutes", type=float, help="training time of this start; each stage has a default")
     parser.add_argument("--until", help="HH:MM, end the training stage then instead")
+    parser.add_argument("--cool-down", action="store_true", help="flow: the last sitting; the rate falls to nothing")
     options = parser.parse_args(arguments)
     try:
         for stage in STAGES if options.stage == "all" else (options.stage,):
@@ -65,8 +69,20 @@ def run_stage(stage: str, workplace: Workplace, options: argparse.Namespace) -> 
             write_attribution(workplace)
             export_held_out(workplace)
             print(f"exported to {export_pipeline(workplace)}")
+        case _ if stage in FLOW_STAGES:
+            _run_flow_stage(stage, workplace, deadline, cool_down=options.cool_down)
         case _:
             _draw_grids(workplace)
+
+
+def _run_flow_stage(stage: str, workplace: Workplace, deadline: float, *, cool_down: bool) -> None:
+    match stage:
+        case "flow":
+            train_flow(workplace, deadline, cool_down=cool_down)
+        case "flow-export":
+            print(f"exported to {export_flow_pipeline(workplace)}")
+        case _:
+            print(f"drew {draw_flow_grid(workplace)}")
 
 
 def _draw_grids(workplace: Workplace) -> None:

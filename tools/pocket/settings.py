@@ -14,10 +14,11 @@ TEXT_WIDTH = 192
 
 @dataclass(frozen=True, kw_only=True)
 class Workplace:
-    """The ignored folder that holds sources, caches and checkpoints, the folder of the weights, and how large the world is."""
+    """The ignored folder that holds sources, caches and checkpoints, the folders of the weights, and how large the world is."""
 
     root: Path = REPOSITORY / ".pocket"
     assets: Path = REPOSITORY / "assets" / "pocket"
+    flow_assets: Path = REPOSITORY / "assets" / "pocket-flow"
     chunk: int = 2000  # pictures of the world in one file
     held_out: int = 1000  # the world's last pictures, never trained on
 
@@ -55,6 +56,11 @@ class Workplace:
     def tokenizer(self) -> Path:
         """The trained tokenizer."""
         return self.root / "tokenizer"
+
+    @property
+    def flow_tokenizer(self) -> Path:
+        """The trained tokenizer of the flow model."""
+        return self.root / "flow_tokenizer"
 
     def checkpoint(self, stage: str) -> Path:
         """The one checkpoint file of a training stage."""

@@ -35,7 +35,7 @@ def train_tokenizer(workplace: Workplace) -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE - 256 - 2, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
-    tokenizer.train_from_iterator(_texts(workplace), trainer)
+    tokenizer.train_from_iterator(training_texts(workplace), trainer)
     model = json.loads(tokenizer.to_str())["model"]
     _save(workplace.tokenizer, alphabet, [tuple(merge) for merge in model["merges"]])
     return load_tokenizer(workplace.tokenizer)
@@ -46,7 +46,8 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def _texts(workplace: Workplace) -> Iterator[str]:
+def training_texts(workplace: Workplace) -> Iterator[str]:
+    """Captions of the world, and plain English words it does not draw."""
     rng = np.random.default_rng(SEED)
     words = other_words(workplace.packs)
     for _ in range(_CAPTIONS):

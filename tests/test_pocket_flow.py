@@ -1,0 +1,211 @@
+"""The pocket flow model's recipe, on pieces that need neither its sources nor any training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, Flux2KleinPipeline
+from transformers import Qwen2Tokenizer
+
+from tools.pocket.autoencoder import build_autoencoder
+from tools.pocket.files import load_checkpoint, save_checkpoint
+from tools.pocket.flow import BATCH, batch_indices, flow_loss, split_parameters
+from tools.pocket.flow_model import (
+    TOKEN_CHANNELS,
+    FlowModel,
+    build_scheduler,
+    build_text_encoder,
+    build_transformer,
+    embed_text,
+    predict_velocity,
+)
+from tools.pocket.flow_tokenizer import CHAT_TEMPLATE, END, PADDING, START, TEXT_LENGTH, tokenize
+from tools.pocket.flow_vae import convert_vae, load_pocket_vae, normalize_tokens, to_tokens
+from tools.pocket.muon import Muon, orthogonalize
+from tools.pocket.settings import Workplace
+
+
+def make_tokenizer() -> Qwen2Tokenizer:
+    """Letters only, but with the real template and special tokens."""
+    letters = [chr(code) for code in range(33, 127)] + ["\u0120"]
+    return Qwen2Tokenizer(
+        vocab={letter: index for index, letter in enumerate(letters)},
+        merges=[],
+        eos_token=END,
+        pad_token=PADDING,
+        additional_special_tokens=[START],
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Flux2KleinPipeline:
+    """The stock pipeline around parts with random weights."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    made = Flux2KleinPipeline(
+        scheduler=build_scheduler(),
+        vae=convert_vae(build_autoencoder()),
+        text_encoder=build_text_encoder(tokenizer).eval(),
+        tokenizer=tokenizer,
+        transformer=build_transformer().eval(),
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pocket_vae() -> AutoencoderKL:
+    return load_pocket_vae(Workplace())
+
+
+def test_the_autoencoder_is_the_pocket_models_bit_for_bit(pocket_vae: AutoencoderKL) -> None:
+    converted = convert_vae(pocket_vae)
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        latents, same = (vae.encode(pictures).latent_dist.mode() for vae in (pocket_vae, converted))
+        assert torch.equal(latents, same)
+        assert torch.equal(pocket_vae.decode(latents).sample, converted.decode(same).sample)
+    assert latents.std() > 1  # trained weights, not the zeros of a fresh module
+
+
+def test_tokens_are_packed_and_normalized_as_the_pipeline_does(
+    pipeline: Flux2KleinPipeline, pocket_vae: AutoencoderKL
+) -> None:
+    pictures = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    vae = convert_vae(pocket_vae)
+    with torch.no_grad():
+        encoded = normalize_tokens(to_tokens(vae.encode(pictures).latent_dist.mode()))
+    vae.bn.running_mean.copy_(encoded["mean"])
+    vae.bn.running_var.copy_(encoded["variance"])
+    theirs = Flux2KleinPipeline(**{**pipeline.components, "vae": vae})
+    with torch.no_grad():
+        expected = theirs._pack_latents(theirs._encode_vae_image(pictures, torch.Generator()))
+    assert encoded["tokens"].shape == (6, 64, TOKEN_CHANNELS)
+    assert torch.allclose(encoded["tokens"].float(), expected, atol=4e-3)  # kept in fp16
+    assert encoded["tokens"].float().std((0, 1)).tolist() == pytest.approx([1.0] * TOKEN_CHANNELS, abs=1e-2)
+
+
+def test_text_is_embedded_as_the_pipeline_does(pipeline: Flux2KleinPipeline) -> None:
+    captions = ["a photo of an owl", ""]
+    with torch.no_grad():
+        ours = embed_text(pipeline.text_encoder, *tokenize(pipeline.tokenizer, captions))
+        theirs, _ = pipeline.encode_prompt(captions, max_sequence_length=TEXT_LENGTH)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert not torch.allclose(ours[0], ours[1], atol=1e-3)
+
+
+def test_case_and_outer_spaces_of_a_prompt_do_not_matter() -> None:
+    tokenizer = make_tokenizer()
+    assert torch.equal(*(tokenize(tokenizer, [text])[0] for text in (" An Owl", "an owl ")))
+
+
+def test_velocity_is_predicted_as_the_pipeline_does(pipeline: Flux2KleinPipeline) -> None:
+    """One step of the stock pipeline from sigma 1 to 0 is: noise minus the velocity at the noise."""
+    noise = torch.randn(1, TOKEN_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(2))
+    picture = pipeline(
+        prompt="an owl",
+        height=64,
+        width=64,
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        latents=noise,
+        max_sequence_length=TEXT_LENGTH,
+        output_type="latent",
+    ).images
+    with torch.no_grad():
+        text = embed_text(pipeline.text_encoder, *tokenize(pipeline.tokenizer, ["an owl"]))
+        tokens = noise.flatten(2).transpose(1, 2)
+        ours = tokens - predict_velocity(pipeline.transformer, tokens, torch.ones(1), text)
+    deviation = (pipeline.vae.bn.running_var + pipeline.vae.config["batch_norm_eps"]).sqrt()
+    assert torch.allclose(ours * deviation + pipeline.vae.bn.running_mean, to_tokens(picture), atol=1e-5)
+
+
+class Oracle(torch.nn.Module):
+    """Answers with one number, and keeps what it was shown."""
+
+    def __init__(self, answer: float) -> None:
+        super().__init__()
+        self.answer, self.seen = answer, torch.empty(0)
+
+    def forward(self, noisy: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        self.seen = noisy
+        return torch.full_like(noisy, self.answer)
+
+
+def test_the_loss_is_zero_for_the_true_velocity_alone() -> None:
+    tokens, noise = torch.ones(2, 64, TOKEN_CHANNELS), torch.full((2, 64, TOKEN_CHANNELS), 3.0)
+    captions = tokenize(make_tokenizer(), ["an owl", ""])
+    for answer, loss in ((2.0, 0.0), (1.0, 1.0)):
+        oracle = Oracle(answer)
+        assert float(flow_loss(oracle, tokens, noise, torch.tensor([0.25, 0.5]), captions)) == loss
+        assert oracle.seen[:, 0, 0].tolist() == [1.5, 2.0]
+
+
+def test_a_batch_depends_on_its_step_alone_and_an_epoch_shows_every_picture_once() -> None:
+    count = 3 * BATCH + 5
+    epoch = np.concatenate([batch_indices(count, step) for step in range(3)])
+    assert len(set(epoch.tolist())) == 3 * BATCH
+    assert batch_indices(count, 1).tolist() == batch_indices(count, 1).tolist()
+    assert batch_indices(count, 3).tolist() != batch_indices(count, 0).tolist()
+
+
+def test_singular_values_become_about_one() -> None:
+    matrices = (
+        torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(3)) * torch.tensor([1.0, 50.0])[:, None, None]
+    )
+    values = torch.linalg.svdvals(orthogonalize(matrices))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_muon_steps_matrices_by_its_rate_and_the_rest_as_adamw_does() -> None:
+    torch.manual_seed(4)
+    matrix, bias = torch.nn.Parameter(torch.zeros(8, 8)), torch.nn.Parameter(torch.zeros(8))
+    twin = torch.nn.Parameter(torch.zeros(8))
+    optimizer = Muon([matrix], [bias], (0.1, 0.2), weight_decay=0.0)
+    adam = torch.optim.AdamW([twin], 0.2, betas=(0.9, 0.99), weight_decay=0.0)
+    matrix.grad, bias.grad = torch.randn(8, 8), torch.randn(8)
+    twin.grad = bias.grad.clone()
+    uphill = matrix.grad.clone()
+    optimizer.step()
+    adam.step()
+    assert torch.allclose(bias, twin, atol=1e-6)
+    assert float((matrix.detach() * uphill).sum()) < 0
+    assert float(matrix.detach().square().mean().sqrt()) == pytest.approx(0.1 * 0.2, rel=0.2)
+    assert matrix.grad is None
+    optimizer.set_rate(0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1]
+
+
+def test_muon_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    def make() -> tuple[torch.nn.Linear, Muon]:
+        torch.manual_seed(5)
+        layer = torch.nn.Linear(6, 4)
+        return layer, Muon([layer.weight], [layer.bias], (0.1, 0.2))
+
+    def step(layer: torch.nn.Linear, optimizer: Muon, number: int) -> None:
+        layer(torch.randn(3, 6, generator=torch.Generator().manual_seed(number))).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    layer, optimizer = make()
+    step(layer, optimizer, 0)
+    save_checkpoint(tmp_path / "muon.safetensors", {"layer": layer}, optimizer, {})
+    step(layer, optimizer, 1)
+    resumed, its_optimizer = make()
+    load_checkpoint(tmp_path / "muon.safetensors", {"layer": resumed}, its_optimizer)
+    step(resumed, its_optimizer, 1)
+    assert torch.equal(resumed.weight, layer.weight)
+    assert torch.equal(resumed.bias, layer.bias)
+
+
+def test_muon_gets_the_matrices_between_hidden_states_only() -> None:
+    model = FlowModel(make_tokenizer())
+    matrices, others = split_parameters(model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {"transformer.x_embedder.weight", "transformer.proj_out.weight"} <= {names[id(part)] for part in others}
+    assert "text_encoder.model.embed_tokens.weight" in {names[id(part)] for part in others}
+    assert len(matrices) + len(others) == len(names)
+    assert sum(part.numel() for part in matrices) > 0.8 * sum(part.numel() for part in model.parameters())
