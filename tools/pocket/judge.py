@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.judge import HEADS, JUDGE_FILE, JudgeNetwork
 from tools.pocket.autoencoder import load_autoencoder, pictures_to_tensor, reconstruct
 from tools.pocket.files import load_checkpoint, save_checkpoint, write_atomically
+from tools.pocket.judge_network import HEADS, JUDGE_FILE, JudgeNetwork
 from tools.pocket.parallel import WORKERS, Crew, count_trainable, run_crew
 from tools.pocket.schedule import Clock, cosine_rate
 from tools.pocket.settings import SEED, Workplace
