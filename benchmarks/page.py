@@ -116,7 +116,7 @@ def main() -> None:
 
 def measure_in_browser(folder: Path, rounds: int) -> None:
     """Paint, plot, long tasks and idling, one after the other, over one data directory."""
-    from tests.browser import opened
+    from tools.browser import opened
 
     _, run = make_run(folder / "data", PLOTTED_STEPS)
     with opened(folder) as page:

@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from tests.browser import serving
+from tools.browser import serving
 from ui.context import AppContext
 from ui.launch import launch_options
 from ui.layout import build_app

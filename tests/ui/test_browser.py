@@ -9,7 +9,8 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 
 from apt_engine.runs.history import summarize
-from tests.browser import NEEDS_BROWSER, Page, opened
+from tests.browser import NEEDS_BROWSER
+from tools.browser import Page, opened
 
 pytestmark = NEEDS_BROWSER
 

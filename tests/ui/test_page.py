@@ -21,7 +21,8 @@ from apt_engine.runs.events import (
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
-from tests.browser import NEEDS_BROWSER, Page, browsing, opened, serving
+from tests.browser import NEEDS_BROWSER
+from tools.browser import Page, browsing, opened, serving
 
 pytestmark = NEEDS_BROWSER
 TABS = ("Train", "Watch", "Generate", "Runs")

@@ -9,8 +9,9 @@ from pathlib import Path
 from selenium.webdriver.common.by import By
 
 from apt_engine.runs.store import RunStore
-from tests.browser import NEEDS_BROWSER, Page, opened
+from tests.browser import NEEDS_BROWSER
 from tests.ui.test_page import tell_a_run
+from tools.browser import Page, opened
 
 pytestmark = NEEDS_BROWSER
 STRANGER = """<!doctype html><title>stranger</title>
