@@ -33,7 +33,9 @@ NEEDS = {
     "base-sd15": Needs(6_000_000_000, 4_300_000_000, (12_800_000, 11_200_000, 31_300_000)),
     "base-sd2": Needs(7_000_000_000, 5_200_000_000, (13_400_000, 11_200_000, 31_300_000)),
     "base-sdxl": Needs(12_000_000_000, 13_900_000_000, (92_900_000, 74_600_000, 20_900_000)),
+    "base-klein": Needs(20_000_000_000, 16_000_000_000, (66_800_000, 10_800_000, 0)),  # its language model included
 }
+BY_PIPELINE = {"Flux2KleinPipeline": "base-klein"}
 
 
 def profile_of(base: str, presets: dict[str, Preset]) -> Preset:
@@ -69,6 +71,9 @@ def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict
 
 def _family_key(folder: Path) -> str:
     """SDXL also conditions on sizes; SD 2.x on 1024 numbers a token, SD 1.x on 768. The rest is treated like SD 1.5."""
+    by_pipeline = BY_PIPELINE.get(str(_read_json(folder / "model_index.json").get("_class_name")))
+    if by_pipeline:
+        return by_pipeline
     unet = _read_json(folder / "unet" / "config.json")
     if unet.get("addition_embed_type") == "text_time":
         return "base-sdxl"

@@ -12,6 +12,7 @@ from torch import nn
 
 from apt_engine.bases.base import BaseModel, unanswered
 from apt_engine.bases.hub import parts_of
+from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import BaseModelError, ConfigError
@@ -23,6 +24,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FAMILIES: dict[str, type[BaseModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
+    "Flux2KleinPipeline": Klein,
 }
 
 # Their progress bars and advice are for notebooks; what matters becomes an event or an error.

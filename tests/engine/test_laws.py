@@ -1,7 +1,7 @@
 """The laws of APT on the toy model: what must hold exactly, whatever the numbers are."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from apt_engine import random
 from apt_engine.apt.augment import Warp
+from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.lora import adapter
@@ -18,10 +19,12 @@ from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View, encode_view
 from apt_engine.training.step import AdaptiveStep, StepResult
 from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
+from tests.klein import toy_klein
 
 OFF: dict[str, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
-BASES = pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sdxl"])
-Base = StableDiffusion | StableDiffusionXL
+KINDS = ["epsilon", "sdxl", "klein"]
+BASES = pytest.mark.parametrize("kind", ["v_prediction", *KINDS])
+Base = StableDiffusion | StableDiffusionXL | Klein
 
 
 def config_of(**settings: Any) -> TrainingConfig:
@@ -30,9 +33,15 @@ def config_of(**settings: Any) -> TrainingConfig:
 
 
 def bare_base(kind: str) -> Base:
+    if kind == "klein":
+        return toy_klein()
     return stable_diffusion_xl() if kind == "sdxl" else stable_diffusion(kind)
 
 
+@overload
+def tuned_base(kind: Literal["epsilon"] = "epsilon", *, perturbed: bool = True) -> StableDiffusion: ...
+@overload
+def tuned_base(kind: str, *, perturbed: bool = True) -> Base: ...
 def tuned_base(kind: str = "epsilon", *, perturbed: bool = True) -> Base:
     base = bare_base(kind)
     adapter.attach(base.denoiser, 4, 4.0, base.lora.attention, 0)
@@ -84,7 +93,7 @@ def gradients(base: Base) -> dict[str, Tensor]:
 
 
 def output(base: Base) -> Tensor:
-    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    latents = torch.randn(2, *base.latent_shape(32, 32), generator=torch.Generator().manual_seed(2))
     return base.predict(latents, torch.tensor([10, 700]), base.encode_prompts(["a car", "a cat"]))
 
 
@@ -156,12 +165,11 @@ def test_a_step_touches_no_global_random_stream() -> None:
     assert (torch.get_rng_state() == before).all()
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_all_of_the_lora_and_nothing_else_gets_gradients(kind: str, checkpointing: bool) -> None:
     base = tuned_base(kind)
-    if checkpointing:
-        base.pipeline.unet.enable_gradient_checkpointing()
+    base.prepare_training(32, gradient_checkpointing=checkpointing)
     run(fitted(step_of(base)))
     own = {id(parameter) for parameter in adapter.trainable_parameters(base.denoiser).values()}
     for module in (part for part in base.pipeline.components.values() if isinstance(part, nn.Module)):
@@ -173,17 +181,17 @@ def test_all_of_the_lora_and_nothing_else_gets_gradients(kind: str, checkpointin
                 assert parameter.grad is None
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", ["stabilization", "alignment"])
 def test_checkpointing_gives_the_same_gradients(part: str, kind: str) -> None:
     found = []
     for checkpointing in (False, True):
         base = tuned_base(kind)
-        if checkpointing:
-            base.pipeline.unet.enable_gradient_checkpointing()
+        base.prepare_training(32, gradient_checkpointing=checkpointing)
         run(step_of(base, **{**OFF, part: 100}))
         found.append(gradients(base))
     without = tuned_base(kind)
+    without.prepare_training(32, gradient_checkpointing=False)
     run(step_of(without, **OFF))
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-7)
@@ -199,7 +207,7 @@ def plain_training(base: Base, steps: int) -> list[Tensor]:
         draws: dict[str, list[Any]] = {"t": [], "x": [], "eps": []}
         for sample in range(config.batch_size):
             generator = random.generator(config.seed, step, sample, "photos")
-            draws["t"].append(int(torch.randint(1000, (), generator=generator)))
+            draws["t"].append(base.draw_timestep(generator))
             view = source.plain[int(torch.randint(2, (), generator=generator))]
             draws["x"].append(view.mean + view.std * torch.randn(view.mean.shape, generator=generator))
             draws["eps"].append(torch.randn(view.mean.shape, generator=generator))
