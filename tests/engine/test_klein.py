@@ -22,7 +22,8 @@ from apt_engine.jobs.session import train
 from apt_engine.lora import adapter, files
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs.events import Calibrated, DriftMeasured, Event, ExportReady, Noticed, SampleReady, StepFinished
-from apt_engine.runs.run import Run, RunStore
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.watch import attention_map
