@@ -16,6 +16,7 @@ from apt_engine.bases.klein import Klein
 from tests.toy import SEED, WORDS
 
 LATENT_CHANNELS = 4
+PROMPT_TOKENS = 64  # as the tokenizer says; klein's own says more than the 512 that are used
 STATE_WIDTH = 8  # of each of the three hidden states that stand side by side
 END, FROM, TO = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TEMPLATE = (
@@ -28,7 +29,7 @@ TEMPLATE = (
 def toy_klein_pipeline(*, is_distilled: bool = False) -> Flux2KleinPipeline:
     """The pipeline in eval mode, the same at every call; the global random stream is left as it was.
 
-    Pictures of 32 px have latents (1, 16, 4, 4), prompts have states (1, 512, 24).
+    Pictures of 32 px have latents (1, 16, 4, 4), prompts have states (1, 64, 24).
     """
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -64,6 +65,7 @@ def _tokenizer() -> Qwen2Tokenizer:
         vocab={token: index for index, token in enumerate(tokens)},
         merges=merges,  # pyright: ignore[reportArgumentType]  # pairs are what it takes
         additional_special_tokens=[FROM, TO],
+        model_max_length=PROMPT_TOKENS,
     )
     tokenizer.chat_template = TEMPLATE
     return tokenizer

@@ -26,9 +26,9 @@ from apt_engine.bases.base import (
 from apt_engine.bases.flow import TRAIN_TIMESTEPS, FlowNoise, shift_for
 from apt_engine.errors import BaseModelError
 
-PROMPT_TOKENS = 512  # of each prompt, template and padding included; padding is attended to as well
+MOST_PROMPT_TOKENS = 512  # of each prompt, template and padding included; padding is attended to as well
 PATCH = 2  # latent cells a side that make one token, and one cell of ours
-SENTINEL = "\x1f"  # stands for a prompt where the place of prompts in the template is sought
+SENTINEL = "\ue000"  # stands for a prompt where the place of prompts in the template is sought
 
 
 class Klein(FlowNoise):
@@ -50,6 +50,7 @@ class Klein(FlowNoise):
         for module, as_dtype in parts:
             module.requires_grad_(False).eval().to(device, as_dtype)
         pipeline.transformer.set_attention_backend("native")  # the one that can be watched
+        self._prompt_tokens = min(MOST_PROMPT_TOKENS, pipeline.tokenizer.model_max_length)
         self.size_multiple: int = pipeline.vae_scale_factor * PATCH
         self._scheduler_config: Any = pipeline.scheduler.config
         self.shift = shift_for(self._scheduler_config, self._scheduler_config.max_image_seq_len)
@@ -103,22 +104,26 @@ class Klein(FlowNoise):
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> PromptStates:
         with self.autocast():
-            states, _ = self._pipeline.encode_prompt(prompts, device=self.device, max_sequence_length=PROMPT_TOKENS)
+            states, _ = self._pipeline.encode_prompt(
+                prompts, device=self.device, max_sequence_length=self._prompt_tokens
+            )
         return PromptStates(states)
 
     def caption_tokens(self, prompt: str) -> CaptionTokens:
         """Without the chat template around the prompt."""
-        start = self._templated(SENTINEL).index(SENTINEL)
-        end = start + len(prompt)
-        encoded = self._pipeline.tokenizer(self._templated(prompt), return_offsets_mapping=True)
+        before, _, after = self._templated(SENTINEL).partition(SENTINEL)
+        text = self._templated(prompt)
+        encoded = self._pipeline.tokenizer(text, return_offsets_mapping=True)
+        spans = enumerate(zip(encoded.input_ids, encoded.offset_mapping, strict=True))
         own = [
             (token, column)
-            for column, (token, (begin, stop)) in enumerate(zip(encoded.input_ids, encoded.offset_mapping, strict=True))
-            if start <= begin < stop <= end
+            for column, (token, (begin, stop)) in spans
+            if len(before) <= begin < stop <= len(text) - len(after)
         ]
-        kept = [pair for pair in own if pair[1] < PROMPT_TOKENS]
-        ids, columns = (tuple(pair[place] for pair in kept) for place in (0, 1))
-        return CaptionTokens(ids, columns, is_cut=len(kept) < len(own))
+        kept = [(token, column) for token, column in own if column < self._prompt_tokens]
+        return CaptionTokens(
+            tuple(token for token, _ in kept), tuple(column for _, column in kept), is_cut=len(kept) < len(own)
+        )
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,8 +201,8 @@ class Klein(FlowNoise):
             for name in self.watched_layers.features:
                 layer = self.denoiser.get_submodule(name)
                 if on_features:
-                    hooks.enter_context(_watch_features(name, layer, on_features))
-                for hook in _watch_attention(name, layer, on_attention) if on_attention else ():
+                    hooks.enter_context(_watch_features(name, layer, self._prompt_tokens, on_features))
+                for hook in _watch_attention(name, layer, self._prompt_tokens, on_attention) if on_attention else ():
                     hooks.enter_context(hook)
             yield
 
@@ -222,17 +227,17 @@ class Klein(FlowNoise):
         return torch.cartesian_prod(*(torch.arange(size, device=self.device) for size in sizes))
 
 
-def _watch_features(name: str, layer: Any, on_features: OnFeatures) -> RemovableHandle:
+def _watch_features(name: str, layer: Any, text: int, on_features: OnFeatures) -> RemovableHandle:
     """Where the picture has a stream of its own, that alone is projected; else it follows the words, feed-forward beside it."""
     if isinstance(layer.to_out, nn.ModuleList):
         return layer.to_out[0].register_forward_pre_hook(lambda _module, inputs: on_features(name, inputs[0]))
     return layer.to_out.register_forward_pre_hook(
-        lambda _module, inputs: on_features(name, inputs[0][:, PROMPT_TOKENS:, : layer.inner_dim])
+        lambda _module, inputs: on_features(name, inputs[0][:, text:, : layer.inner_dim])
     )
 
 
-def _watch_attention(name: str, layer: nn.Module, on_attention: OnAttention) -> list[RemovableHandle]:
+def _watch_attention(name: str, layer: nn.Module, text: int, on_attention: OnAttention) -> list[RemovableHandle]:
     def on_call(query: Tensor, key: Tensor) -> None:
-        on_attention(name, joint_attention.picture_rows(name, query, key, PROMPT_TOKENS))
+        on_attention(name, joint_attention.picture_rows(name, query, key, text))
 
     return joint_attention.watch_module(layer, on_call)

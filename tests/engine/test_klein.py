@@ -11,10 +11,11 @@ from diffusers import Flux2Transformer2DModel
 from torch import Tensor
 
 from apt_engine import random
+from apt_engine.apt.augment import Warp
 from apt_engine.bases import joint_attention
 from apt_engine.bases.base import Attention
 from apt_engine.bases.flow import FlowNoise
-from apt_engine.bases.klein import PROMPT_TOKENS, Klein
+from apt_engine.bases.klein import Klein
 from apt_engine.bases.profiles import NEEDS, needs_of
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import BaseModelError, ConfigError
@@ -26,9 +27,10 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.latents import encode_view
 from apt_engine.training.watch import attention_map
-from tests.engine.test_laws import OFF, fitted, gradients, output, run, step_of, tuned_base
-from tests.klein import save_toy_klein, toy_klein, toy_klein_pipeline
+from tests.engine.test_laws import OFF, gradients, output, run, step_of, tuned_base
+from tests.klein import PROMPT_TOKENS, save_toy_klein, toy_klein, toy_klein_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,8 @@ def test_it_draws_what_the_stock_pipeline_draws() -> None:
     base, stock = toy_klein(), toy_klein_pipeline()
     ours = next(Sampler(base).generate([Picture(prompt="a cat", seed=3, steps=4, width=32, height=32)]))
     noise = torch.randn(1, 16, 4, 4, generator=random.generator(3, 0, 0, "sample"))
-    size: dict[str, Any] = {"width": 32, "height": 32, "guidance_scale": 5.0, "num_inference_steps": 4}
+    size: dict[str, Any] = {"width": 32, "height": 32, "max_sequence_length": PROMPT_TOKENS}
+    size |= {"guidance_scale": 5.0, "num_inference_steps": 4}
     theirs, other = (stock(prompt=prompt, latents=noise, **size).images[0] for prompt in ("a cat", "a car"))
     difference = numpy.abs(numpy.asarray(ours, dtype=float) - numpy.asarray(theirs, dtype=float)).max()
     assert difference <= 1 < numpy.abs(numpy.asarray(theirs, dtype=float) - numpy.asarray(other, dtype=float)).max()
@@ -121,7 +124,9 @@ def test_a_caption_is_found_inside_its_template() -> None:
     tokens = base.caption_tokens("a zwx car")
     assert [whole[column] for column in tokens.columns] == list(tokens.ids)
     assert len(tokens.ids) == 3
-    cut = base.caption_tokens("a" + " cat" * 600)
+    base.pipeline.tokenizer.chat_template = "{{ messages[0].content | trim }}!"
+    assert base.pipeline.tokenizer.decode(list(base.caption_tokens("  a car ").ids)) == "a car"
+    cut = toy_klein().caption_tokens("a" + " cat" * 600)
     assert cut.is_cut
     assert cut.columns[-1] == PROMPT_TOKENS - 1
 
@@ -222,10 +227,9 @@ def test_features_and_maps_each_reach_the_lora(part: str) -> None:
 
 
 def test_a_warped_photo_is_masked_token_by_token() -> None:
-    batch = run(fitted(step_of(tuned_base("klein"), augmentation=1))).batch
-    assert all(batch.warped)
-    assert batch.mask.shape == (3, 4, 4)
-    assert 0 < batch.mask.mean() < 1
+    view = encode_view(toy_klein(), torch.rand(3, 64, 64) * 2 - 1, Warp(1.3, 5))
+    assert view.mask.shape == view.mean.shape[1:] == (8, 8)
+    assert 0 < view.mask.mean() < 1
 
 
 def test_a_distilled_model_is_refused_in_a_sentence() -> None:
