@@ -1,4 +1,4 @@
-"""What every tab needs, built once by the app and passed explicitly; and the one bridge from engine errors to the page."""
+"""What every tab needs, built once by the app and passed explicitly; and the one place where an EngineError becomes a message."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ class Example:
 
 @dataclass(frozen=True)
 class AppContext:
-    """The engine's parent side, and what the forms offer."""
+    """Who uses the page, and what the forms offer."""
 
     tenants: Tenants
     presets: dict[str, Preset]
@@ -48,22 +48,22 @@ class AppContext:
 
     @property
     def store(self) -> RunStore:
-        """The runs of whoever's event is being handled."""
+        """The runs of the visitor whose event is being handled."""
         return self.tenants.find_current().store
 
     @property
     def engine(self) -> Engine:
-        """The engine as that visitor sees it."""
+        """The engine as this visitor sees it."""
         return self.tenants.find_current().engine
 
     @property
     def uploads_dir(self) -> Path:
-        """Where that visitor's photos are kept."""
+        """Where this visitor's photos are kept."""
         return self.tenants.find_current().uploads_dir
 
 
 def open_context(tenants: Tenants) -> AppContext:
-    """The context of a page for these tenants. Starts no process and touches no disk but to read.
+    """The context of a page for these tenants. Starts no process and writes nothing.
 
     Raises:
         ConfigError: a preset file cannot be used.
@@ -72,7 +72,7 @@ def open_context(tenants: Tenants) -> AppContext:
 
 
 def load_examples(folder: Path) -> dict[str, Example]:
-    """Example subjects by key; those the app came without are left out."""
+    """Example subjects by key; an example without its photos is left out."""
     try:
         entries = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def load_examples(folder: Path) -> dict[str, Example]:
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Show an engine's error as its sentence; the form stays as it is.
+    """Turn an EngineError into a message on the page; nothing else on it changes.
 
     Raises:
         gr.Error: with the sentence of the EngineError raised inside.

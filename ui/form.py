@@ -1,4 +1,4 @@
-"""Settings <-> components, both made from the metadata that each setting carries."""
+"""Inputs for settings, made from the metadata that each setting carries."""
 
 import dataclasses
 import typing
@@ -83,7 +83,7 @@ def build_input(
         if is_slider:
             step = 1 if wanted is int else 0.05
             return gr.Slider(about.minimum or 0, about.maximum or 1, value=shown, step=step, buttons=[], **words)
-        # Gradio would refuse a number out of range with its own words; ours name the setting, so it is not told the range.
+        # Not given the range: Gradio's own message for a number out of range does not name the setting, ours does.
         return gr.Number(shown, min_width=220, **{**words, "info": f"{about.help}{_range(about)}"})
     is_list = wanted is not str
     words["info"] = f"{about.help} One a line." if is_list else about.help
@@ -96,7 +96,7 @@ def initial_value(component: Component) -> Any:
 
 
 def can_show(component: Component, value: Any) -> bool:
-    """Whether an input could have this value; a choice may be gone that an earlier version of the app offered."""
+    """Whether an input can have a value that another version of the app kept; that version may have offered other choices."""
     if isinstance(component, gr.Dropdown | gr.Radio) and not getattr(component, "allow_custom_value", False):
         offered = [choice for _, choice in component.choices]
         return all(one in offered for one in (value if isinstance(value, list) else [value]))

@@ -14,7 +14,7 @@ from ui.scripted import scripted
 from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
 
-QUEUE_LOOKS_EVERY = 0.02  # seconds; Gradio's own 0.001 keeps 3 % of a core busy for nothing
+QUEUE_POLL_SECONDS = 0.02  # Gradio's own 0.001 keeps 3 % of a core busy while nothing happens
 SHARED_NOTE = (
     "You are a guest here: nobody else sees your photos, runs and pictures, and all of it is deleted "
     f"{HOURS_KEPT} hours after your last visit."
@@ -59,12 +59,12 @@ class PageView:
 
 
 def build_app(context: AppContext) -> gr.Blocks:
-    """All components and their wiring; `launch` is the caller's."""
+    """Build the page; the caller launches it."""
     with gr.Blocks(title="APT Studio", analytics_enabled=False) as page:
         view = build(context)
         _connect_tabs(view, context)
         _connect_page(page, view, context)
-    page._queue.sleep_when_free = QUEUE_LOOKS_EVERY  # noqa: SLF001 (there is no other way)
+    page._queue.sleep_when_free = QUEUE_POLL_SECONDS  # noqa: SLF001 - Gradio has no public name for it
     return page
 
 
@@ -130,7 +130,7 @@ def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
         [*inputs.values(), view.train.chosen, view.train.notes, view.train.summary],
         show_progress="hidden",
     )
-    # No server needs to know what is typed: a script in the browser puts it together.
+    # A script in the browser packs the values, so that what is typed does not go to the server for it.
     pack = f"(...values) => [Object.fromEntries({json.dumps([*inputs])}.map((name, index) => [name, values[index]]))]"
     changed = [component.change for component in inputs.values()]  # pyright: ignore[reportAttributeAccessIssue]
     gr.on(changed, None, [*inputs.values()], view.kept, js=pack)
@@ -163,19 +163,19 @@ def train_again(view: PageView, context: AppContext, run_id: str) -> Values:
 
 
 def open_generate(view: PageView, context: AppContext, values: Values) -> Values:
-    """Offer the runs to generate with, the one that was watched unless another was chosen; and the pictures made before."""
+    """Offer the runs as they are now, the watched one first unless another is chosen, and show the history."""
     chosen, watched = values[view.generate.settings["run"]], values[view.watch.watched].run_id
     offered = generate.offer_runs(view.generate, context, chosen, watched)
     return {**offered, view.generate.history: generate.list_history(context)}
 
 
 def show_status(status: EngineStatus) -> str:
-    """Name of the app, and what the engine does."""
+    """The header: name of the app, and what the engine does."""
     return f'<h1 class="brand">APT Studio <small>{describe_status(status)}</small></h1>'
 
 
 def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
-    """What the engine does, when that has changed since the page was told last; Train waits and says why."""
+    """Show what the engine does, if that has changed since the page was told last. A Train button that waits says for what."""
     status = context.engine.status
     if status == values[view.status]:
         return gr.skip()
@@ -189,12 +189,12 @@ def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
 
 
 def restore(view: PageView, context: AppContext, values: Values) -> Values:
-    """What the inputs held before a reload.
+    """Put what the inputs held before a reload back into them.
 
-    What another version of the app kept is taken over as far as this one knows its name and can show it.
+    Of what another version of the app kept, unknown names and values that an input cannot have are passed over.
     """
     kept, inputs = values[view.kept], view.inputs
-    if not isinstance(kept, dict):  # an early version kept a list
+    if not isinstance(kept, dict):  # nothing is kept yet, or an early version kept a list
         return gr.skip()
     known: Values = {
         inputs[name]: value for name, value in kept.items() if name in inputs and can_show(inputs[name], value)

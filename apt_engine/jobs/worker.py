@@ -1,7 +1,7 @@
-"""The page's side of the engine: starts one child process, gives it one job at a time, and notices when it dies.
+"""The engine as a child process: started when it is needed, given one job at a time, reported when it dies.
 
-Parent and child speak in lines of JSON: jobs go down its standard input, answers come up its standard output. What a
-training run has to tell goes to the run's own events, not through here. This module never imports torch.
+Parent and child exchange lines of JSON: jobs on its standard input, answers on its standard output. What a
+training run reports goes to the run's own events, not through here. This module never imports torch.
 """
 
 import atexit
@@ -118,7 +118,7 @@ class Worker(SharedEngine):
     def _send(self, job: dict[str, Any]) -> None:
         process = self._process
         assert process and process.stdin
-        with contextlib.suppress(BrokenPipeError):  # the reader notices the death and says so
+        with contextlib.suppress(BrokenPipeError):  # `_listen` notices that the process is gone and reports it
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
 
@@ -143,7 +143,7 @@ class Worker(SharedEngine):
         return process
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
-        """Take the child's answers until it is gone."""
+        """Read the child's answers until it ends."""
         assert process.stdout
         for line in process.stdout:
             answer = json.loads(line)

@@ -1,4 +1,4 @@
-"""Where a page's runs live and who works on them: one workspace for this computer's owner, or one for each visitor.
+"""Whose runs a page shows and which engine trains them: one workspace for this computer's owner, or one for each visitor.
 
 On a Hugging Face Space strangers share the machine. Each browser gets a random cookie and, behind it, a folder of its own;
 nothing of another visitor's can be read, and what nobody has come back to is deleted.
@@ -37,7 +37,7 @@ SECONDS_BETWEEN_CLEAN_UPS = 600
 
 
 class NoVisitorError(EngineError):
-    """Something was asked for without saying whose it is."""
+    """A request has no visitor's cookie."""
 
     def __init__(self) -> None:
         super().__init__("This request names no visitor; allow cookies for this page, and open it again.")
@@ -92,7 +92,7 @@ class SingleTenant:
         self._workspace = Workspace(store, Worker(store))
 
     def delete_old_uploads(self, now: float | None = None) -> None:
-        """Delete what was brought to the page long ago; runs have copies of their own."""
+        """Delete uploads of more than UPLOADS_KEPT_DAYS days ago; runs have copies of their photos."""
         oldest = (now or time.time()) - UPLOADS_KEPT_DAYS * 86_400
         for path in self._workspace.uploads_dir.glob("*"):
             if path.stat().st_mtime < oldest:
@@ -110,7 +110,7 @@ class SingleTenant:
 
 
 class NoStore(RunStore):
-    """What the page is built from before anybody came. It holds nothing and takes nothing."""
+    """The store that the page is built with, before there is a visitor: it is empty and refuses to keep anything."""
 
     def list(self) -> list[Run]:
         return []
@@ -134,7 +134,7 @@ class NoStore(RunStore):
 
 
 class VisitorTenants:
-    """A folder and a queued engine for each visitor, known by the cookie; deleted when nobody came for HOURS_KEPT hours.
+    """A folder and a queued engine for each visitor, known by the cookie; deleted HOURS_KEPT hours after the last visit.
 
     Args:
         data_dir: holds the visitors' folders.
@@ -154,7 +154,7 @@ class VisitorTenants:
         threading.Thread(target=self._clean_up_for_ever, daemon=True).start()
 
     def find_current(self) -> Workspace:
-        """While the page is being built nobody is here, and nothing."""
+        """The visitor's workspace; an empty one while the page is being built."""
         request = LocalContext.request.get(None)
         return self._blank if request is None else self.find(request.headers)
 

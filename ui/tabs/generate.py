@@ -183,12 +183,12 @@ def connect(view: GenerateView, context: AppContext) -> None:
 
 
 def stop(context: AppContext) -> None:
-    """Ask the engine to stop drawing; what is done stays."""
+    """Ask the engine to stop; finished pictures stay."""
     context.engine.stop()
 
 
 def restore(view: GenerateView, values: Values) -> Values:
-    """Put what was kept over a reload back into the form, out of `values`; an emptied prompt begins with the usual one."""
+    """Put what was kept over a reload back into the form; an empty prompt becomes the suggested one."""
     prompt = view.settings["prompt"]
     own: Values = {component: values[component] for component in view.kept.values() if component in values}
     return {**own, prompt: own.get(prompt) or suggest_prompts(BARE)[0]}
@@ -218,7 +218,7 @@ def offer_runs(view: GenerateView, context: AppContext, chosen: str | None, pref
 
 
 def follow_run(view: GenerateView, context: AppContext, values: Values) -> Values:
-    """Offer what the chosen run has, newest first, and say its subject's name; a prompt that we suggested changes with it."""
+    """Offer the checkpoints of the chosen run, newest first, and prompts for it. A prompt that was not typed changes too."""
     run_id, prompt = values[view.settings["run"]], view.settings["prompt"]
     try:
         steps = [str(item.step) for item in reversed(context.store.open(run_id).checkpoints())] if run_id else []
@@ -237,7 +237,7 @@ def follow_run(view: GenerateView, context: AppContext, values: Values) -> Value
 
 
 def suggest_prompts(run_id: str) -> list[str]:
-    """Prompts worth trying: those that show the pocket model off, or the subject in places its photos do not show."""
+    """Prompts worth trying: for a run, its subject in places that the photos do not show; else what the pocket model knows."""
     if run_id:
         return list(SUBJECT_PROMPTS)
     try:
@@ -260,7 +260,7 @@ def explain_subject(context: AppContext, run_id: str) -> str:
 
 
 def requests_of(view: GenerateView, values: Values) -> list[tuple[str, SampleRequest]]:
-    """What to draw, with a caption each: the model asked for, then what shall stand beside it, at the same seeds.
+    """The requests that the form asks for, each with a caption: first the chosen model, then those beside it with equal seeds.
 
     Raises:
         ConfigError: a setting is empty or not allowed.
@@ -279,7 +279,7 @@ def requests_of(view: GenerateView, values: Values) -> list[tuple[str, SampleReq
     found = [(name if values[view.compare] else "", first)]
     for other in values[view.compare] or ():
         if other == BASE_TOO:
-            # Strength 0 is the base model itself, and {subject} still has its meaning.
+            # At strength 0 the run's LoRA changes nothing, and {subject} can still be filled in.
             found.append((other, first.replace(strength=0.0)))
         elif first.run:
             found.append((other, first.replace(checkpoint=other.removeprefix("step "))))
@@ -287,7 +287,7 @@ def requests_of(view: GenerateView, values: Values) -> list[tuple[str, SampleReq
 
 
 def generate(view: GenerateView, context: AppContext, values: Values) -> Iterator[Values]:
-    """Draw, showing how far it is; what cannot be drawn is one sentence."""
+    """Draw pictures, showing the progress. What prevents it is shown as one sentence."""
     seed = view.settings["seed"]
     if not values[view.keep_seed]:
         values = {**values, seed: random.randrange(HIGHEST_SEED)}
@@ -303,13 +303,13 @@ def generate(view: GenerateView, context: AppContext, values: Values) -> Iterato
         for shown in _draw(view, context, requests):
             yield {**shown, **busy}
     except gr.Error:
-        yield {view.progress: progress_line(0.0, []), **_let_go(view, context)}
+        yield {view.progress: progress_line(0.0, []), **_end(view, context)}
         raise
-    # The pictures once more: of updates that come close together the page can lose the last.
-    yield {**shown, **_let_go(view, context)}
+    # The last update is sent again: of updates that come close together the page can lose the last.
+    yield {**shown, **_end(view, context)}
 
 
-def _let_go(view: GenerateView, context: AppContext) -> Values:
+def _end(view: GenerateView, context: AppContext) -> Values:
     return {
         view.generate: gr.Button(interactive=True),
         view.stop: gr.Button(visible=False),
@@ -318,7 +318,7 @@ def _let_go(view: GenerateView, context: AppContext) -> Values:
 
 
 def _draw(view: GenerateView, context: AppContext, requests: list[tuple[str, SampleRequest]]) -> Iterator[Values]:
-    """The progress bar and all pictures so far, request after request, until one is stopped."""
+    """Progress and all pictures so far, request after request; ends early when a request is stopped."""
     drawn: list[dict[str, str]] = []
     total = sum(request.count for _, request in requests)
     for number, (caption, request) in enumerate(requests):
@@ -332,11 +332,11 @@ def _draw(view: GenerateView, context: AppContext, requests: list[tuple[str, Sam
                 yield {view.progress: bar + _preview(progress.preview), **pictures}
         drawn += done
         if len(done) < request.count:
-            return  # stopped
+            return
 
 
 def list_history(context: AppContext) -> dict[str, Any]:
-    """The newest pictures made, over restarts of the app, as the history shows them."""
+    """The newest pictures in the data directory, as the history shows them."""
     paths = library.recent_pictures(context.store, PICTURES_REMEMBERED)
     return {"pictures": [{"url": file_url(path), "name": path.name, "words": ""} for path in paths], "pick": True}
 

@@ -1,4 +1,4 @@
-"""The Train tab: photos, what it is, Train. Everything else has good defaults."""
+"""The Train tab: photos, a class word, and Train. All other settings have defaults."""
 
 import html
 import json
@@ -153,7 +153,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
 
 
 def start(view: TrainView, context: AppContext, started: Callable[[str], Values], values: Values) -> Values:
-    """Begin a run with what the form says; a mistake is one sentence and the form stays."""
+    """Begin a run with the settings in the form. A mistake is shown as one sentence, and the form stays as it is."""
     with plain_errors():
         config = config_of(view, values)
         photos = read_tiles(values[view.photos], _own_folders(context))
@@ -162,13 +162,13 @@ def start(view: TrainView, context: AppContext, started: Callable[[str], Values]
         try:
             context.engine.start_training(run.id)
         except BusyError:
-            shutil.rmtree(run.path)  # nothing was learnt in it
+            shutil.rmtree(run.path)  # it holds no training yet
             raise
     return started(run.id)
 
 
 def show_photos(view: TrainView, context: AppContext, values: Values) -> Values:
-    """The tiles of the good photos, sentences for what is bad or could be better, and what training would take."""
+    """Show tiles of the photos that can be used, sentences on those that cannot or could be better, and what training takes."""
     photos = read_tiles(first_of(values[view.photos]), _own_folders(context))
     config = _config_or_none(view, values)
     resolution = config.resolution if config else 64
@@ -198,7 +198,7 @@ def take_example(view: TrainView, example: Example) -> Values:
 
 
 def fill_in(view: TrainView, context: AppContext, run: Run) -> Values:
-    """The photos and settings of an earlier run, to train like it again.
+    """Put the photos and settings of an earlier run into the form.
 
     Raises:
         RunError: its settings cannot be read.
@@ -244,7 +244,7 @@ def choose(view: TrainView, context: AppContext, values: Values) -> Values:
 
 
 def config_of(view: TrainView, values: Values) -> TrainingConfig:
-    """The form as a config.
+    """Read the settings in the form.
 
     Raises:
         ConfigError: a setting is empty or not allowed.
@@ -257,7 +257,7 @@ def config_of(view: TrainView, values: Values) -> TrainingConfig:
 
 
 def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> str:
-    """One line on what Train would do and take."""
+    """One line on the steps, time, memory and disk that training would take."""
     needs = estimate(config, photo_count, context.store)
     folder = context.store.data_dir
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
@@ -292,7 +292,7 @@ def _config_or_none(view: TrainView, values: Values) -> TrainingConfig | None:
 
 
 def _own_folders(context: AppContext) -> list[Path]:
-    """Where photos may lie: what was brought to the page, the examples, and the photos of earlier runs."""
+    """The folders that photos may be read from: uploads, examples, and the photos of earlier runs."""
     return [context.uploads_dir, context.store.runs_dir, *(example.folder for example in context.examples.values())]
 
 
@@ -335,7 +335,7 @@ def _build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.
 
 
 def credits_of(examples: Iterable[Example]) -> str:
-    """Who made the example photos, to be opened."""
+    """Who made the example photos, and their licenses, as a list that a click opens."""
     lines = "".join(
         f"<li>{html.escape(f'{example.title}: {example.credit} {example.licence}')}</li>" for example in examples
     )
