@@ -26,7 +26,17 @@ from apt_engine.settings.training import TrainingConfig
 from tests.histories import count_reads
 from tests.pages import begun, engine, new_run, step
 from ui.context import AppContext, Values, plain_errors
-from ui.layout import PageView, build, build_app, restore, tell_status
+from ui.layout import (
+    PageView,
+    build,
+    build_app,
+    generate_with,
+    open_generate,
+    open_run,
+    restore,
+    tell_status,
+    train_again,
+)
 from ui.photo_tiles import tiles_of
 from ui.tabs import generate, runs, train, watch
 
@@ -204,6 +214,35 @@ def test_a_run_is_trained_again_with_its_photos_and_settings(
     assert values[view.photos]["problems"] == []
     assert values[view.settings["rank"]] == 7
     assert values[view.settings["sample_prompts"]] == "a {subject}\na cat"
+
+
+def test_a_click_on_a_run_leads_to_a_tab_and_changes_what_belongs_there(
+    context: AppContext, page_view: PageView
+) -> None:
+    run = begun(new_run(context, rank=7), steps=4)
+    run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
+    Image.new("RGB", (64, 64)).save(run.photo_paths[0])
+    watched, chosen, trained = (go(page_view, context, run.id) for go in (open_run, generate_with, train_again))
+    assert [go[page_view.tabs].selected for go in (watched, chosen, trained)] == ["watch", "generate", "train"]
+    assert watched[page_view.watch.watched].run_id == run.id
+    assert chosen[page_view.generate.settings["run"]].value == run.id
+    assert trained[page_view.train.settings["rank"]] == 7
+    # Gradio refuses a handler that changes more than it was wired to
+    assert watched.keys() <= {page_view.tabs, *page_view.watch.outputs}
+    assert chosen.keys() <= {page_view.tabs, page_view.generate.settings["run"]}
+    assert trained.keys() <= {page_view.tabs, *page_view.train.filled}
+
+
+def test_the_generate_tab_offers_the_watched_run_and_what_was_drawn(context: AppContext, page_view: PageView) -> None:
+    older, newer = (begun(new_run(context), steps=4) for _ in range(2))
+    for run in (older, newer):
+        run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
+    run_input, history = page_view.generate.settings["run"], page_view.generate.history
+    inputs: Values = {run_input: None, page_view.watch.watched: watch.Watch(older.id)}
+    values = open_generate(page_view, context, inputs)
+    assert values[run_input].value == older.id
+    assert values[history] == {"pictures": [], "pick": True}
+    assert open_generate(page_view, context, {**inputs, run_input: newer.id})[run_input].value == newer.id
 
 
 def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: generate.GenerateView) -> None:
