@@ -1,4 +1,4 @@
-"""The LoRA on a denoiser: attach it, scale it, switch it off for a pass, take it off.
+"""The LoRA on a denoiser: attach it, scale it, switch it off for a pass, set it aside, take it off.
 
 A LoRA adds alpha / r * B A to a layer's weight (out, in): A (r, in) is `lora_A`, B (out, r) is `lora_B`; of a convolution A is
 (r, in, height, width) and B (out, r, 1, 1). Layers and parameters are named as the bare denoiser names them.
@@ -86,6 +86,27 @@ def detach(denoiser: nn.Module) -> None:
     """Take the LoRA off, if there is one; the denoiser's own modules and weights are back in place."""
     if isinstance(denoiser, PeftAdapterMixin) and hasattr(denoiser, "peft_config"):
         denoiser.unload_lora()
+
+
+@contextlib.contextmanager
+def set_aside(denoiser: nn.Module) -> Iterator[None]:
+    """The bare denoiser inside, free to take another LoRA; afterwards, also after an exception, it has its own again.
+
+    The same modules and parameters come back, so an optimizer that holds them goes on with them. A second base model would
+    cost its whole size again; this costs nothing.
+    """
+    layers = {name: module for name, module in denoiser.named_modules() if isinstance(module, LoraLayer)}
+    said = {name: value for name, value in vars(denoiser).items() if name in ("peft_config", "_hf_peft_config_loaded")}
+    detach(denoiser)
+    try:
+        yield
+    finally:
+        detach(denoiser)
+        for name, layer in layers.items():
+            parent, _, own = name.rpartition(".")
+            setattr(denoiser.get_submodule(parent), own, layer)
+        for name, value in said.items():
+            setattr(denoiser, name, value)
 
 
 def inject(denoiser: nn.Module, rank: int, alpha: float, endings: tuple[str, ...]) -> None:

@@ -1,4 +1,8 @@
-"""LoRA files for other programs, each reloaded into a fresh base model and held against the model in memory."""
+"""LoRA files for other programs, each read back in place of the trained LoRA and held against what that draws.
+
+All of it happens on the one base model in memory: a fresh one to check each file cost its whole size again, at the very end
+of a training that had just fitted.
+"""
 
 import dataclasses
 import re
@@ -11,7 +15,7 @@ from PIL import Image
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import LoraError
-from apt_engine.lora import files, kohya
+from apt_engine.lora import adapter, files, kohya
 from apt_engine.runs.events import ExportReady
 from apt_engine.runs.run import Checkpoint, Run
 from apt_engine.sampling.sampler import Picture, Sampler
@@ -28,16 +32,16 @@ def export_and_verify(run: Run, base: BaseModel, step: int, folder: Path | None 
         folder: where to write; the run's own `exports` unless given.
 
     Raises:
-        LoraError: a reloaded file misses a key or draws another picture.
+        LoraError: a reloaded file misses a key or draws another picture. The trained LoRA is attached again, to the bit.
         DiskError: the files cannot be written.
     """
     config = run.config
     folder = folder or run.path / "exports"
     expected = _check_picture(base, config)
     for layout, path in _write(base, config, step, folder):
-        fresh = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
-        keys = files.load_exported(fresh, path)
-        difference = numpy.abs(_check_picture(fresh, config) - expected)
+        with adapter.set_aside(base.denoiser):
+            keys = files.load_exported(base, path)
+            difference = numpy.abs(_check_picture(base, config) - expected)
         if difference.mean() > MEAN_TOLERANCE:
             raise LoraError(
                 f"The exported file {path.name} draws another picture than the trained model (they differ by "
