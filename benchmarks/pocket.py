@@ -1,4 +1,4 @@
-"""The pocket model against its bars: `python -m benchmarks.pocket`. Needs nothing but a clone and the app's requirements.
+"""The pocket models against their bars: `python -m benchmarks.pocket [--flow]`. Needs nothing but a clone and the app's needs.
 
 Prints one table: what was measured, the bar, what came out, on how many pictures.
 """
@@ -13,17 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, Flux2KleinPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from benchmarks.judge import Judge, Verdict
 from tools.pocket.autoencoder import measure_psnr, reconstruct
 from tools.pocket.export import HELD_OUT_SHEET, read_held_out
-from tools.pocket.grid import GUIDANCE_SCALE, STEPS, say, write_grid
+from tools.pocket.grid import GUIDANCE_SCALE, STEPS, say, size_settings, write_grid
 from tools.pocket.settings import SEED, Workplace
 from tools.pocket.vocabulary import HELD_OUT_PAIRS, OBJECTS, PLACE_NAMES, Label, draw_label
 
 WEIGHTS = Workplace().assets
+FLOW_WEIGHTS = Workplace().flow_assets
+LARGEST = {WEIGHTS: 64, FLOW_WEIGHTS: 25}  # MB
 MEBIBYTE = 2**20
 TWELVE_PROMPTS = 12
 COLORLESS = {"pencil sketch", "black and white"}
@@ -50,18 +52,26 @@ def load_pipeline(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
     return pipeline
 
 
+def load_flow_pipeline(folder: Path = FLOW_WEIGHTS) -> Flux2KleinPipeline:
+    """The flow model, in float32; its own attention is as fast as plain attention."""
+    pipeline = Flux2KleinPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def draw(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], size: int = 20
+    pipeline: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], size: int = 20
 ) -> list[Image.Image]:
     """One picture a prompt and seed."""
     pictures: list[Image.Image] = []
     for start in range(0, len(prompts), size):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + size]]
         pictures += pipeline(
-            list(prompts[start : start + size]),
+            prompt=list(prompts[start : start + size]),
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE_SCALE,
             generator=generators,
+            **size_settings(pipeline),
         ).images
     return pictures
 
@@ -93,9 +103,9 @@ def draw_labels(count: int, rng: np.random.Generator) -> list[Label]:
     return labels
 
 
-def measure(count: int, pair_seeds: int, out: Path | None) -> list[Row]:
-    """Every row of the table."""
-    judge, pipeline = Judge(), load_pipeline()
+def measure(folder: Path, count: int, pair_seeds: int, out: Path | None) -> list[Row]:
+    """Every row of the table, for the model in a folder."""
+    judge, pipeline = Judge(), load_flow_pipeline() if folder == FLOW_WEIGHTS else load_pipeline()
     rows = measure_ceilings(judge, pipeline)
     asked = draw_labels(count, np.random.default_rng(SEED))
     prompts = [say(label.object, label.place, label.treatment) for label in asked if label.object]
@@ -111,8 +121,8 @@ def measure(count: int, pair_seeds: int, out: Path | None) -> list[Row]:
     started = time.perf_counter()
     draw(pipeline, prompts[:4], range(4))
     rows.append(Row(f"four pictures, {STEPS} steps", "<= 4 s", f"{time.perf_counter() - started:.1f} s", 1))
-    size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) / MEBIBYTE
-    rows.append(Row("size of assets/pocket", "<= 64 MB", f"{size:.1f} MB", 1))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MEBIBYTE
+    rows.append(Row(f"size of assets/{folder.name}", f"<= {LARGEST[folder]} MB", f"{size:.1f} MB", 1))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         four = [prompt for prompt in prompts[:TWELVE_PROMPTS] for _ in range(4)]
@@ -121,7 +131,7 @@ def measure(count: int, pair_seeds: int, out: Path | None) -> list[Row]:
     return rows
 
 
-def measure_ceilings(judge: Judge, pipeline: StableDiffusionPipeline) -> list[Row]:
+def measure_ceilings(judge: Judge, pipeline: DiffusionPipeline) -> list[Row]:
     """What limits every later figure: the autoencoder, and the judge on drawn pictures and on reconstructions."""
     held_out, labels = read_held_out()
     count = len(held_out)
@@ -159,8 +169,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="random prompts (%(default)s)")
     parser.add_argument("--pair-seeds", type=int, default=10, help="pictures a held-out pair (%(default)s)")
     parser.add_argument("--out", type=Path, help="a folder for grids to look at")
+    parser.add_argument("--flow", action="store_true", help="the flow model in assets/pocket-flow")
     options = parser.parse_args()
-    rows = measure(options.count, options.pair_seeds, options.out)
+    rows = measure(FLOW_WEIGHTS if options.flow else WEIGHTS, options.count, options.pair_seeds, options.out)
     print("\n| what | bar | seen | n |\n| --- | --- | --- | ---: |")
     for row in rows:
         print(f"| {row.what} | {row.bar} | {row.seen} | {row.count} |")

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, Flux2KleinPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, Flux2KleinPipeline
 from transformers import Qwen2Tokenizer
 
+from tools.pocket import grid
 from tools.pocket.autoencoder import build_autoencoder
 from tools.pocket.files import load_checkpoint, save_checkpoint
 from tools.pocket.flow import BATCH, batch_indices, flow_loss, split_parameters
@@ -21,7 +22,7 @@ from tools.pocket.flow_model import (
     predict_velocity,
 )
 from tools.pocket.flow_tokenizer import CHAT_TEMPLATE, END, PADDING, START, TEXT_LENGTH, tokenize
-from tools.pocket.flow_vae import convert_vae, load_pocket_vae, normalize_tokens, to_tokens
+from tools.pocket.flow_vae import convert_vae, load_pocket_vae, measure_statistics, normalize_tokens, to_tokens
 from tools.pocket.muon import Muon, orthogonalize
 from tools.pocket.settings import Workplace
 
@@ -35,6 +36,7 @@ def make_tokenizer() -> Qwen2Tokenizer:
         eos_token=END,
         pad_token=PADDING,
         additional_special_tokens=[START],
+        model_max_length=TEXT_LENGTH,
         chat_template=CHAT_TEMPLATE,
     )
 
@@ -76,15 +78,17 @@ def test_tokens_are_packed_and_normalized_as_the_pipeline_does(
     pictures = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     vae = convert_vae(pocket_vae)
     with torch.no_grad():
-        encoded = normalize_tokens(to_tokens(vae.encode(pictures).latent_dist.mode()))
-    vae.bn.running_mean.copy_(encoded["mean"])
-    vae.bn.running_var.copy_(encoded["variance"])
+        tokens = to_tokens(vae.encode(pictures).latent_dist.mode())
+    mean, variance = measure_statistics(tokens)
+    vae.bn.running_mean.copy_(mean)
+    vae.bn.running_var.copy_(variance)
     theirs = Flux2KleinPipeline(**{**pipeline.components, "vae": vae})
     with torch.no_grad():
         expected = theirs._pack_latents(theirs._encode_vae_image(pictures, torch.Generator()))
-    assert encoded["tokens"].shape == (6, 64, TOKEN_CHANNELS)
-    assert torch.allclose(encoded["tokens"].float(), expected, atol=4e-3)  # kept in fp16
-    assert encoded["tokens"].float().std((0, 1)).tolist() == pytest.approx([1.0] * TOKEN_CHANNELS, abs=1e-2)
+    normalized = normalize_tokens(tokens, mean, variance)
+    assert normalized.shape == (6, 64, TOKEN_CHANNELS)
+    assert torch.allclose(normalized, expected, atol=1e-5)
+    assert normalized.std((0, 1)).tolist() == pytest.approx([1.0] * TOKEN_CHANNELS, abs=1e-2)
 
 
 def test_text_is_embedded_as_the_pipeline_does(pipeline: Flux2KleinPipeline) -> None:
@@ -99,6 +103,21 @@ def test_text_is_embedded_as_the_pipeline_does(pipeline: Flux2KleinPipeline) -> 
 def test_case_and_outer_spaces_of_a_prompt_do_not_matter() -> None:
     tokenizer = make_tokenizer()
     assert torch.equal(*(tokenize(tokenizer, [text])[0] for text in (" An Owl", "an owl ")))
+
+
+def test_the_grid_is_drawn_at_the_size_and_length_the_model_was_trained_on(
+    pipeline: Flux2KleinPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "STEPS", 1)
+    lengths: list[int] = []
+    hook = pipeline.transformer.context_embedder.register_forward_pre_hook(
+        lambda _, inputs: lengths.append(inputs[0].shape[1])
+    )
+    (picture,) = grid.sample(pipeline, ["an owl"])
+    hook.remove()
+    assert picture.size == (64, 64)
+    assert lengths == [TEXT_LENGTH] * 2  # with the prompt, and without
+    assert grid.size_settings(DiffusionPipeline()) == {}
 
 
 def test_velocity_is_predicted_as_the_pipeline_does(pipeline: Flux2KleinPipeline) -> None:

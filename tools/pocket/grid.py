@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, Flux2KleinPipeline
 from PIL import Image, ImageDraw
 
 from tools.pocket.files import write_atomically
-from tools.pocket.settings import SEED
+from tools.pocket.settings import IMAGE_SIZE, SEED
 from tools.pocket.vocabulary import HELD_OUT_PAIRS, OBJECTS, PLACES, TREATMENTS, article_of, draw_label
 
 GUIDANCE_SCALE = 4.0
@@ -41,16 +41,28 @@ def say(name: str, place: str, treatment: str) -> str:
     return TREATMENTS[treatment][0].format(f"{article_of(name)} {name} {where}")
 
 
-def sample(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int = SEED) -> list[Image.Image]:
+def sample(pipeline: DiffusionPipeline, prompts: Sequence[str], seed: int = SEED) -> list[Image.Image]:
     """One picture a prompt, 20 steps."""
     pictures: list[Image.Image] = []
     for start in range(0, len(prompts), 12):
         generators = [torch.Generator().manual_seed(seed + start + index) for index in range(12)]
         part = list(prompts[start : start + 12])
         pictures += pipeline(
-            part, num_inference_steps=STEPS, guidance_scale=GUIDANCE_SCALE, generator=generators[: len(part)]
+            prompt=part,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE_SCALE,
+            generator=generators[: len(part)],
+            **size_settings(pipeline),
         ).images
     return pictures
+
+
+def size_settings(pipeline: DiffusionPipeline) -> dict[str, int]:
+    """What FLUX.2's pipeline must be told: its defaults are 1024 px and 512 tokens, whatever its parts were trained on."""
+    if not isinstance(pipeline, Flux2KleinPipeline):
+        return {}
+    length = pipeline.tokenizer.model_max_length
+    return {"height": IMAGE_SIZE, "width": IMAGE_SIZE, "max_sequence_length": length}
 
 
 def write_grid(path: Path, pictures: Sequence[Image.Image], prompts: Sequence[str], columns: int = 6) -> None:
