@@ -16,7 +16,7 @@ from tools.pocket.captions import draw_captions
 from tools.pocket.files import load_checkpoint, save_checkpoint
 from tools.pocket.flow_model import FlowModel
 from tools.pocket.flow_tokenizer import load_flow_tokenizer, tokenize, train_flow_tokenizer
-from tools.pocket.flow_vae import encode_tokens
+from tools.pocket.flow_vae import encode_world_tokens, read_tokens
 from tools.pocket.muon import Muon
 from tools.pocket.parallel import WORKERS, Crew, count_trainable, run_crew
 from tools.pocket.schedule import Clock
@@ -42,7 +42,7 @@ def train_flow(workplace: Workplace, deadline: float, *, cool_down: bool = False
         workers: Processes.
     """
     train_flow_tokenizer(workplace)
-    encode_tokens(workplace, workers)
+    encode_world_tokens(workplace, workers)
     run_crew(_train, count_trainable(_build_model(workplace)), workplace, deadline, cool_down, workers=workers)
 
 
@@ -125,7 +125,7 @@ class _Batches:
     """Tokens, their noise and captions: one process's part of each batch, the same whenever a step is done."""
 
     def __init__(self, workplace: Workplace, rank: int, workers: int) -> None:
-        self._tokens, self._codes = encode_tokens(workplace)["tokens"], read_codes(workplace)
+        self._tokens, self._codes = read_tokens(workplace), read_codes(workplace)
         self._words, self._tokenizer = other_words(workplace.packs), load_flow_tokenizer(workplace.flow_tokenizer)
         self._rank, self._workers = rank, workers
 

@@ -3,21 +3,21 @@
 The weights are the same, bit for bit. New are the statistics by which FLUX.2 normalises patches of 2 x 2 latents.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderKLFlux2
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tools.pocket.autoencoder import pictures_to_tensor
 from tools.pocket.files import write_atomically
 from tools.pocket.parallel import WORKERS, map_over
 from tools.pocket.settings import Workplace
-from tools.pocket.world import open_world
+from tools.pocket.world import chunk_paths
 
-ENCODED_AT_ONCE = 5000
 BATCH_NORM_EPS = 1e-4  # the class's default
 # What the two classes call alike.
 SHARED_SETTINGS = (
@@ -59,35 +59,44 @@ def convert_vae(vae: AutoencoderKL) -> AutoencoderKLFlux2:
 
 def load_flow_vae(workplace: Workplace) -> AutoencoderKLFlux2:
     """The converted autoencoder with the statistics of the world."""
-    vae, encoded = convert_vae(load_pocket_vae(workplace)), encode_tokens(workplace)
-    vae.bn.running_mean.copy_(encoded["mean"])
-    vae.bn.running_var.copy_(encoded["variance"])
+    vae = convert_vae(load_pocket_vae(workplace))
+    mean, variance = measure_statistics(_read_chunk(_token_paths(workplace)[0]))
+    vae.bn.running_mean.copy_(mean)
+    vae.bn.running_var.copy_(variance)
     return vae
 
 
-def encode_tokens(workplace: Workplace, workers: int = WORKERS) -> dict[str, Tensor]:
-    """The training pictures as normalised tokens, cached in a file.
+def encode_world_tokens(workplace: Workplace, workers: int = WORKERS) -> None:
+    """Encodes what is missing of the world; every chunk of pictures gets a file of tokens, not yet normalized."""
+    tasks = [
+        (workplace, pictures, tokens)
+        for pictures, tokens in zip(chunk_paths(workplace), _token_paths(workplace), strict=True)
+        if not tokens.exists()
+    ]
+    for count, path in enumerate(map_over(workers, _encode, tasks), 1):
+        print(f"flow: encoded {count} of {len(tasks)} chunks, {path.name}", flush=True)
 
-    Returns:
-        `tokens` (count, 64, 32) in fp16, and the `mean` and `variance` (32,) they were normalised by.
+
+def read_tokens(workplace: Workplace) -> Tensor:
+    """The training pictures as normalized tokens (count, 64, 32), fp16.
+
+    The first chunk alone gives the statistics, 128,000 numbers a channel, so that they stay when the world grows.
     """
-    path = workplace.root / "flow_tokens.safetensors"
-    if not path.exists():
-        count = open_world(workplace).training_count
-        tasks = [(workplace, start, min(start + ENCODED_AT_ONCE, count)) for start in range(0, count, ENCODED_AT_ONCE)]
-        tokens = torch.cat([torch.from_numpy(part) for part in map_over(workers, _encode, tasks)])
-        encoded = normalize_tokens(tokens)
-        write_atomically(path, lambda target: save_file(encoded, target))
-    return load_file(path)
+    chunks = [_read_chunk(path) for path in _token_paths(workplace)]
+    mean, variance = measure_statistics(chunks[0])
+    tokens = torch.cat([normalize_tokens(chunk, mean, variance).half() for chunk in chunks])
+    return tokens[: len(tokens) - workplace.held_out]
 
 
-def normalize_tokens(tokens: Tensor) -> dict[str, Tensor]:
-    """Tokens (count, length, C) with mean 0 and variance 1 in each of C channels, and what they had before."""
-    channels = tokens.flatten(0, 1).float()
-    variance, mean = torch.var_mean(channels, 0)
-    deviation = (variance + BATCH_NORM_EPS).sqrt()
-    normalized = ((channels - mean) / deviation).half().view_as(tokens)
-    return {"tokens": normalized, "mean": mean, "variance": variance}
+def measure_statistics(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the variance of each of C channels of tokens (count, length, C)."""
+    variance, mean = torch.var_mean(tokens.float(), (0, 1))
+    return mean, variance
+
+
+def normalize_tokens(tokens: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Tokens (count, length, C) with mean 0 and variance 1 in each of C channels, as the pipeline normalizes."""
+    return (tokens.float() - mean) / (variance + BATCH_NORM_EPS).sqrt()
 
 
 def to_tokens(latents: Tensor) -> Tensor:
@@ -95,12 +104,27 @@ def to_tokens(latents: Tensor) -> Tensor:
     return F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
 
 
+def _token_paths(workplace: Workplace) -> list[Path]:
+    return [workplace.root / "flow_tokens" / f"{path.stem}.npy" for path in chunk_paths(workplace)]
+
+
+def _read_chunk(path: Path) -> Tensor:
+    return torch.from_numpy(np.load(path))
+
+
 @torch.no_grad()
-def _encode(workplace: Workplace, start: int, stop: int) -> NDArray[np.float16]:
+def _encode(workplace: Workplace, pictures: Path, target: Path) -> Path:
     torch.set_num_threads(1)
-    world, vae = open_world(workplace), load_pocket_vae(workplace)
-    parts: list[NDArray[np.float16]] = []
-    for first in range(start, stop, 250):
-        pictures = pictures_to_tensor(world.images[first : min(first + 250, stop)])
-        parts.append(to_tokens(vae.encode(pictures).latent_dist.mode()).half().numpy())
-    return np.concatenate(parts)
+    images, vae = np.load(pictures)["images"], load_pocket_vae(workplace)
+    parts = [
+        to_tokens(vae.encode(pictures_to_tensor(images[start : start + 100])).latent_dist.mode()).half()
+        for start in range(0, len(images), 100)
+    ]
+    array = torch.cat(parts).numpy()
+    write_atomically(target, lambda temporary: _save_array(temporary, array))
+    return target
+
+
+def _save_array(path: Path, array: NDArray[np.float16]) -> None:
+    with path.open("wb") as handle:  # given a name, numpy would add a suffix to it
+        np.save(handle, array)

@@ -59,16 +59,17 @@ def draw_world(workplace: Workplace, count: int, processes: int = 2) -> World:
 
 def open_world(workplace: Workplace) -> World:
     """Opens every chunk drawn so far."""
-    images = [np.load(path)["images"] for path in _chunk_paths(workplace)]
+    images = [np.load(path)["images"] for path in chunk_paths(workplace)]
     return World(np.concatenate(images), read_codes(workplace), workplace.held_out)
 
 
 def read_codes(workplace: Workplace) -> NDArray[np.int16]:
     """The labels of every picture drawn so far, a row of four numbers each, without the pictures."""
-    return np.concatenate([np.load(path)["codes"] for path in _chunk_paths(workplace)])
+    return np.concatenate([np.load(path)["codes"] for path in chunk_paths(workplace)])
 
 
-def _chunk_paths(workplace: Workplace) -> list[Path]:
+def chunk_paths(workplace: Workplace) -> list[Path]:
+    """The files drawn so far, each of `chunk` pictures; a world of other words is refused."""
     paths = sorted(workplace.world.glob("chunk-*.npz"))
     if not paths:
         raise FileNotFoundError("no pictures are drawn yet; run: python -m tools.pocket world")
