@@ -34,7 +34,7 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore, default_data_dir
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
-from apt_engine.training.process_rank import rank
+from apt_engine.training.process_rank import process_rank
 
 INTERRUPTED = 130
 
@@ -88,7 +88,7 @@ def _run_to_the_end(store: RunStore, run: Run) -> int:
         for event in train(store, run, stop.is_set):
             _show(event)
     except EngineError as error:
-        if not rank():
+        if not process_rank():
             with contextlib.suppress(EngineError):  # a full disk: the sentence is printed all the same
                 run.append(RunFailed(message=str(error)))
         raise
@@ -126,7 +126,7 @@ def _show(event: Event) -> None:
 
 def _say(line: str) -> None:
     """Print, once for all processes of a run."""
-    if not rank():
+    if not process_rank():
         print(line, flush=True)
 
 

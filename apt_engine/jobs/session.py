@@ -16,7 +16,7 @@ from apt_engine.runs.files import writing
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
-from apt_engine.training.process_rank import process_count, rank
+from apt_engine.training.process_rank import process_count, process_rank
 from apt_engine.training.trainer import Trainer
 
 OUT_OF_MEMORY = (
@@ -31,7 +31,7 @@ def alone(store: RunStore) -> Iterator[None]:
     Raises:
         BusyError: another process trains with the same data directory.
     """
-    if rank():  # process 0 holds it for all
+    if process_rank():  # process 0 holds it for all
         yield
         return
     with writing(store.data_dir):
@@ -58,7 +58,7 @@ def create(store: RunStore, config: TrainingConfig, save_photos: Callable[[Path]
     """
     made = [""]
     with alone(store):
-        if not rank():
+        if not process_rank():
             made = [store.create(config, save_photos).id]
     if process_count() > 1:
         PartialState(cpu=choose_device(config.device).type == "cpu")
@@ -69,15 +69,15 @@ def create(store: RunStore, config: TrainingConfig, save_photos: Callable[[Path]
 def train(
     store: RunStore, run: Run, should_stop: Callable[[], bool], should_pause: Callable[[], bool] = lambda: False
 ) -> Iterator[Event]:
-    """Train a run and append each event to it before passing it on; see `Trainer.run`.
+    """Train a run and append each event to it before passing it on; see `Trainer`.
 
     Raises:
         EngineError: as `alone` and `Trainer.run` do.
     """
     with alone(store):
         try:
-            for event in Trainer(run).run(should_stop, should_pause):
-                if not rank():
+            for event in Trainer(run, should_stop, should_pause).run():
+                if not process_rank():
                     run.append(event)
                 yield event
         except (MemoryError, torch.OutOfMemoryError) as error:

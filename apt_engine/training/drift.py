@@ -4,6 +4,8 @@ drift = mean over prompts, noise levels and pixels of |eps_tuned - eps_ref|^2,
 on latents that the base model itself made from prompts without the subject. 0 before the first step.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -22,16 +24,19 @@ class PriorDrift:
     Args:
         base: with its LoRA attached, trained or not.
         config: seed, size, sampling steps, and the prompts.
+        on_step: told how far the drawing of the latents is (0 to 1); what it raises ends it.
     """
 
-    def __init__(self, base: BaseModel, config: TrainingConfig) -> None:
+    def __init__(
+        self, base: BaseModel, config: TrainingConfig, on_step: Callable[[float], None] = lambda fraction: None
+    ) -> None:
         """Lets the base draw its latents once, (prompts, C, h, w)."""
         self._base = base
         pictures = [
             Picture.of(config, prompt, config.seed + index) for index, prompt in enumerate(config.drift_prompts)
         ]
         with reference_pass(base.denoiser):
-            self._latents = torch.cat(list(Sampler(base).latents(pictures)))
+            self._latents = torch.cat(list(Sampler(base).latents(pictures, on_step)))
         self._seed = config.seed
         self._states = base.encode_prompts(list(config.drift_prompts))
 

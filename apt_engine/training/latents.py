@@ -3,7 +3,7 @@
 N photos, C latent channels, h and w latent height and width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from apt_engine import random
 from apt_engine.apt.augment import Warp, draw_warp, latent_mask, warp_pixels
 from apt_engine.bases.base import BaseModel
 from apt_engine.errors import BaseModelError
+from apt_engine.runs.events import StageChanged
 from apt_engine.settings.training import TrainingConfig
 
 SHOWN_SIDE = 96
+TIMES_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -55,43 +57,68 @@ class LatentSource:
         return self._warped(photo, generator)
 
 
-def encode_photos(base: BaseModel, paths: Sequence[Path]) -> LatentSource:
+def encode_photos(
+    base: BaseModel, paths: Sequence[Path], message: str, obey_stop: Callable[[], None]
+) -> Generator[StageChanged, None, LatentSource]:
     """Plain views alone of square pictures of one size.
+
+    Args:
+        message: what is told while it goes on.
+        obey_stop: asked before each picture; what it raises ends the work.
 
     Raises:
         BaseModelError: the VAE returns numbers that are not finite.
     """
-    return LatentSource([encode_view(base, read_pixels(path)) for path in paths])
+    views: list[View] = []
+    for path in paths:
+        yield from _progress(message, len(views), len(paths))
+        obey_stop()
+        views.append(encode_view(base, read_pixels(path)))
+    return LatentSource(views)
 
 
 def encode_with_warps(
-    base: BaseModel,
-    paths: Sequence[Path],
-    config: TrainingConfig,
-    on_progress: Callable[[float], None] = lambda _: None,
-) -> LatentSource:
+    base: BaseModel, paths: Sequence[Path], config: TrainingConfig, message: str, obey_stop: Callable[[], None]
+) -> Generator[StageChanged, None, LatentSource]:
     """Plain views, and warped ones from a bank of `config.warped_views` a photo, or fresh each time when that is 0.
 
     The bank takes photos x views x (2 C h w + h w) x 4 bytes of memory: 22 MB for 5 photos of SD 1.5 at 512 px and 32
     views. It is keyed by the seed, so a resumed run makes the same one; nothing is kept on disk.
 
+    Args:
+        message: what is told while it goes on.
+        obey_stop: asked before each view; what it raises ends the work.
+
     Raises:
         BaseModelError: the VAE returns numbers that are not finite.
     """
     pictures = [read_pixels(path) for path in paths]
-    plain = [encode_view(base, pixels) for pixels in pictures]
+    count = config.warped_views
 
-    def fresh(photo: int, generator: torch.Generator) -> View:
+    def draw(photo: int, generator: torch.Generator) -> View:
         return encode_view(base, pictures[photo], draw_warp(generator, config.max_zoom, config.max_rotation_degrees))
 
-    count = config.warped_views
+    views: list[View] = []  # plain ones of all photos, then the bank: `count` of the first photo, of the second ...
+    for number in range(len(pictures) * (1 + count)):
+        yield from _progress(message, number, len(pictures) * (1 + count))
+        obey_stop()
+        if number < len(pictures):
+            views.append(encode_view(base, pictures[number]))
+        else:
+            photo, view = divmod(number - len(pictures), count)
+            views.append(draw(photo, random.generator(config.seed, view, photo, "bank")))
+    plain, bank = views[: len(pictures)], views[len(pictures) :]
     if not count:
-        return LatentSource(plain, fresh)
-    bank: list[list[View]] = []
-    for photo in range(len(pictures)):
-        bank.append([fresh(photo, random.generator(config.seed, view, photo, "bank")) for view in range(count)])
-        on_progress((photo + 1) / len(pictures))
-    return LatentSource(plain, lambda photo, generator: bank[photo][int(torch.randint(count, (), generator=generator))])
+        return LatentSource(plain, draw)
+    return LatentSource(
+        plain, lambda photo, generator: bank[photo * count + int(torch.randint(count, (), generator=generator))]
+    )
+
+
+def _progress(message: str, done: int, total: int) -> Iterator[StageChanged]:
+    """How far encoding is, every twentieth of the way."""
+    if done == 0 or done * TIMES_TOLD // total > (done - 1) * TIMES_TOLD // total:
+        yield StageChanged(stage="encoding", message=message, fraction=done / total)
 
 
 def encode_view(base: BaseModel, pixels: Tensor, warp: Warp | None = None) -> View:

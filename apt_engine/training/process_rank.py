@@ -3,7 +3,7 @@
 import os
 
 
-def rank() -> int:
+def process_rank() -> int:
     """Number of this process, 0 without others. Process 0 prints, writes and draws."""
     return int(os.environ.get("RANK", "0"))
 

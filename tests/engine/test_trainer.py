@@ -1,6 +1,5 @@
 """Training on the toy model: events, exactness, resume, and what breaks."""
 
-import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,14 +67,15 @@ def new_run(tmp_path: Path, toy_base: Path, photo_dir: Path) -> NewRun:
     return make
 
 
-def finish(run: Run, should_stop: Callable[[], bool] = lambda: False) -> list[Event]:
-    return list(train(RunStore(run.path.parent.parent), run, should_stop))
+def finish(run: Run, stop_at: int = 0) -> list[Event]:
+    """Train to the end, or ask to stop as soon as that step is done."""
+    events: list[Event] = []
 
+    def should_stop() -> bool:
+        return any(event.step == stop_at for event in steps_of(events))
 
-def stop_at(step: int) -> Callable[[], bool]:
-    """A wish to stop that comes true when so many steps are done."""
-    asked = itertools.count()
-    return lambda: next(asked) >= step
+    events.extend(train(RunStore(run.path.parent.parent), run, should_stop))
+    return events
 
 
 def lora_bytes(run: Run) -> bytes:
@@ -151,7 +151,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(new_run: New
 def test_stopped_and_resumed_is_the_same_to_the_byte(new_run: NewRun, step: int) -> None:
     whole, stopped = new_run(), new_run()
     finish(whole)
-    events = finish(stopped, stop_at(step))
+    events = finish(stopped, stop_at=step)
     assert isinstance(events[-1], RunFinished)
     assert not events[-1].is_complete
     assert events[-1].step == step
@@ -180,7 +180,7 @@ def test_cut_off_and_resumed_is_the_same_to_the_byte(new_run: NewRun, step: int)
 def test_a_damaged_checkpoint_is_passed_over_on_resume(new_run: NewRun) -> None:
     whole, run = new_run(), new_run()
     finish(whole)
-    finish(run, stop_at(5))
+    finish(run, stop_at=5)
     (run.path / "checkpoints" / "000005" / "optimizer.safetensors").write_bytes(b"torn")
     started = next(event for event in finish(run) if isinstance(event, RunStarted))
     assert started.first_step == 4
@@ -216,7 +216,7 @@ def test_two_formats_train_one_after_the_other(new_run: NewRun) -> None:
 
 def test_prior_pictures_are_made_once_and_trained_on(new_run: NewRun) -> None:
     run = new_run(prior_preservation=True, prior_images=3)
-    events = finish(run, stop_at(5))
+    events = finish(run, stop_at=5)
     assert len(list((run.path / "prior").glob("*.png"))) == 3
     assert all(event.prior_loss is not None for event in steps_of(events))
     before = [path.stat().st_mtime_ns for path in sorted((run.path / "prior").iterdir())]
@@ -291,7 +291,7 @@ def test_the_other_bases_train_resume_and_export_as_well(
     settings |= {"sensitivity": 1e5, "stabilization_lambda": 1.0, "alignment_lambda": 1.0}
     whole, stopped = new_run(**settings), new_run(**settings)
     events = finish(whole)
-    finish(stopped, stop_at(3))
+    finish(stopped, stop_at=3)
     finish(stopped)
     assert lora_bytes(stopped) == lora_bytes(whole)
     assert optimizer_bytes(stopped) == optimizer_bytes(whole)
@@ -320,7 +320,7 @@ def test_a_disk_too_small_for_the_run_is_told_before_the_first_step(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_disk_that_fills_up_keeps_the_older_checkpoints(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_run()
-    finish(run, stop_at(3))
+    finish(run, stop_at=3)
     real = training_state.write
 
     def write(path: Path, *rest: Any) -> None:
@@ -345,7 +345,7 @@ def test_drift_begins_at_nothing_and_is_the_same_after_a_resume(new_run: NewRun)
     assert whole[0][1] == 0
     assert all(drift > 0 for _, drift in whole[1:])
     run = new_run(**settings)
-    first = drifts(finish(run, stop_at(4)))
+    first = drifts(finish(run, stop_at=4))
     assert first + drifts(finish(run)) == whole
 
 

@@ -1,0 +1,163 @@
+"""All that training needs, made ready before the first step: base model, photos, LoRA, optimizer, step."""
+
+import functools
+import shutil
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from apt_engine.bases import hub
+from apt_engine.bases.base import BaseModel
+from apt_engine.bases.registry import choose_device, choose_dtype, load_base
+from apt_engine.errors import ConfigError, DiskError
+from apt_engine.lora import adapter, files
+from apt_engine.runs.events import Event, Noticed, StageChanged
+from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training import state as training_state
+from apt_engine.training.drift import PriorDrift
+from apt_engine.training.ending import StopSignal
+from apt_engine.training.latents import LatentSource, encode_photos, encode_with_warps
+from apt_engine.training.pictures import RecentViews, draw_prior_pictures
+from apt_engine.training.processes import Processes, processes_of
+from apt_engine.training.step import AdaptiveStep
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Loaded:
+    """The bare base model on its device, and who works with it."""
+
+    config: TrainingConfig
+    accelerator: Accelerator
+    processes: Processes
+    stop: StopSignal
+    base: BaseModel
+
+    @functools.cached_property
+    def drift(self) -> PriorDrift:
+        """Its latents are drawn when it is first asked for: a resumed session may have nothing to measure."""
+        return PriorDrift(self.base, self.config, self.stop.obey_alone)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared(Loaded):
+    """A base model with its LoRA, and all that trains it.
+
+    Attributes:
+        parameters: the LoRA's, by name.
+        views: of the re-framed photos just trained on.
+    """
+
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    step: AdaptiveStep
+    views: RecentViews
+
+    def write(self, folder: Path) -> None:
+        """The files of a checkpoint."""
+        files.save(self.base, folder / "lora.safetensors")
+        state = self.step.state_dict()
+        training_state.write(
+            folder / "optimizer.safetensors", self.parameters, self.optimizer, state, self.accelerator.scaler
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """LoRA, optimizer and the step's own state exactly as they were."""
+        files.load_weights(self.base, checkpoint.lora_path)
+        path, scaler = checkpoint.optimizer_path, self.accelerator.scaler
+        self.step.load_state_dict(training_state.read(path, self.parameters, self.optimizer, scaler))
+
+
+def load(config: TrainingConfig, should_stop: Callable[[], bool]) -> Generator[Event, None, Loaded]:
+    """The bare base model on its device, downloaded first where it is not there yet.
+
+    Raises:
+        EngineError: it cannot be had, or does not suit the settings.
+    """
+    device = choose_device(config.device)
+    is_fp16 = choose_dtype(config.dtype, device) == torch.float16
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if is_fp16 else "no")
+    processes = processes_of(accelerator)
+    for done, total in hub.fetch(config.base):
+        yield StageChanged(stage="downloading", message=hub.described(config.base, done, total), fraction=done / total)
+    yield StageChanged(stage="loading", message=f"Loading the base model {config.base}.")
+    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+    if config.resolution % base.size_multiple:
+        raise ConfigError(
+            f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."
+        )
+    base.prepare_training(config.resolution, gradient_checkpointing=config.gradient_checkpointing)
+    if not base.lora.kohya:
+        yield Noticed(
+            message=f"Other programs have no names for the layers of {base.name}; its LoRA is exported for diffusers alone."
+        )
+    stop = StopSignal(should_stop, processes)
+    return Loaded(config=config, accelerator=accelerator, processes=processes, stop=stop, base=base)
+
+
+def prepare(
+    run: Run, loaded: Loaded, checkpoint: Checkpoint | None, last_step: int
+) -> Generator[Event, None, Prepared]:
+    """Photos, LoRA, optimizer and step, as the checkpoint has them, or new.
+
+    Raises:
+        Stopped: a wish to stop was heard.
+        EngineError: a photo, a setting or the disk does not do.
+    """
+    config, base = loaded.config, loaded.base
+    photos = yield from _encode_photos(run, loaded)
+    prior = (yield from _prior_of(run, loaded)) if config.prior_preservation else None
+    layers = base.lora.chosen(feed_forward=config.feed_forward, convolutions=config.convolutions)
+    adapter.attach(base.denoiser, config.rank, config.lora_alpha, layers, config.seed)
+    parameters = adapter.trainable_parameters(base.denoiser)
+    _check_disk(run, parameters, last_step - (checkpoint.step if checkpoint else 0))
+    optimizer = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    prepared = Prepared(
+        config=config,
+        accelerator=loaded.accelerator,
+        processes=loaded.processes,
+        stop=loaded.stop,
+        base=base,
+        parameters=parameters,
+        optimizer=loaded.accelerator.prepare(optimizer),
+        step=AdaptiveStep(config, base, photos, prior, captions=run.captions, processes=loaded.processes),
+        views=RecentViews(run),
+    )
+    if checkpoint:
+        prepared.restore(checkpoint)
+    return prepared
+
+
+def _encode_photos(run: Run, loaded: Loaded) -> Generator[Event, None, LatentSource]:
+    """Plain views of the photos, and warped ones where augmentation may ask for them."""
+    paths = run.photo_paths
+    message = f"Encoding {len(paths)} photos."
+    if not loaded.config.augmentation:
+        return (yield from encode_photos(loaded.base, paths, message, loaded.stop.obey))
+    return (yield from encode_with_warps(loaded.base, paths, loaded.config, message, loaded.stop.obey))
+
+
+def _prior_of(run: Run, loaded: Loaded) -> Generator[Event, None, LatentSource]:
+    """Pictures of the class by the base model itself, drawn by the first process, encoded by each."""
+    paths = [run.path / "prior" / f"{number:04d}.png" for number in range(loaded.config.prior_images)]
+    if loaded.processes.is_first:
+        yield from draw_prior_pictures(loaded.base, loaded.config, paths, loaded.stop)
+    loaded.stop.obey()  # here the others wait for the pictures
+    message = f"Encoding {len(paths)} pictures of {loaded.config.subject}."
+    return (yield from encode_photos(loaded.base, paths, message, loaded.stop.obey))
+
+
+def _check_disk(run: Run, parameters: dict[str, nn.Parameter], steps: int) -> None:
+    """Refuse before the first step what could not be saved: all LoRAs, and AdamW's two moments of two checkpoints."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
+    needed = size * (2 + steps // run.config.save_every_steps + 2 * KEPT_OPTIMIZER_STATES)
+    free = shutil.disk_usage(run.path).free
+    if free < needed:
+        raise DiskError(
+            f"This run needs about {needed / 1e6:,.0f} MB on the disk of {run.path}, which has {free / 1e6:,.0f} MB "
+            "free; free some, choose another --data-dir, or raise save_every_steps."
+        )

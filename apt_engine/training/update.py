@@ -1,0 +1,66 @@
+"""One update of the LoRA: step, gradients of all processes, optimizer; and the event that tells of it."""
+
+import dataclasses
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from apt_engine.runs.events import StepFinished
+from apt_engine.training.memory import peak_memory_bytes
+from apt_engine.training.preparation import Prepared
+from apt_engine.training.step import StepResult
+
+SCALARS = ("loss", "reference_loss", "stabilization", "alignment", "prior_loss")
+
+
+def take_step(prepared: Prepared, number: int) -> StepFinished:
+    """Both passes, backward, and an optimizer step unless a number is not finite; the first step has number 1."""
+    started = time.monotonic()
+    config, accelerator, optimizer = prepared.config, prepared.accelerator, prepared.optimizer
+    learning_rate = config.learning_rate * min(1.0, number / max(1, config.warmup_steps))
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    result = prepared.step(number, accelerator.backward)
+    prepared.views.add(result.batch.shown)
+    prepared.processes.average_gradients(list(prepared.parameters.values()))
+    norm = accelerator.clip_grad_norm_(prepared.parameters.values(), config.max_grad_norm)
+    assert norm is not None
+    event = _describe(prepared, number, result, norm, learning_rate)
+    # With a loss scaler the optimizer itself skips gradients that overflowed, and lowers the scale.
+    if not event.was_skipped or accelerator.scaler is not None:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return dataclasses.replace(event, seconds=time.monotonic() - started)
+
+
+def _describe(prepared: Prepared, number: int, result: StepResult, norm: Tensor, learning_rate: float) -> StepFinished:
+    """The event of a step; all its numbers come off the device at once."""
+    measured = {name: value for name in SCALARS if (value := getattr(result, name)) is not None}
+    means = prepared.processes.mean(torch.stack([value.float() for value in (norm, *measured.values())]))
+    gradient_norm, *values = means.tolist()
+    numbers = dict(zip(measured, values, strict=True))
+    timesteps, chances, warped, weights = prepared.processes.join(result.per_sample()).T.tolist()
+    indicator, has_reference = prepared.step.indicator, prepared.config.needs_reference
+    return StepFinished(
+        step=number,
+        loss=numbers["loss"],
+        reference_loss=numbers.get("reference_loss"),
+        gap=numbers["reference_loss"] - numbers["loss"] if has_reference else None,
+        prior_loss=numbers.get("prior_loss"),
+        stabilization=numbers.get("stabilization"),
+        alignment=numbers.get("alignment"),
+        gradient_norm=gradient_norm,
+        learning_rate=learning_rate,
+        seconds=0.0,
+        timesteps=tuple(int(timestep) for timestep in timesteps),
+        chances=tuple(chances),
+        warped=tuple(bool(was) for was in warped),
+        weights=tuple(weights),
+        gamma=tuple(indicator.gamma().tolist()) if has_reference else (),
+        raw_gamma=tuple(indicator.raw_gamma().tolist()) if has_reference else (),
+        visits=tuple(indicator.visits.int().tolist()) if has_reference else (),
+        was_skipped=not all(math.isfinite(number) for number in (gradient_norm, *values)),
+        memory_bytes=peak_memory_bytes(),
+    )
