@@ -4,7 +4,6 @@ An error is one sentence and exit code 1; argparse's own complaints have exit co
 """
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError
+from apt_engine.jobs.session import create, train
 from apt_engine.jobs.worker import CHILD_ENVIRONMENT
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs.events import (
@@ -23,15 +23,15 @@ from apt_engine.runs.events import (
     Event,
     ExportReady,
     Noticed,
-    RunFailed,
     RunFinished,
     RunStarted,
     StageChanged,
     StepFinished,
 )
-from apt_engine.runs.history import summarize
+from apt_engine.runs.history import NEWER, summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore, default_data_dir
+from apt_engine.runs.training_lock import training_in
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.training.process_rank import process_rank
@@ -65,33 +65,22 @@ def _train(options: argparse.Namespace, store: RunStore) -> int:
     photos.check()
     for warning in (*photos.warnings, *photos.smaller_than(config.resolution)):
         _say(f"note: {warning}")
-    from apt_engine.jobs.session import create
-
     return _run_to_the_end(store, create(store, config, lambda folder: photos.save(folder, config.resolution)))
 
 
 def _resume(options: argparse.Namespace, store: RunStore) -> int:
     run = store.open(options.run)
-    if options.steps is not None:
-        run.replace_config(run.config.replace(steps=options.steps))
-    return _run_to_the_end(store, run)
+    return _run_to_the_end(store, run, options.steps)
 
 
-def _run_to_the_end(store: RunStore, run: Run) -> int:
+def _run_to_the_end(store: RunStore, run: Run, steps: int | None = None) -> int:
     """Train in this process; the first Ctrl-C stops after the step and saves, a second one ends at once."""
-    from apt_engine.jobs.session import train
-
     _say(f"run {run.id}")
     stop = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda *_: stop.set() or signal.signal(signal.SIGINT, previous))
     try:
-        for event in train(store, run, stop.is_set):
+        for event in train(store, run, stop.is_set, steps=steps):
             _show(event)
-    except EngineError as error:
-        if not process_rank():
-            with contextlib.suppress(EngineError):  # a full disk: the sentence is printed all the same
-                run.append(RunFailed(message=str(error)))
-        raise
     finally:
         signal.signal(signal.SIGINT, previous)
     _say(f"kept in {run.path}")
@@ -164,10 +153,16 @@ def _export(options: argparse.Namespace, store: RunStore) -> int:
 
 
 def _runs(_options: argparse.Namespace, store: RunStore) -> int:
+    training = training_in(store)
     for run in store.list():
-        summary = summarize(run)
-        progress = f"{summary.state:9}  step {summary.step}/{summary.last_step}"
-        print(f"{run.id}  {progress}  {summary.base}  {summary.subject}  {summary.message}")
+        try:
+            summary = summarize(run)
+        except EngineError as error:
+            print(f"{run.id}  {error}")
+            continue
+        state = summary.state_while(training is not None and training.run == run.id)
+        words = [f"{state:9}  step {summary.step}/{summary.last_step}", summary.base, summary.subject, summary.message]
+        print("  ".join([run.id, *words, *([NEWER] if summary.is_newer else [])]))
     return 0
 
 

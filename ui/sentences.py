@@ -4,20 +4,36 @@ import statistics
 
 from apt_engine.jobs.engine import EngineStatus
 from apt_engine.runs.history import STEPS_TIMED, History, RunSummary
+from apt_engine.runs.training_lock import Training
 
 AT_WORK = ("waiting", "waking", "training")
 WORN = 0.5  # from here on the indicator is worth a word
 
 
-def state_under(status: EngineStatus, summary: RunSummary) -> str:
-    """The state given what the engine does: also waiting in line, waking, before a session's first event, and interrupted.
+def state_under(status: EngineStatus, training: Training | None, summary: RunSummary) -> str:
+    """The state given what the engine and other processes do: also waiting, waking, before a first event, and interrupted."""
+    if is_at_work(status, summary.run.id):
+        return "waiting" if status.job == "waiting" else summary.state_while(True)
+    return summary.state_while(is_trained_elsewhere(status, training, summary.run.id))
 
-    Only the engine knows whether a run without an end is still worked on.
-    """
-    is_its = status.run_id == summary.run.id
-    if status.job == "waiting" and is_its:
-        return "waiting"
-    return summary.state_while(status.job == "training" and is_its)
+
+def is_at_work(status: EngineStatus, run_id: str) -> bool:
+    """Whether the page's own engine trains a run, or will when its turn comes."""
+    return status.job in ("waiting", "training") and status.run_id == run_id
+
+
+def is_trained_elsewhere(status: EngineStatus, training: Training | None, run_id: str) -> bool:
+    """Whether another process trains a run; it cannot be stopped from here."""
+    return training is not None and training.run == run_id and not is_at_work(status, run_id)
+
+
+def engine_notes(status: EngineStatus, training: Training | None, history: History) -> list[str]:
+    """What the run's own events cannot tell: that another process trains it, or why a session never began."""
+    if training and is_trained_elsewhere(status, training, history.run.id):
+        return [f"Another program on this computer trains it (process {training.process_id}); stop it there."]
+    is_its = status.job == "idle" and status.run_id == history.run.id
+    is_told = any(status.message in told for told in (history.message, *history.notices))
+    return [status.message] if is_its and not is_told else []
 
 
 def sentence(history: History, state: str, ahead: int = 0) -> str:

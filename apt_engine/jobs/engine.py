@@ -20,7 +20,7 @@ class EngineStatus:
 
     Attributes:
         job: what it is busy with; waiting means that jobs of others come first.
-        run_id: the run that is trained or waits to be; empty otherwise.
+        run_id: the run that is trained or waits to be, or while idle the one whose training failed last; empty otherwise.
         message: the sentence of the last failure; empty when there was none.
         ahead: how many jobs come first while this one waits.
     """

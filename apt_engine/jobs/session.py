@@ -1,52 +1,25 @@
-"""One training session under the data directory's lock: whoever trains, page or command line, does it alone."""
+"""One training session. Whoever trains, page or command line, does it here, and here alone is written how a session failed.
+
+Both happen under the data directory's lock, so nothing is ever written into a run that another process trains. Torch is
+imported once a session begins: the page's process only writes down the death of its engine.
+"""
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout  # comes with torch and the hub client
-
-from apt_engine.bases.registry import choose_device
-from apt_engine.errors import BusyError, EngineError
-from apt_engine.runs.events import Event
-from apt_engine.runs.files import writing
+from apt_engine.errors import EngineError
+from apt_engine.runs.events import Event, RunFailed
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.runs.training_lock import training_lock
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.process_rank import process_count, process_rank
-from apt_engine.training.trainer import Trainer
 
 OUT_OF_MEMORY = (
     "The memory ran out; close other programs, turn on gradient_checkpointing, or lower resolution or batch_size."
 )
-
-
-@contextlib.contextmanager
-def alone(store: RunStore) -> Iterator[None]:
-    """Hold the right to train. The system drops the lock with the process, however that ends.
-
-    Raises:
-        BusyError: another process trains with the same data directory.
-    """
-    if process_rank():  # process 0 holds it for all
-        yield
-        return
-    with writing(store.data_dir):
-        store.data_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(store.data_dir / "training.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise BusyError(
-                f"Another run is training in {store.data_dir}; wait for it to finish, or choose another --data-dir."
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def create(store: RunStore, config: TrainingConfig, save_photos: Callable[[Path], None]) -> Run:
@@ -57,28 +30,94 @@ def create(store: RunStore, config: TrainingConfig, save_photos: Callable[[Path]
         DiskError: the run cannot be written.
     """
     made = [""]
-    with alone(store):
+    with _locked(store):
         if not process_rank():
             made = [store.create(config, save_photos).id]
     if process_count() > 1:
-        PartialState(cpu=choose_device(config.device).type == "cpu")
+        from accelerate.utils import broadcast_object_list
+
+        _meet(config)
         broadcast_object_list(made)
     return store.open(made[0])
 
 
 def train(
-    store: RunStore, run: Run, should_stop: Callable[[], bool], should_pause: Callable[[], bool] = lambda: False
+    store: RunStore,
+    run: Run,
+    should_stop: Callable[[], bool],
+    should_pause: Callable[[], bool] = lambda: False,
+    *,
+    steps: int | None = None,
 ) -> Iterator[Event]:
     """Train a run and append each event to it before passing it on; see `Trainer`.
 
+    Args:
+        store: where the run is.
+        run: to begin or to go on with.
+        should_stop: whether to save and end after this step.
+        should_pause: whether to save and leave the rest to another session.
+        steps: train to this step, now and in the sessions to come.
+
     Raises:
-        EngineError: as `alone` and `Trainer.run` do.
+        BusyError: another process trains with the same data directory; the run is as it was.
+        EngineError: the session broke, for whatever reason, and the run tells why; or it was refused, and the run is as it was.
     """
-    with alone(store):
+    has_begun = False
+    with _locked(store, run.id):
         try:
+            from apt_engine.training.trainer import Trainer
+
+            if steps is not None and not process_rank():
+                run.replace_config(run.config.replace(steps=steps))
+            _meet(run.config)
             for event in Trainer(run, should_stop, should_pause).run():
                 if not process_rank():
                     run.append(event)
+                has_begun = True
                 yield event
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise EngineError(OUT_OF_MEMORY) from error
+        except EngineError as error:
+            if has_begun:
+                _write_failure(run, str(error))
+            raise
+        except Exception as error:
+            message = explain(error, f"events.jsonl of run {run.id}")
+            _write_failure(run, message, "".join(traceback.format_exception(error)))
+            raise EngineError(message) from error
+
+
+def tell_death(store: RunStore, run_id: str, message: str) -> None:
+    """Write down that the process which trained a run is dead, unless the run is gone or another process trains already."""
+    with contextlib.suppress(EngineError), training_lock(store):
+        _write_failure(store.open(run_id), message)
+
+
+def explain(error: Exception, where: str) -> str:
+    """A sentence for the user; `where` the details are, if it is no plain error."""
+    if isinstance(error, EngineError):
+        return str(error)
+    # By name, torch must not be imported here: every backend's own is torch.OutOfMemoryError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OUT_OF_MEMORY
+    return f"Something unexpected happened ({type(error).__name__}: {error}); the details are in {where}."
+
+
+def _write_failure(run: Run, message: str, detail: str = "") -> None:
+    """Only process 0 writes. A disk too full for the line leaves the run without an end; it can be resumed all the same."""
+    if not process_rank():
+        with contextlib.suppress(EngineError):
+            run.append(RunFailed(message=message, detail=detail))
+
+
+def _locked(store: RunStore, run_id: str = "") -> contextlib.AbstractContextManager[None]:
+    """The lock, which process 0 holds for all."""
+    return contextlib.nullcontext() if process_rank() else training_lock(store, run_id)
+
+
+def _meet(config: TrainingConfig) -> None:
+    """Wait until all processes are here, hence until process 0 has the lock and has written what it had to."""
+    if process_count() > 1:
+        from accelerate import PartialState
+
+        from apt_engine.bases.registry import choose_device
+
+        PartialState(cpu=choose_device(config.device).type == "cpu").wait_for_everyone()

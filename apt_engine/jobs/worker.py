@@ -19,9 +19,10 @@ from typing import Any
 
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress, SharedEngine
-from apt_engine.runs.events import RunFailed
+from apt_engine.jobs.session import tell_death
 from apt_engine.runs.history import refuse_restart
 from apt_engine.runs.store import RunStore
+from apt_engine.runs.training_lock import refuse_if_trained
 from apt_engine.settings.sampling import SampleRequest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +74,7 @@ class Worker(SharedEngine):
         run = store.open(run_id)
         with self._lock:
             self.refuse_if_busy()
+            refuse_if_trained(store)
             if not resume:
                 refuse_restart(run)
             self._store = store
@@ -148,22 +150,17 @@ class Worker(SharedEngine):
         for line in process.stdout:
             answer = json.loads(line)
             if answer["kind"] in ("done", "stopped", "failed"):
-                self._status = EngineStatus(message=answer["message"] if answer["kind"] == "failed" else "")
+                self._status = _after(self._status, answer)
             self._answers.put(answer)
         code = process.wait()
         if self._process is process and self._status.job != "idle":
             self._report_death(self._explain_death(code))
 
     def _report_death(self, reason: str) -> None:
-        status, self._status = self._status, EngineStatus(message=reason)
+        if self._status.job == "training":
+            tell_death(self._store, self._status.run_id, f"{reason} Press Resume to go on from the last checkpoint.")
+        self._status = EngineStatus(run_id=self._status.run_id, message=reason)
         self._answers.put({"kind": "failed", "message": reason})
-        if status.job == "training":
-            try:
-                self._store.open(status.run_id).append(
-                    RunFailed(message=f"{reason} Press Resume to go on from the last checkpoint.")
-                )
-            except EngineError as error:
-                self._status = replace(self._status, message=f"{reason} {error}")
 
     def _explain_death(self, code: int) -> str:
         if code < 0:
@@ -180,6 +177,12 @@ class Worker(SharedEngine):
             f"The engine ended unexpectedly ({last}); start the app again, and if that does not help delete .venv "
             "and let the launcher install it anew."
         )
+
+
+def _after(status: EngineStatus, answer: dict[str, Any]) -> EngineStatus:
+    """The status once a job has ended."""
+    is_failed = answer["kind"] == "failed"
+    return EngineStatus(run_id=status.run_id, message=answer["message"]) if is_failed else EngineStatus()
 
 
 def _follow(answers: "queue.SimpleQueue[dict[str, Any]]") -> Iterator[SampleProgress]:

@@ -15,12 +15,9 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
 from PIL import Image
 
-from apt_engine.errors import EngineError
-from apt_engine.jobs.session import OUT_OF_MEMORY, train
-from apt_engine.runs.events import RunFailed
+from apt_engine.jobs.session import explain, train
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
 from apt_engine.sampling.sampler import Stopped
@@ -65,7 +62,7 @@ class Child:
         except Stopped as error:
             self._tell("stopped", message=str(error))
         except Exception as error:
-            self._fail(job, error)
+            self._fail(error)
 
     def _train(self, store: RunStore, run_id: str) -> None:
         self._generator.forget()
@@ -93,29 +90,13 @@ class Child:
             for path in folder.glob("preview-*.jpg"):
                 path.unlink(missing_ok=True)
 
-    def _fail(self, job: dict[str, Any], error: Exception) -> None:
-        message, detail = explain(error)
+    def _fail(self, error: Exception) -> None:
         traceback.print_exception(error)
-        if job["job"] == "train":
-            try:
-                RunStore(Path(job["data_dir"])).open(job["run"]).append(RunFailed(message=message, detail=detail))
-            except EngineError:
-                pass  # a full disk: the page has the sentence all the same
-        self._tell("failed", message=message)
+        self._tell("failed", message=explain(error, "engine.log"))
 
     def _tell(self, kind: str, **values: Any) -> None:
         self._answers.write(json.dumps({"kind": kind, **values}) + "\n")
         self._answers.flush()
-
-
-def explain(error: Exception) -> tuple[str, str]:
-    """A sentence for the user, and the detail for a developer where it is no plain error."""
-    if isinstance(error, EngineError):
-        return str(error), ""
-    detail = "".join(traceback.format_exception(error))
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return OUT_OF_MEMORY, detail
-    return f"Something unexpected happened ({type(error).__name__}: {error}); the details are in engine.log.", detail
 
 
 def main() -> None:

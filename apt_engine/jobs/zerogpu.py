@@ -7,29 +7,25 @@ module imports no torch: the functions that are called on the GPU do so there, i
 import contextlib
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress, SharedEngine
-from apt_engine.runs.events import RunFailed
+from apt_engine.jobs.session import tell_death, train
 from apt_engine.runs.history import refuse_restart, summarize
-from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
 SLICE_SECONDS = 90.0  # of training in one call; loading, saving and samples come on top
 CALL_SECONDS = 150  # the length of a call that ZeroGPU is asked for
-FAILED_SLICES_ALLOWED = 3  # in a row, without a step between them
+FAILED_SLICES_ALLOWED = 3  # in a row, without a checkpoint between them
 GpuDecorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
     """Train for some seconds, on the GPU; returns done, paused (there is more to do) or failed."""
-    from apt_engine.jobs.session import train
-
     store = RunStore(Path(data_dir))
     run = store.open(run_id)
     end = time.monotonic() + seconds
@@ -37,11 +33,7 @@ def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
     try:
         for event in train(store, run, (run.path / "stop").exists, lambda: time.monotonic() > end):
             is_paused = getattr(event, "stage", "") == "waiting"
-    except EngineError as error:
-        _append_failure(run, str(error))
-        return "failed"
-    except Exception as error:  # noqa: BLE001 - whatever breaks a call must not break the app
-        _append_failure(run, f"Something unexpected happened ({error}).", traceback.format_exc())
+    except EngineError:
         return "failed"
     return "paused" if is_paused else "done"
 
@@ -56,12 +48,6 @@ def draw_pictures(data_dir: str, request: dict[str, Any], folder: str) -> tuple[
         return [str(path) for path in Generator().generate(store, wanted, Path(folder), lambda *_: None)], ""
     except EngineError as error:
         return [], str(error)
-
-
-def _append_failure(run: Run, message: str, detail: str = "") -> None:
-    """Write down why the run ended. A disk too full for that leaves it without an end; it can be resumed all the same."""
-    with contextlib.suppress(EngineError):
-        run.append(RunFailed(message=message, detail=detail))
 
 
 class ZeroGpuEngine(SharedEngine):
@@ -125,15 +111,15 @@ class ZeroGpuEngine(SharedEngine):
         message, failures = "", 0
         run = store.open(run_id)
         while True:
-            before = summarize(run).step
+            before = summarize(run).saved_step
             try:
                 outcome = self._train(str(store.data_dir), run_id, self._seconds)
             except Exception as error:  # noqa: BLE001 - ZeroGPU raises its limits and timeouts as many types
-                failures = 0 if summarize(run).step > before else failures + 1
+                failures = 0 if summarize(run).saved_step > before else failures + 1
                 if failures < FAILED_SLICES_ALLOWED:
                     continue
                 message = f"The GPU was taken away {failures} times in a row ({error}); press Resume to go on."
-                _append_failure(run, message)
+                tell_death(store, run.id, message)
                 break
             if outcome != "paused":
                 break

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from apt_engine.cli import main
-from apt_engine.jobs.session import alone
+from apt_engine.runs.history import NEWER
 from apt_engine.runs.store import RunStore
+from apt_engine.runs.training_lock import training_lock
+from apt_engine.settings.training import TrainingConfig
 
 FAST = [
     "--set",
@@ -137,10 +139,27 @@ def test_bad_photos_end_in_one_sentence(
 def test_a_second_run_is_refused_and_leaves_nothing(
     data: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with alone(RunStore(data)):
+    with training_lock(RunStore(data)):
         assert train(photo_dir, toy_base, data) == 1
     assert "Another run is training" in sentence(capsys)
     assert RunStore(data).list() == []
+
+
+def test_what_cannot_be_read_hides_no_other_run(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RunStore(data)
+    damaged, newer, whole, strange = (
+        store.create(TrainingConfig(subject="car"), lambda folder: None) for _ in range(4)
+    )
+    (damaged.path / "config.json").write_text("{")
+    (newer.path / "config.json").write_text('{"subject": "car", "dreams": true}')
+    whole.events_path.write_text('3\n{"kind": "RunFailed", "message": "The disk is full."}\n{"kind": "StepFin')
+    strange.events_path.write_text('{"kind": "RunDreamt"}\n')
+    assert main(["runs", "--data-dir", str(data)]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert "cannot be read" in lines[damaged.id]
+    assert "was made by a newer version of APT Studio (it has the settings dreams)" in lines[newer.id]
+    assert lines[whole.id] == "failed     step 0/300  pocket  car  The disk is full."
+    assert lines[strange.id].endswith(NEWER)
 
 
 def test_generate_refuses_what_it_cannot_do(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from apt_engine.errors import BaseModelError, BusyError, ConfigError, DiskError, EngineError, LoraError, RunError
-from apt_engine.jobs.session import alone, train
+from apt_engine.jobs.session import train
 from apt_engine.photos import photos_in, read_photos
 from apt_engine.runs.events import (
     CheckpointSaved,
@@ -30,6 +30,7 @@ from apt_engine.runs.events import (
 )
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.runs.training_lock import training_lock
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import state as training_state
 from apt_engine.training.step import AdaptiveStep, StepResult
@@ -260,7 +261,7 @@ def _tensors(run: Run) -> Iterator[torch.Tensor]:
 def test_only_one_process_trains_in_a_data_directory(new_run: NewRun) -> None:
     run = new_run()
     store = RunStore(run.path.parent.parent)
-    with alone(store), pytest.raises(BusyError, match="Another run is training"):
+    with training_lock(store), pytest.raises(BusyError, match="Another run is training"):
         finish(run)
     assert isinstance(finish(run)[-1], RunFinished)
 

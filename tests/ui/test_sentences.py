@@ -30,7 +30,7 @@ AT_WORK = EngineStatus("training", "r1")
 )
 def test_the_sentence_says_what_goes_on(events: list[Event], status: EngineStatus, state: str, words: str) -> None:
     told = history_of(*events)
-    assert state_under(status, told) == state
+    assert state_under(status, None, told) == state
     assert sentence(told, state) == words
 
 
@@ -38,7 +38,7 @@ def test_the_sentence_says_what_goes_on(events: list[Event], status: EngineStatu
 def test_a_run_without_an_end_that_nobody_works_on_was_interrupted(saved: int, from_where: str) -> None:
     told = history_of(started(), step(1), step(2), *([CheckpointSaved(step=2, path="c")] if saved else []), step(3))
     other_run = EngineStatus("training", "r2")
-    assert state_under(IDLE, told) == state_under(other_run, told) == "interrupted"
+    assert state_under(IDLE, None, told) == state_under(other_run, None, told) == "interrupted"
     assert sentence(told, "interrupted") == f"Training was interrupted at step 3 of 10; Resume goes on {from_where}."
 
 
@@ -55,6 +55,6 @@ def test_the_sentence_says_how_closely_the_photos_are_fitted_and_what_is_done() 
 
 def test_a_run_in_line_says_its_place() -> None:
     told = history_of()
-    state = state_under(EngineStatus("waiting", "r1", ahead=2), told)
+    state = state_under(EngineStatus("waiting", "r1", ahead=2), None, told)
     assert (state, sentence(told, state, ahead=2)) == ("waiting", "Your backpack is in line: 2 before it.")
-    assert sentence(told, state_under(EngineStatus("waiting", "r1"), told)) == "Your backpack comes next."
+    assert sentence(told, state_under(EngineStatus("waiting", "r1"), None, told)) == "Your backpack comes next."

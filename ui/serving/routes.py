@@ -17,6 +17,7 @@ from apt_engine.errors import DiskError, EngineError, RunError
 from apt_engine.runs import library
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
+from apt_engine.runs.training_lock import training_in
 from ui.serving.allowed import CACHED_FILES, FILE_ROUTE, OWN_FILES, find_file
 from ui.serving.tenants import Tenants, Workspace
 
@@ -70,11 +71,10 @@ def _show(tenants: Tenants, cache_dir: Path) -> Handler:
 
 def _pulse(tenants: Tenants) -> Handler:
     async def tell(request: Request) -> Response:
-        """A mark that changes whenever the engine's state does, or the run in view has new events."""
+        """A mark that changes whenever the engine's state does, what other processes train, or the events of the run in view."""
         workspace = tenants.find(request.headers)
-        return PlainTextResponse(
-            f"{workspace.engine.status} {workspace.store.size_of(request.query_params.get('run', ''))}"
-        )
+        size = workspace.store.size_of(request.query_params.get("run", ""))
+        return PlainTextResponse(f"{workspace.engine.status} {training_in(workspace.store)} {size}")
 
     return tell
 

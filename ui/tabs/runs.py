@@ -11,13 +11,15 @@ import gradio as gr
 from gradio.blocks import Block
 
 from apt_engine.errors import EngineError, RunError
+from apt_engine.jobs.engine import EngineStatus
 from apt_engine.runs import library
-from apt_engine.runs.history import History, summarize
+from apt_engine.runs.history import NEWER, History, summarize
 from apt_engine.runs.run import Run
+from apt_engine.runs.training_lock import Training, training_in
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import Series, file_url, line_plot, smoothed
 from ui.scripted import scripted
-from ui.sentences import AT_WORK, state_under
+from ui.sentences import AT_WORK, is_at_work, is_trained_elsewhere, state_under
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ def refresh(view: RunsView, context: AppContext) -> Values:
 
 def rows(context: AppContext) -> dict[str, Any]:
     """All runs as the table shows them, and those in the bin."""
+    training = training_in(context.store)
     return {
-        "runs": [_row(context, run) for run in context.store.list()],
+        "runs": [_row(context.engine.status, training, run) for run in context.store.list()],
         "bin": [{"id": run.id, "title": _name(run)} for run in library.discarded(context.store)],
     }
 
@@ -102,7 +105,8 @@ def rename(view: RunsView, context: AppContext, run_id: str, title: str) -> Valu
 def discard(view: RunsView, context: AppContext, run_id: str) -> Values:
     """Move a run to the bin, unless the engine is at work on it."""
     with plain_errors():
-        if context.engine.status.run_id == run_id:
+        status, training = context.engine.status, training_in(context.store)
+        if is_at_work(status, run_id) or is_trained_elsewhere(status, training, run_id):
             raise RunError("This run is training; stop it first.")
         library.discard(context.store, context.store.open(run_id))
     return {view.table: rows(context), view.comparison: ""}
@@ -156,22 +160,23 @@ def compare(context: AppContext, run_ids: Sequence[str]) -> str:
     )
 
 
-def _row(context: AppContext, run: Run) -> dict[str, Any]:
+def _row(status: EngineStatus, training: Training | None, run: Run) -> dict[str, Any]:
     """One line. A run without an end that nobody works on was interrupted."""
     row: dict[str, Any] = {"id": run.id, "title": run.id, "begun": _begun(run), "base": "", "step": "", "picture": ""}
     try:
         summary = summarize(run)
     except EngineError as error:
         return {**row, "state": str(error), "files": [], "working": False, "drawable": False}
-    state = state_under(context.engine.status, summary)
+    state = state_under(status, training, summary)
     checkpoints = run.checkpoints()
     words = f"{state}, step {summary.step:,} of {summary.last_step:,}"
+    newer = [NEWER] if summary.is_newer else []
     photo = next(iter(run.photo_paths), None)
     return {
         **row,
         "title": _name(run),
         "base": Path(summary.base).name,
-        "state": words if summary.state != "failed" else f"{words}: {summary.message}",
+        "state": ". ".join([f"{words}: {summary.message}" if state == "failed" else words, *newer]),
         "step": f"last, {checkpoints[-1].step:,}" if checkpoints else "nothing yet",
         "picture": file_url(photo) if photo else "",
         "files": list(summary.exports),

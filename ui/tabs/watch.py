@@ -13,6 +13,7 @@ from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
 from apt_engine.runs.history import History
+from apt_engine.runs.training_lock import refuse_if_trained, training_in
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import (
     Series,
@@ -28,7 +29,7 @@ from ui.plots import (
     weight_bars,
 )
 from ui.scripted import scripted
-from ui.sentences import AT_WORK, sentence, state_under
+from ui.sentences import engine_notes, is_at_work, sentence, state_under
 
 WELCOME = "Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train."
 RESUMABLE = ("stopped", "failed", "interrupted")
@@ -144,8 +145,7 @@ def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
 
 def attach(view: WatchView, context: AppContext) -> Values:
     """What a page that was just opened looks at: the run that trains, or else the newest."""
-    run_id = context.engine.status.run_id or next((run.id for run in context.store.list()), "")
-    return open_run(view, context, run_id)
+    return open_run(view, context, _trained_run(context) or next((run.id for run in context.store.list()), ""))
 
 
 def open_run(view: WatchView, context: AppContext, run_id: str) -> Values:
@@ -166,7 +166,7 @@ def refresh(view: WatchView, context: AppContext, values: Values) -> Values:
     if watched.history:
         return _read_on(view, context, watched)
     # Where nothing was in view yet, a run begun in another tab or browser comes into it; a deleted run's sentence stays.
-    begun = context.engine.status.run_id
+    begun = _trained_run(context)
     return open_run(view, context, begun) if begun and not watched.run_id else gr.skip()
 
 
@@ -191,6 +191,7 @@ def go_on(view: WatchView, context: AppContext, values: Values) -> Values:
         assert watched.history
         steps = watched.history.step + max(1, int(values[view.more_steps] or 0))
         context.engine.refuse_if_busy()
+        refuse_if_trained(context.store)
         run.replace_config(run.config.replace(steps=steps))
         context.engine.start_training(run.id, resume=True)
     return refresh(view, context, values)
@@ -204,12 +205,31 @@ def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
         is_new = history.read_on()
     except EngineError as error:  # it was deleted elsewhere
         return _refuse(view, watched.run_id, error)
-    status = context.engine.status
-    state = state_under(status, history)
-    seen = f"{state} {status.ahead}"
+    status, training = context.engine.status, training_in(context.store)
+    state = state_under(status, training, history)
+    notes = [*history.notices, *engine_notes(status, training, history)]
+    seen = f"{state} {status.ahead} {notes}"
     if not is_new and seen == watched.state:
         return gr.skip()
-    return {view.watched: replace(watched, state=seen), **_show(view, history, state, status.ahead)}
+    return {
+        view.watched: replace(watched, state=seen),
+        view.sentence: _sentence(history, state, status.ahead, notes),
+        view.stop: gr.Button(visible=is_at_work(status, history.run.id)),
+        **_show(view, history, state),
+    }
+
+
+def _trained_run(context: AppContext) -> str:
+    """The run that is trained, here or by another process; empty when none is."""
+    status, training = context.engine.status, training_in(context.store)
+    return status.run_id if status.job != "idle" else training.run if training else ""
+
+
+def _sentence(history: History, state: str, ahead: int, notes: Sequence[str]) -> str:
+    kind = "sentence failed" if state in ("failed", "interrupted") else "sentence"
+    opening = f'<p class="{kind}" role="status" data-run="{html.escape(history.run.id)}">'
+    below = "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
+    return f"{opening}{html.escape(sentence(history, state, ahead))}</p>{below}"
 
 
 def _refuse(view: WatchView, run_id: str, error: EngineError) -> Values:
@@ -217,13 +237,9 @@ def _refuse(view: WatchView, run_id: str, error: EngineError) -> Values:
     return {view.watched: Watch(run_id), view.sentence: refusal}
 
 
-def _show(view: WatchView, history: History, state: str, ahead: int) -> Values:
-    """What the page shows of a run."""
-    kind = "sentence failed" if state in ("failed", "interrupted") else "sentence"
-    notices = "".join(f'<p class="note">{html.escape(notice)}</p>' for notice in history.notices)
-    opening = f'<p class="{kind}" role="status" data-run="{html.escape(history.run.id)}">'
+def _show(view: WatchView, history: History, state: str) -> Values:
+    """What the page shows of a run below its sentence."""
     return {
-        view.sentence: f"{opening}{html.escape(sentence(history, state, ahead))}</p>{notices}",
         view.progress: _progress(history, state),
         view.indicator: _indicator(history),
         view.loss: _loss(history),
@@ -231,7 +247,6 @@ def _show(view: WatchView, history: History, state: str, ahead: int) -> Values:
         view.samples: _samples(history),
         view.views: _views(history),
         view.details: _details(history),
-        view.stop: gr.Button(visible=state in AT_WORK),
         view.resume: gr.Button(visible=state in RESUMABLE),
         view.more: gr.Row(visible=state == "finished"),
         view.files: _files(history),
