@@ -15,6 +15,7 @@ from apt_engine.lora import adapter, files
 from apt_engine.runs.events import ExportReady
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.sampling.sampler import Sampler
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import exports
 from tests.loras import predict, trained
@@ -94,13 +95,13 @@ def test_no_second_base_model_is_made(run: Run, monkeypatch: pytest.MonkeyPatch)
     base = trained()
     lora = sum(value.nbytes for value in adapter.trainable_parameters(base.denoiser).values())
     before, seen = live_bytes(), []
-    generate = exports.Sampler.generate
+    generate = Sampler.generate
 
-    def measured(sampler: exports.Sampler, *arguments: object) -> Iterator[Image.Image]:
+    def measured(sampler: Sampler, *arguments: object) -> Iterator[Image.Image]:
         seen.append(live_bytes())
         return generate(sampler, *arguments)  # pyright: ignore[reportArgumentType]  # passed on as they are
 
-    monkeypatch.setattr(exports.Sampler, "generate", measured)
+    monkeypatch.setattr(Sampler, "generate", measured)
     list(exports.export_and_verify(run, base, 6))
     assert len(seen) == 3
     assert seen[0] == before

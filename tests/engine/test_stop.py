@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from apt_engine.bases.sd import StableDiffusion
 from apt_engine.jobs.session import train
 from apt_engine.runs.events import (
     CheckpointSaved,
@@ -26,7 +27,6 @@ from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Stopped
 from apt_engine.training.ending import StopSignal
 from apt_engine.training.processes import Processes
-from tests.engine.test_bases import StableDiffusion
 
 
 @pytest.fixture
@@ -167,8 +167,11 @@ def test_samples_that_were_due_when_a_session_stopped_are_drawn_by_the_next(make
 
 def test_a_checkpoint_has_its_scores_behind_it_and_its_samples_after_it(make_run: Callable[..., Run]) -> None:
     run = make_run(sample_every_steps=2, drift_every_steps=2, drift_prompts=("a cat",))
-    kinds = DriftMeasured | CheckpointSaved | SampleReady
-    told = [(event.step, type(event).__name__) for event in whole(run) if isinstance(event, kinds)]
+    told = [
+        (event.step, type(event).__name__)
+        for event in whole(run)
+        if isinstance(event, DriftMeasured | CheckpointSaved | SampleReady)
+    ]
     order = ["DriftMeasured", "CheckpointSaved", "SampleReady", "SampleReady"]
     assert told == [(0, kind) for kind in order if kind != "CheckpointSaved"] + [
         (step, kind) for step in (2, 4) for kind in order
