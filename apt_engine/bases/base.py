@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from apt_engine.bases.checkpoints import SingleFile
+
 
 @dataclass(frozen=True)
 class PromptStates:
@@ -118,6 +120,7 @@ class LoraLayers:
         return self.attention + self.feed_forward * feed_forward + self.convolutions * convolutions
 
 
+Source = str | Path | SingleFile  # an id of the hub, a folder in diffusers layout, a checkpoint in one file
 OnFeatures = Callable[[str, Tensor], None]  # a layer's name, and (B, positions, channels) before its output projection
 OnAttention = Callable[[str, Attention], None]  # a layer's name, and what it attends with
 OnStep = Callable[[int, Tensor], None]  # steps done, and the latents (B, C, h, w) that the pictures seem to become
@@ -134,9 +137,9 @@ class BaseModel(Protocol):
 
     @classmethod
     def load(
-        cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+        cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
     ) -> "BaseModel":
-        """Load a folder, or an id of the hub.
+        """Load a folder, a checkpoint in one file where the family has such, or an id of the hub.
 
         Raises:
             OSError, ValueError, KeyError, TypeError, RuntimeError: as diffusers raises them; `registry.load_base` turns them

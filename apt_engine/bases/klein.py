@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -21,8 +20,10 @@ from apt_engine.bases.base import (
     OnFeatures,
     OnStep,
     PromptStates,
+    Source,
     WatchedLayers,
 )
+from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.flow import TRAIN_TIMESTEPS, FlowNoise, shift_for
 from apt_engine.errors import BaseModelError
 
@@ -58,13 +59,14 @@ class Klein(FlowNoise):
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: Source,
         *,
         name: str,
         device: torch.device,
         dtype: torch.dtype,
         attention: str,  # noqa: ARG003  # fused alone can be watched
     ) -> "Klein":
+        assert not isinstance(source, SingleFile)  # none is told to be of this family
         half = dtype if device.type != "cpu" else torch.float32
         dtypes = {"transformer": half, "text_encoder": half, "default": torch.float32}
         pipeline = Flux2KleinPipeline.from_pretrained(source, torch_dtype=dtypes, use_safetensors=True)

@@ -1,12 +1,14 @@
 """What is known of a base model without loading it: the preset that fits it, and what it needs. Imports no torch."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apt_engine.errors import ConfigError
+from apt_engine.bases.checkpoints import inspect
+from apt_engine.errors import BaseModelError, ConfigError
 from apt_engine.settings.presets import Preset
 from apt_engine.settings.training import TrainingConfig
 
@@ -51,7 +53,7 @@ def needs_of(base: str, presets: dict[str, Preset]) -> Needs | None:
     """What a base model needs; None where its preset is a person's own and no file says what family it is."""
     key = profile_of(base, presets).key
     folder = Path(base)
-    return NEEDS.get(key) or (NEEDS.get(_family_key(folder)) if folder.is_dir() else None)
+    return NEEDS.get(key) or (NEEDS.get(_family_key(folder)) if folder.exists() else None)
 
 
 def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict[str, Any]) -> TrainingConfig:
@@ -70,7 +72,13 @@ def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict
 
 
 def _family_key(folder: Path) -> str:
-    """SDXL also conditions on sizes; SD 2.x on 1024 numbers a token, SD 1.x on 768. The rest is treated like SD 1.5."""
+    """Of a file what its keys say, of a folder what its configs say.
+
+    SDXL also conditions on sizes; SD 2.x on 1024 numbers a token, SD 1.x on 768. The rest is treated like SD 1.5.
+    """
+    if folder.is_file():
+        with contextlib.suppress(BaseModelError):  # loading will say it
+            return f"base-{inspect(folder).family}"
     by_pipeline = BY_PIPELINE.get(str(_read_json(folder / "model_index.json").get("_class_name")))
     if by_pipeline:
         return by_pipeline

@@ -11,12 +11,13 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 
 from apt_engine.bases.base import BaseModel, unanswered
+from apt_engine.bases.checkpoints import SingleFile, inspect
 from apt_engine.bases.hub import parts_of
 from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import BaseModelError, ConfigError
-from apt_engine.settings.presets import POCKET_DIR, is_hub_id
+from apt_engine.settings.presets import POCKET_DIR, is_hub_id, looks_like_path
 
 ALL_THREADS = torch.get_num_threads()
 SMALL_DENOISER = 100_000_000  # parameters; Stable Diffusion has 860 million, the pocket model 11
@@ -76,8 +77,7 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
     where = choose_device(device)
     source = _find(name)
     try:
-        kind = _kind_of_folder(name, source) if isinstance(source, Path) else _kind_on_hub(source)
-        base = FAMILIES[kind].load(
+        base = FAMILIES[_kind_of(name, source)].load(
             source, name=name, device=where, dtype=choose_dtype(dtype, where), attention=attention
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -85,9 +85,9 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
             raise
         reason = " ".join(str(error).split())[:300]
         remedy = (
-            "check that the folder is complete"
-            if isinstance(source, Path)
-            else "check the name and the network, or give a local folder"
+            "check the name and the network, or give a local folder"
+            if isinstance(source, str)
+            else "check that the model is complete"
         )
         raise BaseModelError(f"The base model {name} cannot be loaded ({reason}); {remedy}.") from error
     missing = unanswered(base)
@@ -100,18 +100,29 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
     return base
 
 
-def _find(name: str) -> Path | str:
-    """A folder, or an id of the hub as it stands."""
+def _find(name: str) -> Path | SingleFile | str:
+    """A folder, a checkpoint in one file, or an id of the hub as it stands."""
     if name == "pocket":
         return POCKET_DIR
-    folder = Path(name).expanduser()
-    if folder.exists():
-        return folder
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        return inspect(path)
+    if looks_like_path(name):
+        raise BaseModelError(f"The base model {name} is not there; check the path and the drive.")
     if not is_hub_id(name):
         raise BaseModelError(
-            f"There is no base model {name}; write pocket, the path of a model folder, or a hub id such as owner/model."
+            f"There is no base model {name}; write pocket, the path of a model folder or file, or a hub id such as owner/model."
         )
     return name
+
+
+def _kind_of(name: str, source: Path | SingleFile | str) -> str:
+    """The class of diffusers' pipelines that a model is of, once it is supported and whole."""
+    if isinstance(source, str):
+        return _kind_on_hub(source)
+    return _kind_of_folder(name, source.configs if isinstance(source, SingleFile) else source)
 
 
 def _kind_on_hub(name: str) -> str:

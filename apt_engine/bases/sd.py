@@ -1,14 +1,14 @@
 """Stable Diffusion 1.x and 2.x in diffusers layout, epsilon or v-prediction; the pocket model is one of them."""
 
-from pathlib import Path
-
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from apt_engine.bases.base import KohyaNames, PromptStates
+from apt_engine.bases import single_file
+from apt_engine.bases.base import KohyaNames, PromptStates, Source
+from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.unet import UNetBase
 
 
@@ -17,8 +17,11 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
 
     @classmethod
     def load(
-        cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+        cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
     ) -> "StableDiffusion":
+        if isinstance(source, SingleFile):
+            pipeline = single_file.load_pipeline(StableDiffusionPipeline, source, torch.float32)
+            return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
         pipeline = StableDiffusionPipeline.from_pretrained(
             source,
             dtype=torch.float32,

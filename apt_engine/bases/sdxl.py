@@ -2,7 +2,6 @@
 
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,9 @@ from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from apt_engine.bases.base import KohyaNames, PromptStates
+from apt_engine.bases import single_file
+from apt_engine.bases.base import KohyaNames, PromptStates, Source
+from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.unet import UNetBase
 
 
@@ -25,8 +26,11 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
 
     @classmethod
     def load(
-        cls, source: str | Path, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+        cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
     ) -> "StableDiffusionXL":
+        if isinstance(source, SingleFile):
+            pipeline = single_file.load_pipeline(StableDiffusionXLPipeline, source, torch.float32)
+            return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
         pipeline = StableDiffusionXLPipeline.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
 

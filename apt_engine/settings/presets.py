@@ -13,6 +13,8 @@ from apt_engine.errors import ConfigError
 from apt_engine.settings.training import TrainingConfig
 
 PRESETS_DIR = Path(__file__).resolve().parents[2] / "presets"
+FOLDERS_OF_MODELS = ("model", "models", "checkpoints", "weights")
+WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 POCKET_DIR = Path(__file__).resolve().parents[2] / "assets" / "pocket"
 
 
@@ -38,9 +40,15 @@ def load_presets(folder: Path = PRESETS_DIR) -> dict[str, Preset]:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is of the form owner/model and no folder here."""
-    is_path = name.startswith(("/", ".", "~")) or "\\" in name or Path(name).exists()
-    return name.count("/") == 1 and not is_path
+    """Whether a name is of the form owner/model and no path."""
+    return name.count("/") == 1 and not looks_like_path(name) and not Path(name).exists()
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a name means something on this computer, there or not."""
+    is_written_so = name.startswith(("/", ".", "~")) or "\\" in name or name.lower().endswith(WEIGHTS)
+    first = name.split("/", maxsplit=1)[0]
+    return is_written_so or ("/" in name and (first.lower() in FOLDERS_OF_MODELS or Path(first).is_dir()))
 
 
 def _load(path: Path) -> Preset:

@@ -25,7 +25,10 @@ class TrainingConfig(Checked):
     )
 
     base: str = setting(
-        "pocket", "The base model: pocket, a folder in diffusers layout, or a model id of the hub.", group="model"
+        "pocket",
+        "The base model: pocket, a folder in diffusers layout, a Stable Diffusion checkpoint in one .safetensors file, or a "
+        "model id of the hub.",
+        group="model",
     )
     resolution: int = setting(
         512, "Side of the square the photos are brought to.", group="model", minimum=32, maximum=2048, unit="px"

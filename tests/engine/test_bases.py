@@ -161,8 +161,8 @@ def test_a_hub_id_is_loaded_by_the_class_it_says(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("/no/such/folder", "There is no base model /no/such/folder"),
-        ("./nothing", "There is no base model ./nothing"),
+        ("/no/such/folder", "The base model /no/such/folder is not there"),
+        ("./nothing", "The base model ./nothing is not there"),
         ("owner/not-in-the-cache", "owner/not-in-the-cache cannot be loaded"),
     ],
 )

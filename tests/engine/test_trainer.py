@@ -269,7 +269,7 @@ def test_only_one_process_trains_in_a_data_directory(new_run: NewRun) -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "words"),
     [
-        ({"base": "/no/such/folder"}, BaseModelError, "There is no base model /no/such/folder"),
+        ({"base": "/no/such/folder"}, BaseModelError, "The base model /no/such/folder is not there"),
         ({"resolution": 50}, ConfigError, "resolution cannot be 50"),
         ({"rank": 256}, LoraError, "rank"),
     ],

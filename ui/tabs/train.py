@@ -99,7 +99,7 @@ def build(context: AppContext) -> TrainView:
                 bases,
                 value=start.base,
                 label="Base model",
-                info="One of these, a folder in diffusers layout, or an id of the Hugging Face hub.",
+                info="One of these, a .safetensors checkpoint, a folder in diffusers layout, or an id of the Hugging Face hub.",
                 allow_custom_value=True,
                 interactive=True,
             )

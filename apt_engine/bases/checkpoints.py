@@ -1,0 +1,262 @@
+"""What a single `.safetensors` file is, told from the names and shapes in its header. Imports no torch.
+
+Civitai, ComfyUI, AUTOMATIC1111 and Forge keep a whole model in one file, with the layer names of the original programs: the
+U-Net below `model.diffusion_model.`, the VAE below `first_stage_model.`, text encoders below `cond_stage_model.` or
+`conditioner.`. Everything else that comes as such a file is refused by what it is, before a byte of its weights is read.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from apt_engine.errors import BaseModelError
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "families"
+TOKENIZER_DIR = ASSETS / "clip-tokenizer"
+LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses more
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+FIRST_CONVOLUTION = f"{UNET}input_blocks.0.0.weight"
+SIZE_EMBEDDING = f"{UNET}label_emb.0.0.weight"
+BLOCKS_OF_SDXL = 10  # of its deepest stage
+# Input channels of the first convolution that are no plain text-to-image model.
+CHANNELS = {
+    9: "an inpainting model",
+    5: "a model that is also shown depth",
+    8: "a model that edits pictures",
+    7: "an upscaler",
+}
+# By a part of a name: what such a file is instead.
+STRANGERS = {
+    "lora_unet_": "a LoRA",
+    ".lora_A.": "a LoRA",
+    ".lora_down.": "a LoRA",
+    ".lora.down.": "a LoRA",
+    "hada_w1_a": "a LoHa",
+    "lokr_w1": "a LoKr",
+    "control_model.": "a ControlNet",
+    "controlnet_cond_embedding": "a ControlNet",
+    "input_hint_block": "a ControlNet",
+    "emb_params": "a textual inversion",
+    "double_blocks.": "a FLUX transformer",
+    "joint_blocks.": "a Stable Diffusion 3 transformer",
+    "cap_embedder.": "a Lumina or Z-Image transformer",
+    "conditioner.embedders.0.model.": "the SDXL refiner",
+}
+PARTS = {
+    "input_blocks.0.0.weight": "a U-Net alone",
+    "down_blocks.0.resnets.0.conv1.weight": "one part of a model in diffusers layout",
+    "decoder.conv_in.weight": "a VAE alone",
+    "text_model.embeddings.token_embedding.weight": "a text encoder alone",
+}
+TEXT_ENCODERS = {
+    "sd15": ("cond_stage_model.transformer.text_model.",),
+    "sd2": ("cond_stage_model.model.",),
+    "sdxl": ("conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."),
+}
+FORMATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+NORM_OF_SD2 = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+UNEQUAL = 0.09  # standard deviation; v-prediction has more
+WHOLE = "choose a whole Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleFile:
+    """A checkpoint that can be loaded.
+
+    Attributes:
+        path: of the file.
+        family: sd15, sd2 or sdxl, a folder of `assets/families`.
+        vae: the file that holds the VAE, this one or another beside it.
+        prediction_type: epsilon or v_prediction.
+    """
+
+    path: Path
+    family: str
+    vae: Path
+    prediction_type: str
+
+    @property
+    def configs(self) -> Path:
+        """The folder of its configs, in diffusers layout."""
+        return ASSETS / self.family
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of its tensors: shapes, formats, where the bytes of each begin and end; and of itself."""
+
+    shapes: dict[str, list[int]]
+    formats: dict[str, str]
+    places: dict[str, tuple[int, int]]
+    metadata: dict[str, Any]
+
+
+def inspect(path: Path) -> SingleFile:
+    """What a file is.
+
+    Raises:
+        BaseModelError: no checkpoint that can be trained; says what it is instead.
+    """
+    header = read_header(path)
+    _refuse_strangers(path, header.shapes)
+    channels = header.shapes[FIRST_CONVOLUTION][1]
+    if channels != 4:
+        raise _refusal(path, CHANNELS.get(channels, f"a model with {channels} input channels"))
+    family = _family(path, header.shapes)
+    _check_formats(path, header)
+    _check_text_encoder(path, header.shapes, family)
+    return SingleFile(
+        path=path,
+        family=family,
+        vae=_vae_of(path, header.shapes),
+        prediction_type=_prediction_type(path, header, family),
+    )
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file, once it is sure that all its bytes are there.
+
+    Raises:
+        BaseModelError: it cannot be read, or is no whole safetensors file.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            _refuse_other_formats(path, start)
+            length = int.from_bytes(start, "little")
+            content = file.read(length) if length <= min(LONGEST_HEADER, size - 8) else b""
+        entries: dict[str, Any] = json.loads(content)
+        metadata = entries.pop("__metadata__", {})
+        header = Header(
+            shapes={name: [int(side) for side in entry["shape"]] for name, entry in entries.items()},
+            formats={name: str(entry["dtype"]) for name, entry in entries.items()},
+            places={name: _place(entry, 8 + length) for name, entry in entries.items()},
+            metadata=metadata if isinstance(metadata, dict) else {},
+        )
+    except OSError as error:
+        reason = error.strerror or error
+        raise BaseModelError(f"The model file {path} cannot be read ({reason}); check the drive it is on.") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BaseModelError(f"{path} is not a safetensors file or is damaged; get the file again.") from None
+    end = max((end for _, end in header.places.values()), default=0)
+    if end > size:
+        raise BaseModelError(
+            f"{path} is cut off: {size / 1e9:.2f} of {end / 1e9:.2f} GB are there; get the file again."
+        )
+    return header
+
+
+def _place(entry: dict[str, Any], start: int) -> tuple[int, int]:
+    begin, end = entry["data_offsets"]
+    return start + int(begin), start + int(end)
+
+
+def _refuse_other_formats(path: Path, start: bytes) -> None:
+    """Pickles run code when they are opened, whatever they are called."""
+    is_pickle = start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+    if is_pickle and not start[2:8] == b"\0" * 6:  # a header of 640 to 1,408 bytes begins alike
+        raise BaseModelError(f"{path} is a PyTorch checkpoint, which can run code; get the model as .safetensors.")
+    if start.startswith(b"GGUF"):
+        raise BaseModelError(f"{path} is a GGUF file of quantized weights; get the model as .safetensors.")
+
+
+def _refuse_strangers(path: Path, shapes: dict[str, list[int]]) -> None:
+    for part, kind in STRANGERS.items():
+        if any(part in name for name in shapes):
+            raise _refusal(path, kind)
+    if len(shapes.get(FIRST_CONVOLUTION, ())) == 4:
+        return
+    for part, kind in PARTS.items():
+        if any(name.endswith(part) for name in shapes):
+            raise _refusal(path, kind)
+    raise _refusal(path, "no Stable Diffusion checkpoint")
+
+
+def _family(path: Path, shapes: dict[str, list[int]]) -> str:
+    """By the width of the text states that the U-Net attends to, and what SDXL is told of sizes."""
+    if SIZE_EMBEDDING in shapes:
+        deepest = f"{UNET}input_blocks.7.1.transformer_blocks.{BLOCKS_OF_SDXL - 1}."
+        if not any(name.startswith(deepest) for name in shapes) or f"{UNET}middle_block.1.norm.weight" not in shapes:
+            raise _refusal(path, "a shortened Stable Diffusion XL, such as SSD-1B")
+        if shapes[SIZE_EMBEDDING][1] != 2816:
+            raise _refusal(path, "a Stable Diffusion XL model of another kind")
+        if "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
+            raise _refusal(path, "a Stable Diffusion XL model with the noise levels of EDM, such as Playground 2.5")
+        return "sdxl"
+    width = next(
+        (
+            shape[1]
+            for name, shape in shapes.items()
+            if name.endswith("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+        ),
+        0,
+    )
+    families = {768: "sd15", 1024: "sd2"}
+    if width not in families or f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias" not in shapes:
+        raise _refusal(path, "a U-Net of an unknown kind")
+    return families[width]
+
+
+def _check_formats(path: Path, header: Header) -> None:
+    """Weights in eight bits have scales that nobody wrote down alike."""
+    name = next((name for name, kind in header.formats.items() if kind.startswith("F") and kind not in FORMATS), None)
+    if name:
+        raise BaseModelError(
+            f"{path} has weights in {header.formats[name]} ({name}); get the model in fp16, bf16 or fp32."
+        )
+
+
+def _check_text_encoder(path: Path, shapes: dict[str, list[int]], family: str) -> None:
+    missing = next(
+        (prefix for prefix in TEXT_ENCODERS[family] if not any(name.startswith(prefix) for name in shapes)), None
+    )
+    if missing:
+        raise BaseModelError(f"{path} has no text encoder (nothing below {missing}); {WHOLE}.")
+
+
+def _vae_of(path: Path, shapes: dict[str, list[int]]) -> Path:
+    """The file itself, or what AUTOMATIC1111 would take: `name.vae.safetensors` beside it."""
+    if f"{VAE}decoder.conv_in.weight" in shapes:
+        return path
+    beside = path.with_name(f"{path.stem}.vae.safetensors")
+    if beside.is_file():
+        names = read_header(beside).shapes
+        if "decoder.conv_in.weight" in names or f"{VAE}decoder.conv_in.weight" in names:
+            return beside
+    raise BaseModelError(f"{path} has no VAE; put the one that belongs to it beside it as {beside.name}.")
+
+
+def _prediction_type(path: Path, header: Header, family: str) -> str:
+    """By the model specification's word in the header, or by the key that other programs look for; else by the weights.
+
+    Only 2.x models come in both kinds without saying which: those that predict v have far more unequal numbers in one norm
+    than those that predict noise, which is how ComfyUI tells them apart.
+    """
+    said = {"v": "v_prediction", "epsilon": "epsilon"}.get(str(header.metadata.get("modelspec.prediction_type")))
+    if "v_pred" in header.shapes:
+        return "v_prediction"
+    if said or family != "sd2":
+        return said or "epsilon"
+    return "v_prediction" if float(_read(path, header, NORM_OF_SD2).std()) > UNEQUAL else "epsilon"
+
+
+def _read(path: Path, header: Header, name: str) -> NDArray[numpy.float32]:
+    """The numbers of one tensor."""
+    begin, end = header.places[name]
+    with path.open("rb") as file:
+        file.seek(begin)
+        content = file.read(end - begin)
+    if header.formats[name] == "BF16":  # the upper half of an fp32
+        return (numpy.frombuffer(content, numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32)
+    return numpy.frombuffer(content, FORMATS[header.formats[name]]).astype(numpy.float32)
+
+
+def _refusal(path: Path, kind: str) -> BaseModelError:
+    return BaseModelError(f"{path} is {kind}; {WHOLE}.")

@@ -1,0 +1,203 @@
+"""Checkpoints in one file: told by their keys, loaded offline, and refused by what they are."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from apt_engine.bases import checkpoints, single_file
+from apt_engine.bases.checkpoints import ASSETS, TOKENIZER_DIR, SingleFile, inspect
+from apt_engine.bases.profiles import profile_of
+from apt_engine.bases.registry import load_base
+from apt_engine.bases.sd import StableDiffusion
+from apt_engine.bases.sdxl import StableDiffusionXL
+from apt_engine.errors import BaseModelError
+from apt_engine.settings.presets import load_presets
+from tests.original_layout import original_tensors, save_original, write_empty
+from tests.toy import save_toy_base, save_toy_xl_base, toy_pipeline, toy_tokenizer, toy_xl_pipeline
+
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+@functools.cache
+def real_tensors(family: str) -> dict[str, Tensor]:
+    """Every tensor of a real checkpoint, without its numbers."""
+    configs = ASSETS / family
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs / "vae"))
+        encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(configs / "text_encoder"))
+        second = None
+        if family == "sdxl":
+            second = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(configs / "text_encoder_2"))
+    return original_tensors(unet, vae, encoder, second)
+
+
+def real_file(folder: Path, family: str, **changes: Any) -> Path:
+    """An empty file with a real model's keys; a change gives a key another shape, or with None takes it away."""
+    tensors = dict(real_tensors(family))
+    for key, shape in changes.get("shapes", {}).items():
+        tensors[key] = torch.empty(shape, device="meta")
+    for prefix in changes.get("without", ()):
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
+    return write_empty(folder / "model.safetensors", tensors, changes.get("metadata"))
+
+
+def narrow_text_encoder(encoder: Any) -> CLIPTextModelWithProjection:
+    """Another width than the first encoder's, as in SDXL: by that they are told apart."""
+    config = encoder.config.to_dict() | {"hidden_size": 16, "intermediate_size": 16}
+    return CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
+
+
+@pytest.fixture
+def toy_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shipped configs and the tokenizer replaced by those of the toys."""
+    save_toy_base(tmp_path / "families" / "sd15")
+    save_toy_xl_base(tmp_path / "families" / "sdxl")
+    toy_tokenizer().save_pretrained(tmp_path / "families" / "clip-tokenizer")
+    monkeypatch.setattr(checkpoints, "ASSETS", tmp_path / "families")
+    monkeypatch.setattr(single_file, "TOKENIZER_DIR", tmp_path / "families" / "clip-tokenizer")
+    return tmp_path / "families"
+
+
+@pytest.mark.parametrize(("family", "count"), [("sd15", 1130), ("sd2", 1214), ("sdxl", 2513)])
+def test_each_family_is_told_by_its_keys(tmp_path: Path, family: str, count: int) -> None:
+    """So many keys have the published files, less what no part needs: noise levels, position ids, a last text layer."""
+    path = real_file(tmp_path, family)
+    assert inspect(path) == SingleFile(path=path, family=family, vae=path, prediction_type="epsilon")
+    assert len(real_tensors(family)) == count
+    assert profile_of(str(path), load_presets()).key == f"base-{family}"
+
+
+def test_prediction_of_velocity_is_told_by_the_header_by_a_key_or_by_the_weights(tmp_path: Path) -> None:
+    said = real_file(tmp_path, "sd2", metadata={"modelspec.prediction_type": "v"})
+    assert inspect(said).prediction_type == "v_prediction"
+    assert inspect(real_file(tmp_path, "sdxl", shapes={"v_pred": (0,)})).prediction_type == "v_prediction"
+    path = real_file(tmp_path, "sd2")
+    begin, end = checkpoints.read_header(path).places[checkpoints.NORM_OF_SD2]
+    for spread, expected in ((0.2, "v_prediction"), (0.02, "epsilon")):
+        numbers = numpy.linspace(-spread, spread, (end - begin) // 2).astype("<f2")
+        with path.open("r+b") as file:
+            file.seek(begin)
+            file.write(numbers.tobytes())
+        assert inspect(path).prediction_type == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("sd15", {"shapes": {FIRST: (320, 9, 3, 3)}}, "an inpainting model"),
+        ("sd2", {"shapes": {FIRST: (320, 5, 3, 3)}}, "shown depth"),
+        ("sd15", {"shapes": {FIRST: (320, 8, 3, 3)}}, "edits pictures"),
+        ("sd15", {"without": ["cond_stage_model."]}, "no text encoder"),
+        ("sdxl", {"without": ["conditioner.embedders.1."]}, "no text encoder"),
+        ("sdxl", {"shapes": {"edm_mean": (4,)}}, "Playground"),
+        ("sdxl", {"without": ["model.diffusion_model.middle_block."]}, "a shortened"),
+        (
+            "sd15",
+            {"without": ["first_stage_model."]},
+            "put the one that belongs to it beside it as model.vae.safetensors",
+        ),
+        ("sd15", {"without": ["model.diffusion_model."]}, "a VAE alone"),
+        ("sd15", {"shapes": {"lora_unet_mid_block.lora_down.weight": (4, 4)}}, "a LoRA"),
+        ("sd15", {"shapes": {"control_model.time_embed.0.weight": (4, 4)}}, "a ControlNet"),
+        ("sdxl", {"shapes": {"conditioner.embedders.0.model.text_projection": (4, 4)}}, "the SDXL refiner"),
+    ],
+)
+def test_what_cannot_be_trained_is_called_what_it_is(
+    tmp_path: Path, family: str, changes: dict[str, Any], words: str
+) -> None:
+    path = real_file(tmp_path, family, **changes)
+    with pytest.raises(BaseModelError, match=words):
+        load_base(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04" + b"x" * 90, "can run code"),
+        (b"\x80\x02}q\x00X" + b"x" * 90, "can run code"),
+        (b"GGUF" + b"x" * 90, "quantized"),
+        (b"<html>not here</html>", "damaged"),
+        (b"", "damaged"),
+        ((1 << 62).to_bytes(8, "little"), "damaged"),
+        ((2).to_bytes(8, "little") + b"[]", "damaged"),
+        ((17).to_bytes(8, "little") + b'{"weight": "zzz"}', "damaged"),
+    ],
+)
+def test_a_file_that_is_no_model_is_a_sentence(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(BaseModelError, match=words):
+        load_base(str(path))
+
+
+def test_a_file_that_is_cut_off_says_how_much_is_there(tmp_path: Path) -> None:
+    path = real_file(tmp_path, "sd15")
+    with path.open("r+b") as file:
+        file.truncate(1_000_000_000)
+    with pytest.raises(BaseModelError, match=r"cut off: 1\.00 of 2\.13 GB"):
+        load_base(str(path))
+
+
+def test_a_name_that_looks_like_a_path_is_a_missing_file_and_no_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for name in ("models/sd15", "mine/sd15", "a/b.safetensors", "b.ckpt"):
+        with pytest.raises(BaseModelError, match="is not there"):
+            load_base(name)
+
+
+def test_a_toy_in_one_file_is_the_toy_to_the_bit(tmp_path: Path, toy_families: Path) -> None:
+    path = save_original(tmp_path / "toy.safetensors", toy_pipeline())
+    file = SingleFile(path=path, family="sd15", vae=path, prediction_type="v_prediction")
+    base = StableDiffusion.load(file, name="toy", device=torch.device("cpu"), dtype=torch.float32, attention="fused")
+    expected = toy_pipeline()
+    for part in ("unet", "vae", "text_encoder"):
+        weights, others = (getattr(pipeline, part).state_dict() for pipeline in (expected, base.pipeline))
+        assert weights.keys() == others.keys()
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert base.prediction_type == "v_prediction"
+
+
+def test_an_xl_toy_with_its_vae_in_another_file_is_the_toy_to_the_bit(tmp_path: Path, toy_families: Path) -> None:
+    expected = toy_xl_pipeline()
+    expected.text_encoder_2 = narrow_text_encoder(expected.text_encoder_2)
+    expected.save_pretrained(toy_families / "sdxl")
+    path = save_original(tmp_path / "toy.safetensors", expected, has_vae=False)
+    vae = save_original(tmp_path / "toy.vae.safetensors", expected)
+    file = SingleFile(path=path, family="sdxl", vae=vae, prediction_type="epsilon")
+    base = StableDiffusionXL.load(file, name="toy", device=torch.device("cpu"), dtype=torch.float32, attention="fused")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        weights, others = (getattr(pipeline, part).state_dict() for pipeline in (expected, base.pipeline))
+        assert weights.keys() == others.keys()
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_weights_that_are_missing_are_named(tmp_path: Path, toy_families: Path) -> None:
+    from safetensors.torch import load_file
+
+    path = save_original(tmp_path / "toy.safetensors", toy_pipeline())
+    tensors = load_file(path)
+    tensors.pop("model.diffusion_model.out.2.bias")
+    save_file(tensors, path)
+    file = SingleFile(path=path, family="sd15", vae=path, prediction_type="epsilon")
+    with pytest.raises(BaseModelError, match="does not hold all weights"):
+        StableDiffusion.load(file, name="toy", device=torch.device("cpu"), dtype=torch.float32, attention="fused")
+
+
+def test_the_shipped_tokenizer_is_clips() -> None:
+    """Numbers as the published models have them."""
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER_DIR)
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert len(json.loads((TOKENIZER_DIR / "vocab.json").read_text(encoding="utf-8"))) == 49408
