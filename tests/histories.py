@@ -50,8 +50,8 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
     """Bytes read of each events file from now on."""
     read, events = Counter[Path](), Run.events
 
-    def counted(run: Run, since: int = 0) -> tuple[list[Event], int]:
-        found, cursor = events(run, since)
+    def counted(run: Run, since: int = 0, **how: bool) -> tuple[list[Event], int]:
+        found, cursor = events(run, since, **how)
         read[run.events_path] += cursor - since
         return found, cursor
 

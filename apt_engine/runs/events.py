@@ -8,6 +8,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from apt_engine.runs.event_limits import check
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -176,9 +178,12 @@ def from_json(line: str) -> Event:
     """The event of a line; a `NewerEvent` where its kind is not known here.
 
     Raises:
-        ValueError: the line is not an event, or lacks a field, or holds a value of another type.
+        ValueError: the line is not an event, lacks a field, or holds a value that it cannot have.
     """
-    values: Any = json.loads(line)
+    try:
+        values: Any = json.loads(line)
+    except RecursionError:
+        raise ValueError(f"nested too deeply: {line[:80]}") from None
     name = values.pop("kind", None) if isinstance(values, dict) else None
     if not isinstance(name, str):
         raise ValueError(f"not an event: {line[:80]}")
@@ -187,7 +192,7 @@ def from_json(line: str) -> Event:
         return NewerEvent(name=name)
     shapes = _shapes(kind)
     try:
-        return kind(**{key: shapes[key].take(value) for key, value in values.items() if key in shapes})
+        return kind(**{key: check(key, shapes[key].take(value)) for key, value in values.items() if key in shapes})
     except TypeError as error:
         raise ValueError(f"not a complete event: {line[:80]}") from error
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from apt_engine.errors import DiskError
+from apt_engine.reading import open_regular
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def free_path(wanted: Path) -> Path:
 
 def sha256(path: Path) -> str:
     """The hash of a file's bytes, as hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

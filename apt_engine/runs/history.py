@@ -119,7 +119,7 @@ class RunSummary:
         Raises:
             RunError: they cannot be read.
         """
-        events, self.cursor = self.run.events(self.cursor)
+        events, self.cursor = self.run.events(self.cursor, is_whole=False)
         self.add(events)
         return bool(events)
 
@@ -209,7 +209,7 @@ class History(RunSummary):
     def _step(self, event: StepFinished) -> None:
         super()._step(event)
         self.losses.append((event.step, event.loss))
-        if event.gamma:
+        if event.gamma and len(event.gamma) == len(self.gammas[0][1] if self.gammas else event.gamma):
             self.gammas.append((event.step, event.gamma))
         for kept, value in (
             (self.references, event.reference_loss),

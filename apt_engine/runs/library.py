@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 from PIL import Image
 
 from apt_engine.errors import ConfigError, RunError
+from apt_engine.reading import open_regular, read_regular
 from apt_engine.runs.events import Event, Noticed, RunFailed, RunStarted, StageChanged, to_json
 from apt_engine.runs.files import write_atomically, writing
 from apt_engine.runs.run import Run, config_bytes
@@ -18,13 +19,14 @@ from apt_engine.settings.presets import is_hub_id
 from apt_engine.settings.sampling import SampleRequest
 
 LONGEST_TITLE = 80
+LARGEST_TITLE = 4 * LONGEST_TITLE  # bytes
 FAILED_ELSEWHERE = "Training broke off on the computer that this run comes from."
 
 
 def title_of(run: Run) -> str:
     """The name a person gave the run; empty when it has none."""
     try:
-        return (run.path / "title.txt").read_text(encoding="utf-8").strip()
+        return read_regular(run.path / "title.txt", LARGEST_TITLE).decode().strip()
     except (OSError, ValueError):
         return ""
 
@@ -122,9 +124,17 @@ def settings_inside(path: Path) -> SampleRequest:
         ConfigError: the picture is gone, or was not made here.
     """
     try:
-        with Image.open(path) as image:
-            return SampleRequest.from_dict(json.loads(image.info["apt_studio"]))
-    except (OSError, KeyError, ValueError) as error:
+        with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
+            return SampleRequest.from_dict(dict(json.loads(image.info["apt_studio"])))
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        SyntaxError,
+        RecursionError,
+        Image.DecompressionBombError,
+    ) as error:
         raise ConfigError(f"The picture {path.name} holds no settings of APT Studio; choose another.") from error
 
 
@@ -168,8 +178,8 @@ def _may_hold_path(sentence: str) -> bool:
 
 
 def _files(folder: Path, names: list[str]) -> Iterator[Path]:
-    """Whole files; one that is being written has a name with a dot before it."""
+    """Whole files that lie here and are no links out; one that is being written has a name with a dot before it."""
     for name in names:
         path = folder / name
         found = sorted(path.rglob("[!.]*")) if path.is_dir() else [path]
-        yield from (file for file in found if file.is_file())
+        yield from (file for file in found if file.is_file() and file.resolve().is_relative_to(folder.resolve()))

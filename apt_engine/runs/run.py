@@ -8,19 +8,21 @@
 Whole files and folders appear under their final name only when complete: written aside, fsynced, then renamed.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import EngineError, RunError
+from apt_engine.reading import is_regular, open_for_appending, read_json
 from apt_engine.runs import files
-from apt_engine.runs.events import Event, from_json, to_json
+from apt_engine.runs.event_file import read_events
+from apt_engine.runs.events import Event, to_json
 from apt_engine.runs.files import sha256, write_atomically, writing
 from apt_engine.settings.training import TrainingConfig
 
@@ -51,8 +53,10 @@ class Checkpoint:
     def is_intact(self) -> bool:
         """Whether every file still has the bytes that were saved."""
         try:
-            hashes: dict[str, str] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-            present = {name: self.path / name for name in hashes if (self.path / name).exists()}
+            hashes: dict[str, str] = read_json(self.path / MANIFEST)["sha256"]
+            present = {
+                name: self.path / name for name in hashes if Path(name).name == name and (self.path / name).exists()
+            }
             return "lora.safetensors" in present and all(sha256(path) == hashes[name] for name, path in present.items())
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -80,7 +84,7 @@ class Run:
             RunError: the file is missing, damaged, or has settings that only a newer version knows.
         """
         try:
-            values: dict[str, Any] = dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
+            values: dict[str, Any] = dict(read_json(self.path / "config.json"))
             newer = sorted(values.keys() - {field.name for field in dataclasses.fields(TrainingConfig)})
             config = TrainingConfig.from_dict(values) if not newer else None
         except (OSError, ValueError, TypeError, EngineError) as error:
@@ -109,10 +113,12 @@ class Run:
     def captions(self) -> list[str]:
         """The caption of each photo, `{subject}` standing for the thing: its own, or that of the config."""
         try:
-            own: dict[str, str] = dict(json.loads((self.path / "photos" / "captions.json").read_text(encoding="utf-8")))
+            own: dict[str, Any] = dict(read_json(self.path / "photos" / "captions.json"))
         except (OSError, ValueError, TypeError):
             own = {}
-        return [own.get(path.name, self.config.caption) for path in self.photo_paths]
+        usual = self.config.caption
+        found = [own.get(path.name) for path in self.photo_paths]
+        return [caption if isinstance(caption, str) else usual for caption in found]
 
     def append(self, event: Event) -> None:
         """Add one event to the run's account. A line that was torn before, by a crash or a full disk, is closed first.
@@ -120,28 +126,26 @@ class Run:
         Raises:
             DiskError: the disk is full; what was there before stays readable.
         """
-        with writing(self.events_path), self.events_path.open("ab+") as file:
+        with writing(self.events_path), open_for_appending(self.events_path) as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
             torn = b"\n" if file.read(1) not in (b"", b"\n") else b""
             file.write(torn + to_json(event).encode() + b"\n")
 
-    def events(self, since: int = 0) -> tuple[list[Event], int]:
+    def events(self, since: int = 0, *, is_whole: bool = True) -> tuple[list[Event], int]:
         """Events after cursor `since` and the cursor to ask with next; 0 is the beginning. A half-written last line waits.
+
+        Of an account of many thousand steps it leaves most out unless `is_whole`.
 
         Raises:
             RunError: the file is there and cannot be read.
         """
         try:
-            with self.events_path.open("rb") as file:
-                file.seek(since)
-                block = file.read()
+            return read_events(self.events_path, since, is_whole=is_whole)
         except FileNotFoundError:
             return [], since
         except OSError as error:
             raise RunError(f"The events of run {self.id} cannot be read ({error.strerror or error}).") from error
-        whole = block[: block.rfind(b"\n") + 1]
-        return list(_readable(whole)), since + len(whole)
 
     def checkpoints(self) -> list[Checkpoint]:
         """All complete checkpoints, oldest first; whether their bytes are intact is asked of each."""
@@ -149,7 +153,7 @@ class Run:
         found = [
             Checkpoint(folder, int(folder.name))
             for folder in folders
-            if folder.name.isdigit() and (folder / MANIFEST).exists()
+            if re.fullmatch("[0-9]{1,9}", folder.name) and is_regular(folder / MANIFEST)
         ]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
@@ -209,10 +213,3 @@ class Run:
 def config_bytes(config: TrainingConfig) -> bytes:
     """A config as indented JSON."""
     return json.dumps(config.to_dict(), indent=2, ensure_ascii=False).encode()
-
-
-def _readable(block: bytes) -> Iterator[Event]:
-    """Events of whole lines. Lines torn by a crash are passed over."""
-    for line in block.splitlines():
-        with contextlib.suppress(ValueError):
-            yield from_json(line.decode())

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # comes with torch and the hub client
 
 from apt_engine.errors import BusyError, DiskError
+from apt_engine.reading import read_json
 from apt_engine.runs.files import write_atomically, writing
 from apt_engine.runs.store import RunStore
 
@@ -58,9 +59,9 @@ def training_lock(store: RunStore, run_id: str = "") -> Iterator[None]:
 def training_in(store: RunStore) -> Training | None:
     """What is being trained in a data directory now, by whichever process; cheap enough to ask every second."""
     try:
-        values = json.loads(_note(store).read_bytes())
+        values = read_json(_note(store))
         training = Training(str(values["run"]), int(values["process_id"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     lock = _lock(store)
     try:

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from apt_engine.errors import ConfigError
 
+LONGEST_TEXT = 10_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -83,7 +85,8 @@ class Checked:
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
     about = setting_of(field)
     if about.choices and value not in about.choices:
-        raise ConfigError(f"{field.name} cannot be {value!r}; choose one of {', '.join(about.choices)}.")
+        raise ConfigError(f"{field.name} cannot be {value!r:.80}; choose one of {', '.join(about.choices)}.")
+    _check_text(field.name, value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     below = about.minimum is not None and value < about.minimum
@@ -93,6 +96,16 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
         raise ConfigError(
             f"{field.name} cannot be {value}; it must lie between {about.minimum} and {about.maximum}{unit}."
         )
+
+
+def _check_text(name: str, value: Any) -> None:
+    text = "".join(value) if isinstance(value, tuple) else value
+    if not isinstance(text, str):
+        return
+    if len(text) > LONGEST_TEXT:
+        raise ConfigError(f"{name} has {len(text):,} characters; shorten it to {LONGEST_TEXT:,}.")
+    if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in text):
+        raise ConfigError(f"{name} holds a character that cannot be written; type it anew.")
 
 
 def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
@@ -112,7 +125,7 @@ def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         kind = "a whole number" if wanted is int else "a number"
-        raise ConfigError(f"{field.name} must be {kind}, not {value!r}.") from None
+        raise ConfigError(f"{field.name} must be {kind}, not {value!r:.80}.") from None
     return int(number) if wanted is int else number
 
 
@@ -123,4 +136,4 @@ def _to_bool(name: str, value: Any) -> bool:
     try:
         return words[str(value).strip().lower()]
     except KeyError:
-        raise ConfigError(f"{name} must be true or false, not {value!r}.") from None
+        raise ConfigError(f"{name} must be true or false, not {value!r:.80}.") from None

@@ -1,0 +1,67 @@
+"""One run's trouble stays in its row: damaged folders beside a whole one, on the page and on the command line."""
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from apt_engine import cli
+from apt_engine.runs import library
+from apt_engine.runs.run import Run
+from benchmarks.hostile.folders import damages
+from tests.pages import begun, new_run
+from ui.context import AppContext
+from ui.tabs import generate, runs, watch
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and links")
+CHEAP = {name: damage for name, damage in damages().items() if "50 MB" not in name and "ten thousand" not in name}
+
+
+def whole_run(context: AppContext) -> Run:
+    run = begun(new_run(context), steps=2)
+    run.save_checkpoint(1, lambda folder: (folder / "lora.safetensors").touch())
+    for folder in ("samples", "exports"):
+        (run.path / folder).mkdir(exist_ok=True)
+    library.rename(run, "whole")
+    return run
+
+
+def test_damaged_runs_spoil_neither_each_other_nor_a_whole_one(
+    context: AppContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = whole_run(context)
+    ids = []
+    for number, damage in enumerate(CHEAP.values()):
+        copy = whole.path.with_name(f"20200101-0000{number:02d}-damaged")
+        shutil.copytree(whole.path, copy)
+        damage(copy)
+        ids.append(copy.name)
+    shown = runs.rows(context)
+    json.dumps(shown, ensure_ascii=False).encode()
+    assert len(shown["runs"]) > len(CHEAP) / 2
+    (row,) = (row for row in shown["runs"] if row["id"] == whole.id)
+    assert row["drawable"] and "step 2 of 10" in row["state"]
+    assert whole.id in [run_id for _, run_id in generate.list_runs(context)]
+    with gr.Blocks(analytics_enabled=False):
+        view = watch.build()
+    for run_id in ids:
+        watch.open_run(view, context, run_id)
+    assert cli.main(["runs", "--data-dir", str(context.store.data_dir)]) == 0
+    assert "step 2/10" in capsys.readouterr().out
+
+
+def test_a_zip_holds_nothing_that_a_link_leads_to(context: AppContext, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key.png").write_text("secret")
+    run = whole_run(context)
+    (run.path / "samples" / "a.png").symlink_to(secret / "key.png")
+    (run.path / "exports").rmdir()
+    (run.path / "exports").symlink_to(secret)
+    packed = library.pack(run, tmp_path / "run.zip")
+    assert b"secret" not in packed.read_bytes()
+    assert not any("key" in name or "a.png" in name for name in zipfile.ZipFile(packed).namelist())
