@@ -30,15 +30,20 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * weights).sum(dim=(1, 2, 3)) / (weights.sum(dim=(1, 2, 3)) * values.shape[1]).clamp(min=1)
 
 
+def shares(mask: Tensor) -> Tensor:
+    """How much each position counts among all (B, P), from masks (B, P) in 0 .. 1, in fp32; all 0 where the mask is."""
+    weights = mask.float()
+    return weights / weights.sum(dim=1, keepdim=True).clamp(min=EPSILON)
+
+
 def channel_statistics(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (B, C) of features (B, P, C) over the positions where mask (B, P) is 1, in fp32.
+    """Mean and standard deviation (B, C) of features (B, P, C) over positions, each as heavy as its mask (B, P), in fp32.
 
     The deviation is sqrt(var + 1e-6), var without Bessel's correction: its gradient stays finite where var is 0.
     """
-    features, weights = features.float(), mask[:, :, None].float()
-    total = weights.sum(dim=1).clamp(min=1)
-    mean = (features * weights).sum(dim=1) / total
-    variance = ((features - mean[:, None]).square() * weights).sum(dim=1) / total
+    features, weights = features.float(), shares(mask)[:, :, None]
+    mean = (features * weights).sum(dim=1)
+    variance = ((features - mean[:, None]).square() * weights).sum(dim=1)
     return mean, (variance + EPSILON).sqrt()
 
 
@@ -53,14 +58,14 @@ def stabilization(tuned: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]
     )
 
 
-def alignment(tuned: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
-    """AA of one layer (B,): mean of (A_t - A_r)^2 over heads, valid queries and tokens.
+def alignment(tuned: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """AA of one layer (B,): mean of (A_t - A_r)^2 over heads, tokens and queries, each query as heavy as its mask.
 
     That attention to the words is compared, from Q and K alone, is [paper]; the mean over tokens and positions is [ours].
 
     Args:
         tuned, reference: maps (B, h, Q, J) of attention to the words, after the softmax, of the tokens that are no padding.
-        valid: (B, Q), 1 for positions inside the photo.
+        mask: (B, Q) in 0 .. 1, how much of each position lies inside the photo.
     """
     squares = (tuned.float() - reference.float()).square().mean(dim=(1, 3))
-    return (squares * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+    return (squares * shares(mask)).sum(dim=1)

@@ -21,6 +21,7 @@ from apt_engine.settings.training import TrainingConfig
 
 SHOWN_SIDE = 96
 TIMES_TOLD = 20
+TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,23 @@ def encode_with_warps(
     count = config.warped_views
 
     def draw(photo: int, generator: torch.Generator) -> View:
-        return encode_view(base, pictures[photo], draw_warp(generator, config.max_zoom, config.max_rotation_degrees))
+        for _ in range(TRIES):  # where there are few latent cells a small photo may cover none, and would teach nothing
+            warp = draw_warp(generator, config.max_zoom, config.max_rotation_degrees)
+            view = encode_view(base, pictures[photo], warp)
+            if config.border == "paper" or view.mask.any():
+                return view
+        return plain[photo]
 
-    views: list[View] = []  # plain ones of all photos, then the bank: `count` of the first photo, of the second ...
+    plain: list[View] = []
+    bank: list[View] = []  # `count` of the first photo, of the second ...
     for number in range(len(pictures) * (1 + count)):
         yield from _progress(message, number, len(pictures) * (1 + count))
         obey_stop()
         if number < len(pictures):
-            views.append(encode_view(base, pictures[number]))
+            plain.append(encode_view(base, pictures[number]))
         else:
             photo, view = divmod(number - len(pictures), count)
-            views.append(draw(photo, random.generator(config.seed, view, photo, "bank")))
-    plain, bank = views[: len(pictures)], views[len(pictures) :]
+            bank.append(draw(photo, random.generator(config.seed, view, photo, "bank")))
     if not count:
         return LatentSource(plain, draw)
     return LatentSource(

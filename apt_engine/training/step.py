@@ -50,7 +50,7 @@ class Batch:
     Attributes:
         latents, noise, noisy: x_0, eps and x_t (B, C, h, w).
         timesteps: (B,).
-        mask: (B, h, w), 1 for latent cells that count.
+        mask: (B, h, w), 1 for latent cells that count; a sample of which none counts has no error.
         bins: (B,), on the CPU.
         photos: number of each sample's photo.
         chances: of each sample to be warped.
@@ -89,6 +89,15 @@ class Batch:
             warped=tuple(sample.view.shown is not None for sample in samples),
             shown=tuple(sample.view.shown for sample in samples if sample.view.shown is not None),
         )
+
+    @property
+    def counts(self) -> Tensor:
+        """(B,), 1 for samples of which some cell counts, else 0."""
+        return self.mask.amax(dim=(1, 2))
+
+    def mean(self, errors: Tensor) -> Tensor:
+        """Mean () of errors (B,) over the samples that count; 0 if none does."""
+        return (errors * self.counts).sum() / self.counts.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +155,8 @@ class AdaptiveStep:
     def __call__(self, step: int, backward: Callable[[Tensor], None]) -> StepResult:
         """Draw, compare, and hand each loss to `backward`; the optimizer's step is the caller's.
 
-        The loss may be anything, finite or not: the indicator takes in finite numbers alone.
+        The loss may be anything, finite or not: the indicator takes in finite numbers alone. A sample of which nothing counts
+        is 0 in every term; the divisor stays B, so that parts of a batch add up.
         """
         batch = self._draw(step, self._photos, "photos")  # 1 to 5
         # Watched through backward: with checkpointing layers run again then.
@@ -163,8 +173,8 @@ class AdaptiveStep:
         return StepResult(
             batch=batch,
             weights=weights,
-            loss=tuned.detach().mean(),
-            reference_loss=None if reference is None else reference.mean(),
+            loss=batch.mean(tuned.detach()),
+            reference_loss=None if reference is None else batch.mean(reference),
             stabilization=terms.stabilization.detach() if self._config.stabilization else None,
             alignment=terms.alignment.detach() if self._config.alignment else None,
             prior_loss=self._prior_step(step, backward),
@@ -215,7 +225,7 @@ class AdaptiveStep:
             return self._errors(batch, self._captions.reference_states(batch.photos))
 
     def _errors(self, batch: Batch, states: PromptStates) -> Tensor:
-        """Mean squared error of each sample (B,) over the cells that count, in the space the base predicts in, in fp32."""
+        """Mean squared error of each sample (B,) over the cells that count, in the base's own space, in fp32; 0 if none does."""
         prediction = self._base.predict(batch.noisy, batch.timesteps, states)  # (B, C, h, w)
         target = self._base.target(batch.latents, batch.noise, batch.timesteps)  # (B, C, h, w)
         return masked_mean((prediction.float() - target.float()).square(), batch.mask)  # (B, C, h, w) -> (B,)
@@ -224,8 +234,8 @@ class AdaptiveStep:
         """Take both losses (B,) into the indicator, in eps space."""
         losses = torch.stack([tuned, reference]) * self._base.in_eps_space(batch.timesteps)  # (2, B)
         losses = losses.double().cpu()
-        finite = torch.isfinite(losses).all(dim=0)  # (B,)
-        sums, counts = step_sums(losses[0, finite], losses[1, finite], batch.bins[finite])  # (2, N) and (N,)
+        known = torch.isfinite(losses).all(dim=0) & (batch.counts > 0).cpu()  # (B,)
+        sums, counts = step_sums(losses[0, known], losses[1, known], batch.bins[known])  # (2, N) and (N,)
         joint = self._processes.add_up(torch.cat([sums, counts[None]]))  # (3, N)
         self.indicator.update(joint[:2], joint[2])
 

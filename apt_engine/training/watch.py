@@ -96,10 +96,10 @@ class Watched:
         if not self.is_tuned:
             self.reference_maps[name] = caption_map(attention, self.tokens, self.tokens.reference)
             return
-        valid = position_mask(self.latent_mask, attention.positions)
+        mask = position_mask(self.latent_mask, attention.positions)
         if attention.rows is not None:
-            valid = valid[:, attention.rows]
-        arguments = attention, self.tokens, self.reference_maps[name], valid
+            mask = mask[:, attention.rows]
+        arguments = attention, self.tokens, self.reference_maps[name], mask
         self.map_losses[name] = checkpoint(_alignment_of, *arguments, use_reentrant=False)
 
     def _mean(self, parts: dict[str, Tensor], watched: tuple[str, ...], setting: str) -> Tensor:
@@ -145,13 +145,17 @@ def caption_map(attention: Attention, tokens: TokenPairs, columns: Tensor) -> Te
 
 
 def position_mask(latent_mask: Tensor, count: int) -> Tensor:
-    """(B, H, W) brought to (B, count): halved, rounding up, until it has so many cells; valid where all parts are."""
+    """How much of each of a layer's positions (B, count) lies inside the photo, 0 .. 1, from latent cells (B, H, W).
+
+    Halved, rounding up, until there are so many; a position that stands for photo and border counts by the photo's share, since
+    deep layers have hardly one that is photo alone.
+    """
     mask = latent_mask[:, None]
     while mask.shape[-1] * mask.shape[-2] > count:
-        mask = -F.max_pool2d(-mask, 2, ceil_mode=True)
+        mask = F.avg_pool2d(mask, 2, ceil_mode=True)  # windows beyond the edge are means of what there is
     return mask.flatten(1)
 
 
-def _alignment_of(attention: Attention, tokens: TokenPairs, reference: Tensor, valid: Tensor) -> Tensor:
+def _alignment_of(attention: Attention, tokens: TokenPairs, reference: Tensor, mask: Tensor) -> Tensor:
     """AA of one layer (B,)."""
-    return tokens.correct(losses.alignment(caption_map(attention, tokens, tokens.tuned), reference, valid))
+    return tokens.correct(losses.alignment(caption_map(attention, tokens, tokens.tuned), reference, mask))

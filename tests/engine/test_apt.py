@@ -200,6 +200,15 @@ def test_channel_statistics_by_hand() -> None:
     torch.testing.assert_close(deviation, torch.tensor([[1.0, 1e-3]]), rtol=1e-5, atol=1e-6)
 
 
+def test_positions_count_by_their_share() -> None:
+    """Weights 1 and 1/3: mean (1 * 3 + 5) / 4 = 2, variance (1 * 3 + 9) / 4 = 3."""
+    mean, deviation = channel_statistics(torch.tensor([[[1.0], [5.0], [100.0]]]), torch.tensor([[0.75, 0.25, 0.0]]))
+    assert mean.tolist() == [[2.0]]
+    torch.testing.assert_close(deviation, torch.tensor([[3.0]]).sqrt())
+    maps = torch.zeros(1, 1, 2, 1), torch.tensor([1.0, 2.0])[None, None, :, None]
+    assert alignment(*maps, torch.tensor([[0.25, 0.5]])).tolist() == [pytest.approx((1 + 2 * 4) / 3)]
+
+
 def test_stabilization_by_hand() -> None:
     tuned = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0]])
     reference = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 3.0]])

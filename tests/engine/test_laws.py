@@ -296,6 +296,28 @@ def test_what_lies_outside_the_mask_has_no_part_in_the_loss() -> None:
     assert (step._errors(batch, step._captions.states(batch.photos)) == error).all()
 
 
+def test_a_view_of_which_nothing_counts_moves_neither_loss_nor_indicator() -> None:
+    found = []
+    for scale in (1, 5):  # of what does not count
+        base = tuned_base()
+        step = step_of(base, augmentation=0, batch_size=4)
+        whole = step._photos.plain[0]
+        empty = View(scale * whole.mean, whole.std, torch.zeros_like(whole.mask))
+        step._photos = LatentSource([whole, empty])
+        result = run(step)
+        assert sorted(result.batch.photos) == [0, 0, 0, 1]
+        assert result.batch.counts.tolist() == [photo == 0 for photo in result.batch.photos]
+        assert float(step.indicator.visits.sum()) == 3
+        found.append((result, step.indicator.tuned_loss, gradients(base)))
+    for ours, theirs in zip(*(one[2].values() for one in found), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(found[0][1], found[1][1])
+    step, batch = step_of(tuned_base(), augmentation=0, batch_size=4), found[0][0].batch
+    errors = step._errors(batch, step._captions.states(batch.photos))[batch.counts == 1]
+    assert found[0][0].loss.item() == pytest.approx(errors.mean().item(), rel=1e-6)
+    assert found[0][0].loss.item() == found[1][0].loss.item()
+
+
 def test_the_weight_is_one_minus_gamma_of_the_bin_after_the_update() -> None:
     step = fitted(step_of(tuned_base(), sensitivity=0.5), gap=1.0)
     result = run(step)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from apt_engine.apt.losses import alignment, channel_statistics
 from apt_engine.bases.base import Attention, WatchedLayers
 from apt_engine.bases.unet import UNetBase
 from apt_engine.errors import BaseModelError
@@ -130,8 +131,20 @@ def test_masks_follow_the_layers_down() -> None:
     mask = torch.ones(1, 6, 6)
     mask[0, 0, 3] = 0
     assert position_mask(mask, 36).tolist() == mask.flatten(1).tolist()
-    assert position_mask(mask, 9).tolist() == [[1, 0, 1, 1, 1, 1, 1, 1, 1]]
-    assert position_mask(mask, 4).tolist() == [[0, 1, 1, 1]]
+    assert position_mask(mask, 9).tolist() == [[1, 0.75, 1, 1, 1, 1, 1, 1, 1]]
+    assert position_mask(mask, 4).tolist() == [[0.9375, 1, 1, 1]]  # 3 x 3 positions become 2 x 2: 4, 2, 2 and 1 of them
+
+
+def test_a_photo_of_one_cell_counts_in_every_layer() -> None:
+    mask = torch.zeros(1, 16, 16)
+    mask[0, 7, 9] = 1
+    for count in (256, 64, 16, 4, 1):
+        positions = position_mask(mask, count)
+        assert float(positions.sum()) == count / 256
+        mean, _ = channel_statistics(torch.full((1, count, 3), 5.0), positions)
+        torch.testing.assert_close(mean, torch.full((1, 3), 5.0))
+        maps = torch.zeros(1, 2, count, 7), torch.ones(1, 2, count, 7)
+        torch.testing.assert_close(alignment(*maps, positions), torch.ones(1))
 
 
 def test_the_identifier_is_left_out_when_the_reference_hears_the_class_alone() -> None:
