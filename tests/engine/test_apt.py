@@ -12,7 +12,7 @@ from apt_engine import random
 from apt_engine.apt.augment import Warp, augmentation_probability, draw_warp, latent_mask, warp_pixels
 from apt_engine.apt.bins import bin_of, sums_and_counts
 from apt_engine.apt.indicator import OverfittingIndicator, gamma_absolute, gamma_relative, step_sums
-from apt_engine.apt.losses import alignment, channel_statistics, masked_mean, min_snr_weight, stabilization
+from apt_engine.apt.losses import alignment, channel_statistics, masked_mean, min_snr_weight, shares, stabilization
 from apt_engine.apt.objective import loss_weight, objective, terms_of
 
 
@@ -104,12 +104,13 @@ def test_gamma_waits_for_five_visits_and_stays_within_bounds() -> None:
 
 def test_samples_of_one_bin_are_averaged_before_the_running_mean() -> None:
     one, many = (OverfittingIndicator("absolute", 10) for _ in range(2))
-    bins = torch.tensor([2, 2])
-    many.update(*step_sums(torch.tensor([0.2, 0.4]), torch.tensor([1.0, 3.0]), bins))
+    bins = torch.tensor([2, 7, 2])
+    many.update(*step_sums(torch.tensor([0.2, 5.0, 0.4]), torch.tensor([1.0, 6.0, 3.0]), bins))
     observe(one, 0.3, 2.0, timestep=250)
+    observe(one, 5.0, 6.0, timestep=750)
     torch.testing.assert_close(one.tuned_loss, many.tuned_loss)
     torch.testing.assert_close(one.reference_loss, many.reference_loss)
-    assert many.visits[2] == 2
+    assert many.visits.tolist() == [0, 0, 2, 0, 0, 0, 0, 1, 0, 0]
 
 
 def test_equal_losses_give_no_gamma() -> None:
@@ -144,6 +145,8 @@ def test_warps_are_drawn_over_the_whole_range() -> None:
     assert -15 <= min(turns) < -14
     assert 14 < max(turns) <= 15
     assert sum(zooms) / 300 == pytest.approx(2, abs=0.1)
+    corners = [zoom > 2 for zoom, turn in zip(zooms, turns, strict=True) if turn > 0]
+    assert 50 < sum(corners) < len(corners) - 50
 
 
 def photo(side: int = 48) -> Tensor:
@@ -166,8 +169,23 @@ def test_zoom_shrinks_the_photo_to_the_middle_on_black() -> None:
     assert (mask[16:32, 16:32] == 1).all()
 
 
-def test_a_turn_is_counter_clockwise_like_pillows() -> None:
-    pixels = torch.full((3, 65, 65), -1.0)
+def test_a_shrunk_pattern_becomes_gray() -> None:
+    stripes = torch.ones(3, 48, 48)
+    stripes[:, :, ::2] = -1
+    warped, mask = warp_pixels(stripes, Warp(3, 0))
+    assert warped[:, mask == 1].abs().max() < 0.5
+
+
+def test_the_mask_counts_no_pixel_that_is_partly_black() -> None:
+    for warp in (Warp(1.7, 12), Warp(2.9, -7)):
+        warped, mask = warp_pixels(torch.ones(3, 48, 48), warp)
+        assert warped[:, mask == 1].min() > 0.999
+        assert warped[:, mask == 0].max() < 0.9999
+
+
+@pytest.mark.parametrize("width", [65, 97])
+def test_a_turn_is_counter_clockwise_like_pillows(width: int) -> None:
+    pixels = torch.full((3, 65, width), -1.0)
     pixels[:, 10:20, 40:60] = 1
     warped, _ = warp_pixels(pixels, Warp(1, 15))
     image = Image.fromarray(((pixels[0] + 1) * 127.5).byte().numpy()).rotate(15, Image.Resampling.BILINEAR)
@@ -183,6 +201,12 @@ def test_the_mask_counts_no_cell_that_touches_the_border() -> None:
         full = torch.nn.functional.interpolate(cells[None, None], scale_factor=8)[0, 0] == 1
         torch.testing.assert_close(black_inside[:, full], torch.ones(3, int(full.sum())))
     assert latent_mask(warp_pixels(torch.ones(3, 64, 64), Warp(2, 0))[1], 8).sum() == 2 * 2
+
+
+def test_a_pixel_outside_costs_its_cell_and_the_neighbors_and_no_other() -> None:
+    mask = torch.ones(32, 40)
+    mask[13, 22] = 0  # in cell (1, 2)
+    assert latent_mask(mask, 8).tolist() == [[1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]]
 
 
 def test_masked_mean_by_hand() -> None:
@@ -207,6 +231,11 @@ def test_positions_count_by_their_share() -> None:
     torch.testing.assert_close(deviation, torch.tensor([[3.0]]).sqrt())
     maps = torch.zeros(1, 1, 2, 1), torch.tensor([1.0, 2.0])[None, None, :, None]
     assert alignment(*maps, torch.tensor([[0.25, 0.5]])).tolist() == [pytest.approx((1 + 2 * 4) / 3)]
+
+
+def test_samples_have_shares_of_their_own() -> None:
+    mask = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.5, 0.25, 0.25, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert shares(mask).tolist() == [[0.5, 0.5, 0, 0], [0.5, 0.25, 0.25, 0], [0, 0, 0, 0]]
 
 
 def test_stabilization_by_hand() -> None:

@@ -37,6 +37,7 @@ def test_a_generator_depends_on_every_part_of_its_key_and_on_nothing_else() -> N
     first = (0, 1, 2, "photos")
     others = [(1, 1, 2, "photos"), (0, 2, 2, "photos"), (0, 1, 3, "photos"), (0, 1, 2, "prior"), (0, 12, 0, "photos")]
     assert len({draw(*key) for key in (first, *others)}) == 6
+    assert draw(0, 1, 23, "photos") != draw(0, 12, 3, "photos")
     before = draw(*first)
     torch.rand(7)
     assert draw(*first) == before
