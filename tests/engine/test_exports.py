@@ -79,6 +79,16 @@ def test_a_strength_other_than_one_is_kept(run: Run) -> None:
     assert torch.equal(predict(base), drawn)
 
 
+def test_another_lora_meanwhile_leaves_nothing_behind() -> None:
+    base = trained()
+    parameters, drawn = adapter.trainable_parameters(base.denoiser), predict(base)
+    with adapter.set_aside(base.denoiser):
+        adapter.attach(base.denoiser, 2, 2.0, base.lora.all, seed=3)
+        assert len(adapter.trainable_parameters(base.denoiser)) > len(parameters)
+    assert list(adapter.trainable_parameters(base.denoiser)) == list(parameters)
+    assert torch.equal(predict(base), drawn)
+
+
 def test_training_goes_on_after_an_export(run: Run) -> None:
     base = trained()
     optimizer = torch.optim.SGD(adapter.trainable_parameters(base.denoiser).values(), lr=0.1)

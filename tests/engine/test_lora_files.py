@@ -50,6 +50,12 @@ def test_an_exported_file_arrives_whole(
     assert difference(fresh, base) < HALF_TOLERANCE
 
 
+def test_an_export_for_diffusers_is_half_precision_and_a_checkpoint_is_not(path: Path) -> None:
+    for write, dtype in ((files.export_diffusers, torch.float16), (files.save, torch.float32)):
+        write(trained(), path)
+        assert {value.dtype for value in load_file(path).values()} == {dtype}
+
+
 def first_key(tensors: dict[str, Tensor], ending: str) -> str:
     return next(key for key in sorted(tensors) if key.endswith(ending))
 
