@@ -1,0 +1,81 @@
+"""The table of deliberate mistakes fits the tree, and its judge tells killed from survived."""
+
+import ast
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.mutants import ROOT, Mutant, UnfitError, read_table, survivors
+
+KILLED = Mutant(
+    name="killed",
+    file="doubling.py",
+    before="2 * number",
+    after="3 * number",
+    tests=("test_doubling.py::test_of_two",),
+    why="three times as much",
+)
+
+
+def test_every_mistake_applies_and_names_tests_that_are_there() -> None:
+    table = read_table()
+    assert len({mutant.name for mutant in table}) == len(table) >= 40
+    texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in {mutant.file for mutant in table}}
+    assert [mutant.name for mutant in table if texts[mutant.file].count(mutant.before) != 1] == []
+    for mutant in table:
+        ast.parse(texts[mutant.file].replace(mutant.before, mutant.after))
+        assert mutant.before != mutant.after, mutant.name
+        assert mutant.tests, mutant.name
+    named = {test.partition("[")[0] for mutant in table for test in mutant.tests}
+    files = {test.partition("::")[0] for test in named}
+    assert named - {f"{file}::{name}" for file in files for name in functions(ROOT / file)} == set()
+
+
+def functions(path: Path) -> set[str]:
+    return {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree of one function and its test, of which git knows nothing yet but that it is there."""
+    (tmp_path / "doubling.py").write_text("def double(number):\n    return 2 * number\n")
+    test = "from doubling import double\n\n\ndef test_of_two():\n    assert double(2) == 4\n"
+    (tmp_path / "test_doubling.py").write_text(test)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    return tmp_path
+
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+
+
+@needs_git
+def test_what_no_test_notices_is_named(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    survivor = Mutant(**{**vars(KILLED), "name": "survivor", "after": "number + 2"})
+    assert survivors(tree, [KILLED, survivor], jobs=2) == [survivor]
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["killed", "SURVIVED"]
+    assert "2 * number" in (tree / "doubling.py").read_text()
+
+
+@needs_git
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"before": "4 * number"}, r"killed does not apply: doubling.py has '4 \* number' 0 times"),
+        ({"file": "gone.py"}, "killed does not apply: gone.py has"),
+        ({"after": "2 *"}, "killed names tests that cannot run"),
+        ({"tests": ("test_doubling.py::test_of_three",)}, "The table names tests that cannot run"),
+    ],
+)
+def test_a_line_that_proves_nothing_is_no_kill(tree: Path, change: dict[str, str], words: str) -> None:
+    with pytest.raises(UnfitError, match=words):
+        survivors(tree, [Mutant(**{**vars(KILLED), **change})], jobs=1)
+
+
+@needs_git
+def test_a_tree_whose_tests_fail_as_it_is_proves_nothing(tree: Path) -> None:
+    (tree / "doubling.py").write_text("def double(number):\n    return 2 * number + 1\n")
+    with pytest.raises(UnfitError, match="fail without a mistake"):
+        survivors(tree, [KILLED], jobs=1)
