@@ -5,14 +5,16 @@ let chosen = null; // a step, or null while it follows the middle one
 let made = "";
 
 function nameOf(step, steps) {
+  if (step === null) return "\u00a0";
   if (step === 0) return "before";
   const words = `step ${step.toLocaleString("en")}`;
   return step === steps[steps.length - 1] ? `${words}, now` : words;
 }
 
+// Always three, so that nothing moves when pictures come in.
 function columnsOf(steps) {
-  if (steps.length < 4) return steps;
-  return [steps[0], chosen ?? steps[Math.round((steps.length - 1) / 2)], steps[steps.length - 1]];
+  const middle = steps.length < 3 ? null : chosen ?? steps[Math.round((steps.length - 1) / 2)];
+  return [steps[0], middle, steps.length > 1 ? steps[steps.length - 1] : null];
 }
 
 function tile(value, step, index) {
@@ -58,22 +60,18 @@ function render() {
   if (!steps.includes(chosen)) chosen = null;
   const columns = columnsOf(steps);
   const heads = columns.map((step, place) =>
-    node("th", { scope: "col", class: place === 1 && columns.length === 3 && steps.length > 3 ? "chosen" : "" },
+    node("th", { scope: "col", class: place === 1 ? "chosen" : "" },
       nameOf(step, steps)));
   const rows = value.prompts.map((prompt, index) =>
     node("tr", {}, node("th", { scope: "row" }, prompt), ...columns.map((step) => node("td", {}, tile(value, step, index)))));
   const table = node("table", {}, node("thead", {}, node("tr", {}, node("td"), ...heads)), node("tbody", {}, ...rows));
-  table.style.setProperty("--columns", columns.length);
   const scroller = node("div", { class: "samples", tabindex: 0, role: "group", "aria-label": "samples by prompt and step" }, table);
-  if (steps.length < 4) {
-    root.replaceChildren(scroller);
-    return;
-  }
   const slider = root.querySelector("input[type=range]") ?? node("input", {
     type: "range", min: 0, step: 1, "aria-label": "step shown in the middle",
     oninput: (event) => { chosen = props.value.steps[Number(event.target.value)]; render(); },
   });
   slider.max = steps.length - 1;
+  slider.disabled = steps.length < 3;
   slider.value = steps.indexOf(columns[1]);
   slider.setAttribute("aria-valuetext", nameOf(columns[1], steps));
   const line = root.querySelector(".choose") ?? node("label", { class: "choose" }, slider, node("b"));
@@ -82,5 +80,11 @@ function render() {
   else root.replaceChildren(scroller, line);
 }
 
+document.addEventListener("show-step", ({ detail: wanted }) => {
+  const steps = props.value?.steps ?? [];
+  if (steps.length < 3) return;
+  chosen = steps.reduce((best, step) => (Math.abs(step - wanted) < Math.abs(best - wanted) ? step : best));
+  render();
+});
 render();
 watch("value", render);

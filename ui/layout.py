@@ -30,6 +30,7 @@ class PageView:
         status: the EngineStatus that this page was told last.
         kept: what is kept over a reload, in the browser alone: a value for each of `inputs`, by its name.
         pulse: ticks whenever something may have happened; see `assets/pulse.js`.
+        pointed: the values of a plot under the pointer; see `assets/plots.js`.
         tabs: all tabs; one of them is selected.
         generate_tab: the tab as such, with its select event.
         runs_tab: the same.
@@ -43,6 +44,7 @@ class PageView:
     status: gr.State
     kept: gr.BrowserState
     pulse: gr.HTML
+    pointed: gr.HTML
     tabs: gr.Tabs
     generate_tab: gr.Tab
     runs_tab: gr.Tab
@@ -87,6 +89,7 @@ def build(context: AppContext) -> PageView:
         status=gr.State(None),
         kept=gr.BrowserState({}, storage_key="apt-studio-form", secret="local"),
         pulse=scripted("pulse", "", elem_id="pulse"),
+        pointed=scripted("plots", "", elem_id="pointed"),
         tabs=tabs,
         generate_tab=generate_tab,
         runs_tab=runs_tab,

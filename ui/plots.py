@@ -2,6 +2,7 @@
 
 Plots are drawn on a square of 100 x 100 that the browser stretches; lines keep their width (`non-scaling-stroke`) and all
 text is HTML beside the drawing, so that labels stay readable at any width. Colors come from the style sheet, light or dark.
+`assets/plots.js` shows the values under the pointer; it reads them off the drawing.
 """
 
 import html
@@ -14,6 +15,7 @@ from urllib.parse import quote
 MOST_POINTS = 250
 GAMMA_COLUMNS = 60
 SHADES = 10
+MOST_TICKS = 6
 BIN_STEPS = 100  # of a thousand noise levels, in one of ten bins
 Points = list[tuple[float, float]]
 
@@ -56,68 +58,83 @@ def thin(points: Points, most: int) -> Points:
     return points[(len(points) - 1) % stride :: stride]
 
 
-def nice_ceiling(value: float) -> float:
-    """The next of 1, 2, 2.5, 5 times a power of ten; 1 for nothing to show."""
-    if value <= 0 or not math.isfinite(value):
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * (1 - 1e-9))
+def ticks(low: float, high: float) -> list[float]:
+    """Four to seven round numbers, evenly spaced, from at or below `low` to at or above `high`; 0 to 1 for nothing to show."""
+    if not (math.isfinite(low) and math.isfinite(high) and high > low):
+        low, high = 0.0, 1.0
+    power = 10.0 ** math.floor(math.log10(high - low))
+    step = next(part * power for part in (0.1, 0.2, 0.5, 1, 2) if part * power * MOST_TICKS >= high - low)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [step * number for number in range(first, last + 1)]
 
 
-def line_plot(series: Sequence[Series], last_step: int, about: str, top: float | None = None) -> str:
+def line_plot(
+    series: Sequence[Series],
+    last_step: int,
+    about: str,
+    *,
+    unit: str = "",
+    top: float | None = None,
+    kept_step: int = 0,
+) -> str:
     """Lines over the steps, told apart by color and dash, with a legend in the order of the series.
 
     Args:
         series: what to draw; points that are not finite are left out, points above the axis lie on its edge.
         last_step: right end of the axis.
         about: what it is, for those who do not see it.
+        unit: what the height is, in a word or two.
         top: upper end of the axis; found from the lines unless given.
+        kept_step: the step to mark; 0 for none.
     """
     lines = [Series(one.name, [point for point in one.points if math.isfinite(point[1])], one.style) for one in series]
-    highest = max((value for one in lines for _, value in one.points), default=0.0)
-    top, right = top or nice_ceiling(highest * 1.05), max(last_step, 1)
-    drawing = "".join(_line(thin([*one.points], MOST_POINTS), right, top, one.style) for one in lines)
+    values = [value for one in lines for _, value in one.points]
+    levels = ticks(min([0.0, *values]), top or 1.05 * max(values, default=0.0))  # clear of the edge
+    window = _Window(max(last_step, 1), levels[0], levels[-1])
+    drawing = "".join(_line(thin([*one.points], MOST_POINTS), window, one) for one in lines)
     now = "; ".join(f"{one.name} now {one.points[-1][1]:.3g}" for one in lines if one.points) or "nothing yet"
     names = "".join(f'<li class="{one.style}">{html.escape(one.name)}</li>' for one in lines)
-    return _axes(drawing, right, top, f"{about}, {now}") + f'<ul class="legend">{names}</ul>'
+    rules = "".join(f'<path class="rule" d="M0 {window.y(level):.2f}h100"/>' for level in levels)
+    heights = "".join(f'<span style="bottom:{100 - window.y(level):.1f}%">{_short(level)}</span>' for level in levels)
+    return (
+        f'<div class="plot lines" role="img" aria-label="{html.escape(f"{about}, {now}")}" {window.data}>'
+        f'<small class="unit">{html.escape(unit)}</small><div class="heights">{heights}</div>'
+        f"{_drawing(rules + drawing, window.right, kept_step)}</div>"
+        f'<ul class="legend">{names}</ul>'
+    )
 
 
-def gamma_map(gammas: Sequence[tuple[int, tuple[float, ...]]], last_step: int) -> str:
+def gamma_map(gammas: Sequence[tuple[int, tuple[float, ...]]], last_step: int, kept_step: int = 0) -> str:
     """The overfitting indicator as a heat map: a column a stretch of steps, a row a timestep bin, fine detail on top.
 
     Args:
         gammas: (step, indicator of each bin, 0 to 1) in order.
         last_step: right end of the axis.
+        kept_step: the step to mark; 0 for none.
     """
     right = max(last_step, 1)
     width = right / GAMMA_COLUMNS
-    latest = {int((step - 1) / width): gamma for step, gamma in gammas}
-    cells = ""
-    for column, gamma in latest.items():
-        height = 100 / len(gamma)
-        for row, value in enumerate(gamma):
-            shade = min(int(value * SHADES), SHADES - 1)
-            place = f'x="{100 * column / GAMMA_COLUMNS:.2f}" y="{row * height:.2f}"'
-            size = f'width="{100 / GAMMA_COLUMNS + 0.05:.2f}" height="{height - 0.8:.2f}"'
-            cells += f'<rect class="g{shade}" {place} {size}><title>{_bin_name(row)}: {value:.2f}</title></rect>'
+    latest = {int((step - 1) / width): (step, gamma) for step, gamma in gammas}
+    cells = "".join(_column(column, step, gamma) for column, (step, gamma) in latest.items())
     names = '<div class="rows" aria-hidden="true"><span>detail</span><span>shape</span><span>layout</span></div>'
     ramp = "".join(f'<i class="g{shade}"></i>' for shade in range(SHADES))
     now = ", ".join(f"{value:.2f}" for value in gammas[-1][1]) if gammas else "nothing yet"
     return (
         f'<div class="plot gamma" role="img" aria-label="Overfitting indicator by noise level, now {now}">{names}'
-        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{cells}</svg>{_marks(right)}</div>'
+        f"{_drawing(cells, right, kept_step)}</div>"
         f'<p class="legend ramp">0 {ramp} 1</p>'
     )
 
 
-def gamma_lines(gammas: Sequence[tuple[int, tuple[float, ...]]], last_step: int) -> str:
+def gamma_lines(gammas: Sequence[tuple[int, tuple[float, ...]]], last_step: int, kept_step: int = 0) -> str:
     """The same, a line a bin: detail at the dark end of the ramp, layout at the light one."""
     count = len(gammas[-1][1]) if gammas else 0
     series = [
         Series(_bin_name(row), [(step, gamma[row]) for step, gamma in gammas], f"b{SHADES - 1 - row}")
         for row in range(count)
     ]
-    return line_plot(series, last_step, "Overfitting indicator by noise level", top=1.0)
+    about = "Overfitting indicator by noise level"
+    return line_plot(series, last_step, about, unit="indicator", top=1.0, kept_step=kept_step)
 
 
 def weight_bars(gamma: Sequence[float]) -> str:
@@ -175,25 +192,61 @@ def _bin_name(row: int) -> str:
     return f"noise levels {_bin_range(row)}"
 
 
-def _marks(right: float) -> str:
-    return '<div class="marks">' + "".join(f"<span>{right * part / 4:,.0f}</span>" for part in range(5)) + "</div>"
+@dataclass(frozen=True)
+class _Window:
+    """The steps and values that a plot spans."""
+
+    right: int
+    low: float
+    top: float
+
+    @property
+    def data(self) -> str:
+        """For the script that reads values off the drawing."""
+        return f'data-right="{self.right}" data-low="{self.low:.6g}" data-top="{self.top:.6g}"'
+
+    def x(self, step: float) -> float:
+        return 100 * step / self.right
+
+    def y(self, value: float) -> float:
+        return 100 - 100 * (min(value, self.top) - self.low) / (self.top - self.low)
 
 
-def _axes(drawing: str, right: float, top: float, said: str) -> str:
-    levels = [top * part / 4 for part in range(5)]
-    rules = "".join(f'<path class="rule" d="M0 {100 - 25 * part}h100"/>' for part in range(5))
-    heights = "".join(f'<span style="bottom:{25 * part}%">{level:.3g}</span>' for part, level in enumerate(levels))
+def _drawing(inside: str, right: int, kept_step: int) -> str:
+    """The square with its steps below, and the kept step as a dashed line through it."""
+    kept = label = ""
+    if 0 < kept_step <= right:
+        x = 100 * kept_step / right
+        kept = f'<path class="kept" d="M{x:.2f} 0v100"/>'
+        side = f"right:{100 - x:.1f}%" if x > 50 else f"left:{x:.1f}%"
+        label = f'<b class="kept" style="{side}">kept, {kept_step:,}</b>'
+    marks = "".join(
+        f'<span style="left:{100 * step / right:.1f}%">{step:,.0f}</span>'
+        for step in ticks(0, right)
+        if step <= right and step.is_integer()
+    )
     return (
-        f'<div class="plot" role="img" aria-label="{html.escape(said)}"><div class="heights">{heights}</div>'
-        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{rules}{drawing}</svg>{_marks(right)}</div>'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" data-right="{right}">{inside}{kept}</svg>'
+        f'<div class="marks"><small>step</small>{marks}{label}</div>'
     )
 
 
-def _place(point: tuple[float, float], right: float, top: float) -> str:
-    return f"{100 * point[0] / right:.2f} {100 - 100 * min(point[1], top) / top:.2f}"
+def _column(column: int, step: int, gamma: Sequence[float]) -> str:
+    height = 100 / len(gamma)
+    return "".join(
+        f'<rect class="g{min(int(value * SHADES), SHADES - 1)}" x="{100 * column / GAMMA_COLUMNS:.2f}" y="{row * height:.2f}" '
+        f'width="{100 / GAMMA_COLUMNS + 0.05:.2f}" height="{height - 0.8:.2f}" '
+        f'data-step="{step}" data-words="step {step:,}, {_bin_name(row)}: {value:.2f}"/>'
+        for row, value in enumerate(gamma)
+    )
 
 
-def _line(points: Points, right: float, top: float, style: str) -> str:
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) > 1e-12 else "0"
+
+
+def _line(points: Points, window: _Window, one: Series) -> str:
     if not points:
         return ""
-    return f'<path class="line {style}" d="M{"L".join(_place(point, right, top) for point in points)}"/>'
+    places = "L".join(f"{window.x(step):.2f} {window.y(value):.2f}" for step, value in points)
+    return f'<path class="line {one.style}" data-name="{html.escape(one.name)}" d="M{places}"/>'

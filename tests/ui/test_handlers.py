@@ -127,6 +127,15 @@ def test_a_finished_run_goes_on_for_as_many_steps_as_wished(
     assert started == [(run.id, True)]
 
 
+def test_nothing_that_can_be_opened_is_drawn_anew_while_a_run_goes_on(
+    context: AppContext, watch_view: watch.WatchView
+) -> None:
+    """A details element in a value that is sent again closes; what folds is an accordion of the layout."""
+    values = watch.open_run(watch_view, context, begun(new_run(context), steps=5).id)
+    assert not [value for value in values.values() if "<details" in str(value)]
+    assert isinstance(watch_view.lines.parent, gr.Accordion)
+
+
 def test_a_run_deleted_elsewhere_is_a_sentence_and_no_error(context: AppContext, watch_view: watch.WatchView) -> None:
     run = begun(new_run(context), steps=2)
     first = watch.open_run(watch_view, context, run.id)

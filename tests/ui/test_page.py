@@ -1,5 +1,6 @@
 """The page as a whole: reachable for everybody, nothing asked of the outside, two visitors of a Space apart."""
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 from axe_core_python.base import AXE_SCRIPT
 from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 
 from apt_engine.runs.events import (
     CheckpointSaved,
@@ -116,6 +119,55 @@ def test_the_samples_are_slid_through_and_compared_large(page: Page) -> None:
     assert [re.findall(r"(\d{6})-0", source)[-1] for source in shown] == ["000000", "000060"]
     page.click("dialog.large .close")
     page.until(lambda: page.find("dialog.large") == [])
+
+
+def test_the_pointer_reads_values_off_a_plot_and_a_click_moves_the_samples_there(page: Page) -> None:
+    page.open()
+    page.tab("Watch")
+    page.until(lambda: len(page.find("#samples td img")) == 3)
+    pointer = ActionChains(page.browser)
+    drift = page.browser.find_element(By.CSS_SELECTOR, "#drift svg")
+    pointer.move_to_element(drift).perform()  # its middle
+    page.until(lambda: page.text("#pointed") == "step 30\ndrift 0.0300")
+    cell = page.browser.find_element(By.CSS_SELECTOR, "#indicator rect[data-step='20']")
+    pointer.move_to_element(cell).perform()
+    page.until(lambda: page.text("#pointed").startswith("step 20, noise levels 0 to 99: 0.40"))
+    cell.click()
+    page.until(lambda: "step 20" in page.text("#samples th.chosen"))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_ticked_box_looks_ticked_and_a_thumb_stands_out(page: Page, theme: str) -> None:
+    page.browser.get(f"{page.address}?__theme={theme}")
+    page.until(lambda: bool(page.find("#train")))
+    page.tab("Runs")
+    page.until(lambda: bool(page.find(".runs-root input")))
+    box = page.browser.find_element(By.CSS_SELECTOR, ".runs-root input")
+    clear = _ink(box)
+    box.click()
+    ticked = page.browser.find_element(By.CSS_SELECTOR, ".runs-root input")
+    for pointed_at in (ticked, page.browser.find_element(By.CSS_SELECTOR, "h1.brand")):
+        ActionChains(page.browser).move_to_element(pointed_at).perform()
+        assert _ink(page.browser.find_element(By.CSS_SELECTOR, ".runs-root input")) > clear + 0.2
+    ticked.click()
+    page.tab("Generate")
+    slider = page.browser.find_element(By.XPATH, "//input[@type='range'][contains(@aria-label, 'LoRA strength')]")
+    page.until(slider.is_displayed)
+    height = _ink(slider.find_element(By.XPATH, ".."), slider)
+    assert height > slider.size["height"]  # the thumb, half way along the track
+
+
+def _ink(element: WebElement, above: WebElement | None = None) -> float:
+    """The share of an element's pixels that differ clearly from its corner; their count on the middle of another's if `above`."""
+    picture = Image.open(io.BytesIO(element.screenshot_as_png)).convert("L")
+    corner = picture.getpixel((0, 0))
+    assert isinstance(corner, int)
+    if above:
+        x = round(above.rect["x"] + above.rect["width"] / 2 - element.rect["x"])
+        picture = picture.crop((x, 0, x + 1, picture.height))
+    counts = picture.histogram()
+    count = sum(counts[shade] for shade in range(256) if abs(shade - corner) > 60)
+    return count if above else count / (picture.width * picture.height)
 
 
 def test_the_browser_asks_nothing_of_the_outside(page: Page) -> None:

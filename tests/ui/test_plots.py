@@ -1,6 +1,7 @@
 """Plots and tables are drawn from numbers alone."""
 
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from ui.plots import (
     gamma_lines,
     gamma_map,
     line_plot,
-    nice_ceiling,
     progress_line,
     size,
     smooth,
     smoothed,
     thin,
     thumbnails,
+    ticks,
     weight_bars,
 )
 
@@ -65,9 +66,49 @@ def test_thinning_keeps_the_last_point_and_no_more_than_asked() -> None:
     assert thin([], 250) == []
 
 
-@pytest.mark.parametrize(("value", "ceiling"), [(0.13, 0.2), (0.2, 0.2), (2.1, 2.5), (7, 10), (0, 1), (math.nan, 1)])
-def test_an_axis_ends_at_a_round_number(value: float, ceiling: float) -> None:
-    assert nice_ceiling(value) == pytest.approx(ceiling)
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 0.13, [0, 0.05, 0.1, 0.15]),
+        (0, 0.2, [0, 0.05, 0.1, 0.15, 0.2]),
+        (0, 7, [0, 2, 4, 6, 8]),
+        (-0.05, 0.3, [-0.1, 0, 0.1, 0.2, 0.3]),
+        (0, 0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, math.nan, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    ],
+)
+def test_an_axis_has_a_few_round_numbers_around_what_it_shows(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+def test_the_steps_are_round_numbers_too_and_the_axes_have_names() -> None:
+    plot = line_plot([Series("loss", [(550, 0.1)])], 550, "Loss", unit="squared error")
+    marks = re.findall(r">([\d,]+)</span>", plot[plot.index('class="marks"') :])
+    assert marks == ["0", "100", "200", "300", "400", "500"]
+    assert 'left:18.2%">100<' in plot
+    assert '<small class="unit">squared error</small>' in plot
+    assert "<small>step</small>" in plot
+    assert ">0.5<" not in line_plot([], 3, "Loss").split('class="marks"')[1]
+
+
+def test_values_below_nothing_have_their_place() -> None:
+    plot = Tags(line_plot([Series("views", [(10, -0.1), (20, 0.28)])], 20, "Split"))
+    (line,) = [path for path in plot.of("path") if path.get("data-name")]
+    assert line["d"] == "M50.00 100.00L100.00 5.00"
+    assert (plot.of("div")[0]["data-low"], plot.of("div")[0]["data-top"]) == ("-0.1", "0.3")
+
+
+def test_the_kept_step_is_marked_on_plot_and_map_alike() -> None:
+    gammas = [(step, (0.5, 0.2)) for step in range(1, 601)]
+    for drawn in (
+        line_plot([], 600, "Loss", kept_step=150),
+        gamma_map(gammas, 600, kept_step=150),
+        gamma_lines(gammas, 600, kept_step=150),
+    ):
+        assert '<path class="kept" d="M25.00 0v100"/>' in drawn
+        assert '<b class="kept" style="left:25.0%">kept, 150</b>' in drawn
+    assert 'style="right:25.0%"' in line_plot([], 600, "Loss", kept_step=450)
+    assert 'class="kept"' not in line_plot([], 600, "Loss")
 
 
 def test_a_plot_of_ten_thousand_steps_stays_small_and_ends_at_the_last() -> None:
@@ -75,7 +116,7 @@ def test_a_plot_of_ten_thousand_steps_stays_small_and_ends_at_the_last() -> None
     (line,) = [path for path in Tags(plot).of("path") if (path.get("class") or "").startswith("line")]
     assert line["d"]
     assert line["d"].count("L") == 249
-    assert line["d"].endswith("L100.00 50.00")  # the last step at the right end, 0.1 half way up to 0.2
+    assert line["d"].endswith("L100.00 16.67")  # the last step at the right end, 0.1 of 0.12 high
     assert "Loss, loss now 0.1" in plot
     assert len(plot) < 20_000
 

@@ -149,7 +149,7 @@ def compare(context: AppContext, run_ids: Sequence[str]) -> str:
         + "</section>"
         for title, points in (
             ("Loss", [smoothed(history.losses) for history in histories]),
-            ("Keeps the rest: prior drift", [history.drifts for history in histories]),
+            ("Drift: how far pictures without the subject have moved", [history.drifts for history in histories]),
         )
     )
     return (

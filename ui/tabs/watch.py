@@ -53,6 +53,7 @@ class WatchView:
     sentence: gr.HTML
     progress: gr.HTML
     indicator: gr.HTML
+    lines: gr.HTML
     loss: gr.HTML
     drift: gr.HTML
     samples: gr.HTML
@@ -87,7 +88,10 @@ def build() -> WatchView:
             go_on = gr.Button("Go on for so many more steps", size="sm", elem_id="go-on", scale=0, min_width=90)
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320):
-            indicator = _card("indicator", _indicator(History.empty()))
+            with gr.Column(elem_classes="card", elem_id="indicator"):
+                indicator = gr.HTML(_indicator(History.empty()))
+                with gr.Accordion("as lines", open=False, elem_classes="fold"):  # a details element would close
+                    lines = gr.HTML(_lines(History.empty()), elem_id="lines")
             with gr.Row(equal_height=True, elem_classes="plots"):
                 loss = _card("loss", _loss(History.empty()))
                 drift = _card("drift", _drift(History.empty()))
@@ -105,6 +109,7 @@ def build() -> WatchView:
         sentence=sentence,
         progress=progress,
         indicator=indicator,
+        lines=lines,
         loss=loss,
         drift=drift,
         samples=samples,
@@ -242,6 +247,7 @@ def _show(view: WatchView, history: History, state: str) -> Values:
     return {
         view.progress: _progress(history, state),
         view.indicator: _indicator(history),
+        view.lines: _lines(history),
         view.loss: _loss(history),
         view.drift: _drift(history),
         view.samples: _samples(history),
@@ -262,26 +268,29 @@ def _title(title: str, about: str) -> str:
 
 
 def _indicator(history: History) -> str:
-    """The heat map, and the same as lines one click away."""
     if history.step and not history.gammas:
         return _title("Overfitting indicator", "This run does not compute it: all that would use it is off.")
     about = "Stronger color: fits your photos far better than the untrained model does. Rows: noise level."
-    lines = gamma_lines(history.gammas, history.last_step)
-    drawn = gamma_map(history.gammas, history.last_step)
-    return f"{_title('Overfitting indicator', about)}{drawn}<details><summary>as lines</summary>{lines}</details>"
+    return _title("Overfitting indicator", about) + gamma_map(history.gammas, history.last_step)
+
+
+def _lines(history: History) -> str:
+    return gamma_lines(history.gammas, history.last_step)
 
 
 def _loss(history: History) -> str:
     series = [Series("yours", smoothed(history.losses))]
     if history.references:
         series.append(Series("untrained", smoothed(history.references), "dashed"))
-    return _title("Loss", "how far the guess of the noise is off") + line_plot(series, history.last_step, "Loss")
+    plot = line_plot(series, history.last_step, "Loss", unit="squared error")
+    return _title("Loss", "how far the guess of the noise is off") + plot
 
 
 def _drift(history: History) -> str:
     """How far the model moved where the subject is not asked for; the untrained model is the line at nothing."""
-    plot = line_plot([Series("prior drift", history.drifts, "warm")], history.last_step, "Prior drift")
-    return _title("Keeps the rest", "how far pictures without your subject have moved") + plot
+    series = [Series("drift", history.drifts, "warm")]
+    plot = line_plot(series, history.last_step, "Drift", unit="squared difference")
+    return _title("Drift", "how far pictures without your subject have moved; 0 is the untrained model") + plot
 
 
 def _samples(history: History) -> dict[str, Any]:
@@ -323,7 +332,7 @@ def _details(history: History) -> str:
 
 
 def _plot(name: str, points: Sequence[tuple[int, float]], history: History, top: float | None = None) -> str:
-    return line_plot([Series(name, smoothed(points))], history.last_step, name, top)
+    return line_plot([Series(name, smoothed(points))], history.last_step, name, unit=name, top=top)
 
 
 def _progress(history: History, state: str) -> str:
