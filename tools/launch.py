@@ -35,6 +35,8 @@ IS_USABLE = (
     "import sys, importlib.util as u; sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and u.find_spec('pip')))"
 )
 UNFINISHED = "unfinished"
+# The whole suite, a process a core; at most four, for each holds 1 GB. For a few tests they start up in vain.
+IN_PARALLEL = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")
 
 
 class LaunchError(Exception):
@@ -68,6 +70,8 @@ def main(arguments: list[str]) -> int:
 def command_for(arguments: list[str], python: Path, root: Path) -> list[str]:
     """The command that `arguments` ask for: the tests, the command line, or else the app."""
     match arguments:
+        case ["test"]:
+            return [str(python), "-m", "pytest", *IN_PARALLEL]
         case ["test", *rest]:
             return [str(python), "-m", "pytest", *rest]
         case ["cli", *rest]:

@@ -136,6 +136,7 @@ def test_every_python_is_tried_before_giving_up(folder: Path, tmp_path: Path) ->
     [
         ([], ["PYTHON", "ROOT/app.py"]),
         (["--port", "1"], ["PYTHON", "ROOT/app.py", "--port", "1"]),
+        (["test"], ["PYTHON", "-m", "pytest", *launch.IN_PARALLEL]),
         (["test", "-k", "x"], ["PYTHON", "-m", "pytest", "-k", "x"]),
         (["cli", "train", "--photos", "a b"], ["PYTHON", "-P", "-m", "apt_engine", "train", "--photos", "a b"]),
     ],
