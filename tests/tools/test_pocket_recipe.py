@@ -17,7 +17,7 @@ pytest.importorskip("resvg_py", reason="needs tools/pocket/requirements.txt")
 pytest.importorskip("mitsuba", reason="needs tools/pocket/requirements.txt")
 
 from benchmarks.judge import Judge
-from tools.pocket import export, flow, panoramas, solids, sprites, subjects, vocabulary, world
+from tools.pocket import autoencoder, export, flow, judge, panoramas, solids, sprites, subjects, unet, vocabulary, world
 from tools.pocket.autoencoder import build_autoencoder, train_autoencoder
 from tools.pocket.flow_export import export_flow_pipeline
 from tools.pocket.furniture import read_model
@@ -27,6 +27,8 @@ from tools.pocket.sources import MissingSourceError
 from tools.pocket.tokenizer import train_tokenizer
 from tools.pocket.unet import train_unet
 
+# Said once a process where bf16 autocast meets an RMS norm with fp32 weights; slower on a GPU, and right.
+pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 CUBE = """mtllib cube.mtl
 v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 0 1\nv 1 0 1\nv 1 1 1\nv 0 1 1
 vt 0 0\nvt 1 0\nvt 1 1\nvt 0 1
@@ -51,7 +53,7 @@ modelRotation#7=1 0 0 0 1 0 0 0 1
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     """A workplace with sources, and a vocabulary that needs no others."""
     place = Workplace(
-        root=tmp_path / "work", assets=tmp_path / "assets", flow_assets=tmp_path / "flow", chunk=80, held_out=12
+        root=tmp_path / "work", assets=tmp_path / "assets", flow_assets=tmp_path / "flow", chunk=20, held_out=12
     )
     _write_pack(place.packs)
     _write_furniture(place.furniture)
@@ -65,6 +67,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     monkeypatch.setattr(world, "_OBJECT_NAMES", tuple(objects))
     for name, value in (("VIEWS", 2), ("PLAIN_VIEWS", 1), ("RENDER_SIZE", 24), ("SAMPLES", 2), ("LIGHTS", ("tiny",))):
         monkeypatch.setattr(solids, name, value)
+    for module in (autoencoder, unet, judge, flow):
+        monkeypatch.setattr(module, "BATCH", 4)
     monkeypatch.setattr(panoramas, "PANORAMAS", {"park": ("tiny",)})
     monkeypatch.setattr(world, "PANORAMAS", dict.fromkeys(panoramas_of_places(), ("tiny",)))
     return place
@@ -77,9 +81,9 @@ def panoramas_of_places() -> list[str]:
 
 def test_from_sources_to_a_pipeline_that_draws_and_a_judge_that_looks(workplace: Workplace, tmp_path: Path) -> None:
     solids.render_solids(workplace, processes=1)
-    drawn = world.draw_world(workplace, 240, processes=1)
-    assert drawn.images.shape == (240, 64, 64, 3)
-    assert drawn.training_count == 228
+    drawn = world.draw_world(workplace, 60, processes=1)
+    assert drawn.images.shape == (60, 64, 64, 3)
+    assert drawn.training_count == 48
     assert drawn.images.std() > 20
     for _ in range(2):  # the second start goes on from the checkpoint
         train_autoencoder(workplace, time.time() + 0.1, workers=1)
@@ -110,9 +114,8 @@ def test_a_flow_training_that_was_interrupted_equals_one_that_was_not(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     solids.render_solids(workplace, processes=1)
-    world.draw_world(workplace, 80, processes=1)
+    world.draw_world(workplace, 20, processes=1)
     build_autoencoder().save_pretrained(workplace.assets / "vae")
-    monkeypatch.setattr(flow, "BATCH", 4)
     flow.train_flow(workplace, time.time() - 1, workers=1)  # the deadline is over: one step, and a checkpoint
     once = load_file(workplace.checkpoint("flow"))
     flow.train_flow(workplace, time.time() - 1, workers=1)
@@ -128,7 +131,7 @@ def test_a_flow_training_that_was_interrupted_equals_one_that_was_not(
 
 def test_a_world_of_other_words_is_not_read(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     solids.render_solids(workplace, processes=1)
-    world.draw_world(workplace, 80, processes=1)
+    world.draw_world(workplace, 20, processes=1)
     monkeypatch.setattr(world, "OBJECTS", {"owl": ("fluent-emoji:owl",)})
     with pytest.raises(FileNotFoundError, match="delete the folder, draw anew"):
         world.open_world(workplace)
