@@ -9,7 +9,7 @@
 Shapes: B batch, C latent channels, h and w latent height and width, L tokens, D width of a token state, P of a pooled one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,17 @@ class PromptStates:
 
     hidden: Tensor
     pooled: Tensor | None = None
+
+    @classmethod
+    def joined(cls, states: Iterable["PromptStates"]) -> "PromptStates":
+        """Of several prompts one after the other; copied."""
+        states = tuple(states)
+        pooled = [one.pooled for one in states if one.pooled is not None]
+        return cls(torch.cat([one.hidden for one in states]), torch.cat(pooled) if pooled else None)
+
+    def to(self, device: torch.device) -> "PromptStates":
+        """On a device; the same tensors where they are there already."""
+        return PromptStates(self.hidden.to(device), None if self.pooled is None else self.pooled.to(device))
 
     def expand(self, batch: int) -> "PromptStates":
         """One prompt for a whole batch; no memory is copied."""
@@ -120,14 +131,14 @@ class LoraLayers:
         return self.attention + self.feed_forward * feed_forward + self.convolutions * convolutions
 
 
-Source = str | Path | SingleFile  # an id of the hub, a folder in diffusers layout, a checkpoint in one file
+Source = Path | SingleFile  # a folder in diffusers layout, a checkpoint in one file
 OnFeatures = Callable[[str, Tensor], None]  # a layer's name, and (B, positions, channels) before its output projection
 OnAttention = Callable[[str, Attention], None]  # a layer's name, and what it attends with
 OnStep = Callable[[int, Tensor], None]  # steps done, and the latents (B, C, h, w) that the pictures seem to become
 
 
 class BaseModel(Protocol):
-    """A pretrained diffusion model, frozen, on its device, in eval mode."""
+    """A pretrained diffusion model, frozen, in eval mode: the denoiser on its device, the other parts while they work."""
 
     name: str  # as the user named it: pocket, a folder, an id of the hub
     device: torch.device
@@ -139,7 +150,7 @@ class BaseModel(Protocol):
     def load(
         cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
     ) -> "BaseModel":
-        """Load a folder, a checkpoint in one file where the family has such, or an id of the hub.
+        """Load a folder, or a checkpoint in one file where the family has such.
 
         Raises:
             OSError, ValueError, KeyError, TypeError, RuntimeError: as diffusers raises them; `registry.load_base` turns them

@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 import torch
 import torch.nn.functional as F
-from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -25,6 +25,8 @@ from apt_engine.bases.base import (
 )
 from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.flow import TRAIN_TIMESTEPS, FlowNoise, shift_for
+from apt_engine.bases.guests import Guests
+from apt_engine.bases.prompts import RecentPrompts
 from apt_engine.errors import BaseModelError
 
 MOST_PROMPT_TOKENS = 512  # of each prompt, template and padding included; padding is attended to as well
@@ -46,10 +48,12 @@ class Klein(FlowNoise):
         self.device = device
         self.dtype = dtype
         self._pipeline = pipeline
-        stored = dtype if device.type != "cpu" else torch.float32
-        parts = ((pipeline.transformer, stored), (pipeline.text_encoder, stored), (pipeline.vae, torch.float32))
+        self.guests = Guests(device)
+        self._recent_prompts = RecentPrompts()
+        parts = ((pipeline.transformer, dtype), (pipeline.text_encoder, dtype), (pipeline.vae, torch.float32))
         for module, as_dtype in parts:
-            module.requires_grad_(False).eval().to(device, as_dtype)
+            module.requires_grad_(False).eval().to(dtype=as_dtype)
+        pipeline.transformer.to(device)
         pipeline.transformer.set_attention_backend("native")  # the one that can be watched
         self._prompt_tokens = min(MOST_PROMPT_TOKENS, pipeline.tokenizer.model_max_length)
         self.size_multiple: int = pipeline.vae_scale_factor * PATCH
@@ -67,9 +71,12 @@ class Klein(FlowNoise):
         attention: str,  # noqa: ARG003  # fused alone can be watched
     ) -> "Klein":
         assert not isinstance(source, SingleFile)  # none is told to be of this family
-        half = dtype if device.type != "cpu" else torch.float32
-        dtypes = {"transformer": half, "text_encoder": half, "default": torch.float32}
-        pipeline = Flux2KleinPipeline.from_pretrained(source, torch_dtype=dtypes, use_safetensors=True)
+        transformer = Flux2Transformer2DModel.from_pretrained(
+            source, subfolder="transformer", dtype=dtype, use_safetensors=True
+        ).to(device)  # first, so that the host never holds it beside the language model
+        pipeline = Flux2KleinPipeline.from_pretrained(
+            source, transformer=transformer, dtype={"text_encoder": dtype}, use_safetensors=True
+        )
         return cls(pipeline, name=name, device=device, dtype=dtype)
 
     @property
@@ -105,11 +112,15 @@ class Klein(FlowNoise):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> PromptStates:
-        with self.autocast():
-            states, _ = self._pipeline.encode_prompt(
-                prompts, device=self.device, max_sequence_length=self._prompt_tokens
-            )
-        return PromptStates(states)
+        def encode(prompt: str) -> PromptStates:
+            self.guests.invite(self._pipeline.text_encoder)
+            with self.autocast():
+                states, _ = self._pipeline.encode_prompt(
+                    [prompt], device=self.device, max_sequence_length=self._prompt_tokens
+                )
+            return PromptStates(states)
+
+        return self._recent_prompts.states(prompts, encode, self.device)
 
     def caption_tokens(self, prompt: str) -> CaptionTokens:
         """Without the chat template around the prompt."""
@@ -130,15 +141,16 @@ class Klein(FlowNoise):
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """No deviation: the model was trained on the means."""
-        mean = self._pipeline.vae.encode(pixels.to(self.device, torch.float32)).latent_dist.mode()
+        mean = self._vae().encode(pixels.to(self.device, torch.float32)).latent_dist.mode()
         shift, scale = self._statistics()
         latents = (F.pixel_unshuffle(mean, PATCH) - shift) / scale
         return latents, torch.zeros_like(latents)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
+        vae = self._vae()
         shift, scale = self._statistics()
-        pixels = self._pipeline.vae.decode(F.pixel_shuffle(latents.float() * scale + shift, PATCH)).sample
+        pixels = vae.decode(F.pixel_shuffle(latents.float() * scale + shift, PATCH)).sample
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
@@ -162,11 +174,12 @@ class Klein(FlowNoise):
         shift = compute_empirical_mu(image_seq_len=cells, num_steps=steps)
         scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / steps, steps).tolist(), mu=shift, device=self.device)
         latents = noise
+        self.guests.dismiss(keep=(self._pipeline.vae,))
         for step, timestep in enumerate(scheduler.timesteps):
             timesteps = timestep.expand(len(latents))
-            velocity = self.predict(latents, timesteps, states)
+            velocity = self._velocity(latents, timesteps, states)
             if guidance_scale > 1 and not self._is_distilled:
-                away = self.predict(latents, timesteps, negative_states)
+                away = self._velocity(latents, timesteps, negative_states)
                 velocity = away + guidance_scale * (velocity - away)
             guess = latents - scheduler.sigmas[step] * velocity
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
@@ -174,6 +187,10 @@ class Klein(FlowNoise):
         return latents
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
+        self.guests.dismiss()
+        return self._velocity(noisy_latents, timesteps, states)
+
+    def _velocity(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
         height, width = noisy_latents.shape[-2:]
         with self.autocast():
             output = self._pipeline.transformer(
@@ -217,6 +234,11 @@ class Klein(FlowNoise):
         said = [{"role": "user", "content": prompt}]
         template: Any = self._pipeline.tokenizer.apply_chat_template
         return template(said, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+
+    def _vae(self) -> Any:
+        """The VAE, on the device."""
+        self.guests.invite(self._pipeline.vae)
+        return self._pipeline.vae
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (1, C, 1, 1) of the latents the model was trained on."""

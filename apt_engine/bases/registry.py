@@ -7,12 +7,13 @@ from typing import Any
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
+from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 from torch import nn
 
 from apt_engine.bases.base import BaseModel, unanswered
 from apt_engine.bases.checkpoints import SingleFile, inspect
-from apt_engine.bases.hub import parts_of
+from apt_engine.bases.hub import NOT_NEEDED, parts_of
 from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
@@ -77,8 +78,13 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
     where = choose_device(device)
     source = _find(name)
     try:
-        base = FAMILIES[_kind_of(name, source)].load(
-            source, name=name, device=where, dtype=choose_dtype(dtype, where), attention=attention
+        kind = _kind_of(name, source)
+        base = FAMILIES[kind].load(
+            _downloaded(source) if isinstance(source, str) else source,
+            name=name,
+            device=where,
+            dtype=choose_dtype(dtype, where),
+            attention=attention,
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -129,6 +135,11 @@ def _kind_on_hub(name: str) -> str:
     """The class that a model on the hub, or in the hub's cache, says it is."""
     index = Path(hf_hub_download(name, "model_index.json"))
     return _supported(name, str(json.loads(index.read_text(encoding="utf-8"))["_class_name"]))
+
+
+def _downloaded(name: str) -> Path:
+    """The folder, in the hub's cache, of a model on the hub; what is missing of it is fetched first."""
+    return Path(DiffusionPipeline.download(name, use_safetensors=True, **dict.fromkeys(NOT_NEEDED)))
 
 
 def _supported(name: str, kind: str) -> str:

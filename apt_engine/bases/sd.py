@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from apt_engine.bases import single_file
 from apt_engine.bases.base import KohyaNames, PromptStates, Source
 from apt_engine.bases.checkpoints import SingleFile
-from apt_engine.bases.unet import UNetBase
+from apt_engine.bases.unet import VAE_DTYPE, UNetBase, load_unet
 
 
 class StableDiffusion(UNetBase[StableDiffusionPipeline]):
@@ -20,11 +20,12 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
         cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
     ) -> "StableDiffusion":
         if isinstance(source, SingleFile):
-            pipeline = single_file.load_pipeline(StableDiffusionPipeline, source, torch.float32)
+            pipeline = single_file.load_pipeline(StableDiffusionPipeline, source, dtype)
             return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
         pipeline = StableDiffusionPipeline.from_pretrained(
             source,
-            dtype=torch.float32,
+            unet=load_unet(source, device=device, dtype=dtype),
+            dtype={"text_encoder": dtype, "vae": VAE_DTYPE},
             use_safetensors=True,
             safety_checker=None,
             feature_extractor=None,
@@ -45,15 +46,14 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
             read=StableDiffusionLoraLoaderMixin.lora_state_dict,
         )
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> PromptStates:
-        with self.autocast():
-            states, _ = self._pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
-        return PromptStates(states)
-
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
+        self.guests.dismiss()
         with self.autocast():
             return self._pipeline.unet(noisy_latents, timesteps, encoder_hidden_states=states.hidden).sample
+
+    def _encode(self, prompt: str) -> PromptStates:
+        states, _ = self._pipeline.encode_prompt(prompt, self.device, 1, do_classifier_free_guidance=False)
+        return PromptStates(states)
 
     def _texts(self) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
         return [(self._pipeline.tokenizer, self._pipeline.text_encoder)]

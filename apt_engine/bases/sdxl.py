@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from apt_engine.bases import single_file
 from apt_engine.bases.base import KohyaNames, PromptStates, Source
 from apt_engine.bases.checkpoints import SingleFile
-from apt_engine.bases.unet import UNetBase
+from apt_engine.bases.unet import VAE_DTYPE, UNetBase, load_unet
 
 
 class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
@@ -29,9 +29,14 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
         cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
     ) -> "StableDiffusionXL":
         if isinstance(source, SingleFile):
-            pipeline = single_file.load_pipeline(StableDiffusionXLPipeline, source, torch.float32)
+            pipeline = single_file.load_pipeline(StableDiffusionXLPipeline, source, dtype)
             return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
-        pipeline = StableDiffusionXLPipeline.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        pipeline = StableDiffusionXLPipeline.from_pretrained(
+            source,
+            unet=load_unet(source, device=device, dtype=dtype),
+            dtype={"text_encoder": dtype, "text_encoder_2": dtype, "vae": VAE_DTYPE},
+            use_safetensors=True,
+        )
         return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
 
     @property
@@ -46,21 +51,8 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
             read=partial(StableDiffusionXLLoraLoaderMixin.lora_state_dict, unet_config=config),
         )
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> PromptStates:
-        """An empty prompt is all zeros where the folder says so: what the model heard when it was told nothing."""
-        with self.autocast():
-            hidden, _, pooled, _ = self._pipeline.encode_prompt(
-                prompts,
-                device=self.device,
-                do_classifier_free_guidance=False,
-            )
-        if self._pipeline.config.force_zeros_for_empty_prompt:
-            said = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
-            hidden, pooled = hidden * said[:, None, None], pooled * said[:, None]
-        return PromptStates(hidden, pooled)
-
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
+        self.guests.dismiss()
         size = [side * self._pipeline.vae_scale_factor for side in noisy_latents.shape[-2:]]
         time_ids = torch.tensor([[*size, 0, 0, *size]], device=self.device).expand(len(noisy_latents), -1)
         with self.autocast():
@@ -70,6 +62,15 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
                 encoder_hidden_states=states.hidden,
                 added_cond_kwargs={"text_embeds": states.pooled, "time_ids": time_ids},
             ).sample
+
+    def _encode(self, prompt: str) -> PromptStates:
+        """An empty prompt is all zeros where the folder says so: what the model heard when it was told nothing."""
+        hidden, _, pooled, _ = self._pipeline.encode_prompt(
+            prompt, device=self.device, do_classifier_free_guidance=False
+        )
+        if self._pipeline.config.force_zeros_for_empty_prompt and not prompt:
+            hidden, pooled = torch.zeros_like(hidden), torch.zeros_like(pooled)
+        return PromptStates(hidden, pooled)
 
     def _texts(self) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
         pipeline = self._pipeline

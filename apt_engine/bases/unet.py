@@ -1,10 +1,11 @@
 """What Stable Diffusion 1.x, 2.x and XL have in common: a U-Net, a VAE, a table of noise levels."""
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
@@ -21,13 +22,24 @@ from apt_engine.bases.base import (
     PromptStates,
     WatchedLayers,
 )
+from apt_engine.bases.guests import Guests
+from apt_engine.bases.prompts import RecentPrompts
 from apt_engine.errors import BaseModelError
+
+VAE_DTYPE = torch.float32  # in fp16 some of them overflow, SDXL's own among them
+LARGEST_WHOLE = (
+    1024 * 1024
+)  # pixels; in fp32 a VAE's widest layers take 4 GB for so many. Larger pictures go through in tiles
 
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
 class UNetBase(Generic[PipelineT]):
-    """All but the text. The VAE stays in fp32: in fp16 some of them overflow, SDXL's own among them."""
+    """All but the text.
+
+    Attributes:
+        guests: text encoders and VAE, which are on the device while they work.
+    """
 
     samplers = schedulers.NAMES
 
@@ -38,6 +50,8 @@ class UNetBase(Generic[PipelineT]):
         self.device = device
         self.dtype = dtype
         self._pipeline: PipelineT = pipeline
+        self.guests = Guests(device)
+        self._recent_prompts = RecentPrompts()
         self._freeze(dtype)
         if attention == "plain":
             pipeline.unet.set_attn_processor(AttnProcessor())
@@ -67,15 +81,24 @@ class UNetBase(Generic[PipelineT]):
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> PromptStates:
+        def encode(prompt: str) -> PromptStates:
+            self.guests.invite(*(encoder for _, encoder in self._texts()))
+            with self.autocast():
+                return self._encode(prompt)
+
+        return self._recent_prompts.states(prompts, encode, self.device)
+
+    @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        vae = self._pipeline.vae
-        distribution = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
+        vae = self._vae_for(*pixels.shape[-2:])
+        distribution = vae.encode(pixels.to(self.device, VAE_DTYPE)).latent_dist
         shift = vae.config.shift_factor or 0.0
         return (distribution.mean - shift) * vae.config.scaling_factor, distribution.std * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        vae = self._pipeline.vae
+        vae = self._vae_for(*(side * self._pipeline.vae_scale_factor for side in latents.shape[-2:]))
         pixels = vae.decode(latents.float() / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
         return (pixels / 2 + 0.5).clamp(0, 1)
 
@@ -97,6 +120,7 @@ class UNetBase(Generic[PipelineT]):
         on_step: OnStep,
     ) -> Tensor:
         pipeline: Any = self._pipeline
+        self.guests.dismiss(keep=(pipeline.vae,))
         pipeline.scheduler = schedulers.build(sampler, self._scheduler_config)
 
         def told(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -193,13 +217,30 @@ class UNetBase(Generic[PipelineT]):
         """Tokenizers with their text encoders."""
         raise NotImplementedError
 
+    def _encode(self, prompt: str) -> PromptStates:
+        """The states of one prompt, computed anew, with the text encoders on the device."""
+        raise NotImplementedError
+
+    def _vae_for(self, height: int, width: int) -> Any:
+        """The VAE, on the device, set to work on a picture of so many pixels."""
+        vae = self._pipeline.vae
+        self.guests.invite(vae)
+        vae.use_tiling = height * width > LARGEST_WHOLE
+        return vae
+
     def _freeze(self, dtype: torch.dtype) -> None:
-        """Everything frozen, in eval mode, on the device; half precision only where a GPU makes use of it."""
-        stored = dtype if self.device.type != "cpu" else torch.float32
-        kept: list[tuple[nn.Module, torch.dtype]] = [(encoder, stored) for _, encoder in self._texts()]
-        kept += [(self._pipeline.unet, stored), (self._pipeline.vae, torch.float32)]
-        for module, as_dtype in kept:
-            module.requires_grad_(False).eval().to(self.device, as_dtype)
+        """Everything frozen, in eval mode, in its format; the denoiser on the device."""
+        parts: list[tuple[nn.Module, torch.dtype]] = [(encoder, dtype) for _, encoder in self._texts()]
+        parts += [(self._pipeline.unet, dtype), (self._pipeline.vae, VAE_DTYPE)]
+        for module, as_dtype in parts:
+            module.requires_grad_(False).eval().to(dtype=as_dtype)
+        self._pipeline.unet.to(self.device)
+
+
+def load_unet(folder: Path, *, device: torch.device, dtype: torch.dtype) -> UNet2DConditionModel:
+    """The denoiser on its device. The largest part goes first, so that the host never holds it beside the others."""
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=dtype, use_safetensors=True)
+    return unet.to(device)
 
 
 def _embeddings(kind: str, states: PromptStates) -> dict[str, Tensor]:
