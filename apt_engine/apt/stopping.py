@@ -1,0 +1,183 @@
+"""When to stop [ours], and which checkpoint to keep: told from the split alone, by one pure function over the checks of a run.
+
+While a thing is learnt, new views of the photos are fitted better and better, as the photos themselves are. From some point on
+they are fitted no better, and then worse, while the photos go on: from there it only memorizes.
+
+A check measures a few cells; between its own measurements a cell's gain is read off the straight line through them, from 0 at
+step 0, where the untrained model is as good as itself, and after its newest one it stays. So all checks are compared over the
+same cells, and what was not measured again neither helps nor hurts. K checks, N cells.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The numbers of the rule.
+
+    Attributes:
+        least_steps, least_steps_a_photo: it never ends a run before the larger of both.
+        kept_within: the earliest checkpoint so many standard errors from the best is kept: a later one is no better that counts.
+        patience_checks, patience_share: since that one it waits for so many checks, and for this share of the steps so far.
+        memorized, cleared: the memorized share of the gain is too large above the one, and no longer below the other.
+        memorized_checks: so many checks with too large a share end the waiting; without them it waits twice as long.
+        least_gain: below this gain on the shots nothing was learnt.
+    """
+
+    least_steps: int = 150
+    least_steps_a_photo: int = 40
+    kept_within: float = 1.0
+    patience_checks: int = 4
+    patience_share: float = 0.2
+    memorized: float = 0.5
+    cleared: float = 0.4
+    memorized_checks: int = 3
+    least_gain: float = 0.02
+
+    def first_end(self, photos: int) -> int:
+        """The step before which a run with so many photos does not end."""
+        return max(self.least_steps, self.least_steps_a_photo * photos)
+
+
+RULE = Rule()
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was measured after a step: gains by cell, on the shots and on new views; any number may be not finite."""
+
+    step: int
+    shots: Mapping[int, float]
+    views: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands.
+
+    Attributes:
+        kept: step of the checkpoint to use; 0 for the last, while no other can be told to be better.
+        is_over: whether to end.
+        message: the same in a sentence.
+        shots, views: the gains at each check, as all checks together tell them.
+    """
+
+    kept: int
+    is_over: bool
+    message: str
+    shots: tuple[float, ...] = ()
+    views: tuple[float, ...] = ()
+
+
+def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = "", rule: Rule = RULE) -> Standing:
+    """Where a run stands after its newest check.
+
+    Args:
+        checks: all so far, oldest first.
+        last_step: where the run ends in any case.
+        photos: how many different ones there are.
+        obstacle: why it cannot be told with these photos or settings, as the rest of a sentence; empty where it can.
+        rule: its numbers.
+    """
+    obstacle = obstacle or _obstacle(last_step, photos, rule)
+    steps = [check.step for check in checks]
+    if not any(map(_is_finite, checks)):
+        return Standing(0, False, unknown(obstacle or "nothing could be measured"), *(2 * (tuple(0.0 for _ in steps),)))
+    shots = _gains(steps, [check.shots for check in checks]).mean(axis=1)
+    cells = _gains(steps, [check.views for check in checks])  # (K, N)
+    views = cells.mean(axis=1)
+    curves = tuple(shots.tolist()), tuple(views.tolist())
+    obstacle = obstacle or _nothing_learnt(steps[-1], shots, cells, photos, rule)
+    if obstacle:
+        return Standing(0, False, unknown(obstacle), *curves)
+    best = int(views.argmax())
+    kept = next(k for k in range(len(checks)) if _lead(cells, best, k) <= rule.kept_within)
+    if not _is_finite(checks[-1]):
+        return Standing(
+            steps[kept], False, f"At step {steps[-1]:,} the check gave numbers that are not finite.", *curves
+        )
+    waited = (len(checks) - 1 - kept) / rule.patience_checks
+    waited = min(waited, (steps[-1] - steps[kept]) / (rule.patience_share * steps[-1]))
+    is_over = waited >= (1 if _is_memorizing(shots, views, rule) else 2) and steps[-1] >= rule.first_end(photos)
+    return Standing(steps[kept], is_over, _message(steps, shots, views, kept, is_over), *curves)
+
+
+def unknown(obstacle: str) -> str:
+    """The sentence for a run of which it cannot be told."""
+    return f"Whether it still learns or only memorizes cannot be told: {obstacle}. So it goes on to its last step and keeps that."
+
+
+def _obstacle(last_step: int, photos: int, rule: Rule) -> str:
+    if photos < 2:
+        return "there is only one photo, or all are the same"
+    if last_step <= rule.first_end(photos):
+        return f"that takes more than {rule.first_end(photos)} steps"
+    return ""
+
+
+def _is_finite(check: Check) -> bool:
+    return bool(numpy.isfinite([*check.shots.values(), *check.views.values()]).all())
+
+
+def _nothing_learnt(step: int, shots: numpy.ndarray, cells: numpy.ndarray, photos: int, rule: Rule) -> str:
+    if step < rule.first_end(photos):
+        return ""
+    if shots.max() < rule.least_gain:
+        return "your photos are not fitted any better than by the untrained model"
+    views = cells[cells.mean(axis=1).argmax()]
+    if views.mean() <= _error(views):
+        return "new views of your photos are not fitted any better than by the untrained model"
+    return ""
+
+
+def _gains(steps: Sequence[int], measured: Sequence[Mapping[int, float]]) -> numpy.ndarray:
+    """The gain of each cell at each check (K, N), of the cells measured by now; (K, 1) zeros where there are none."""
+    known: dict[int, list[tuple[int, float]]] = {}
+    for step, gains in zip(steps, measured, strict=True):
+        for cell, gain in gains.items():
+            if numpy.isfinite(gain):
+                known.setdefault(cell, [(0, 0.0)]).append((step, gain))
+    if not known:
+        return numpy.zeros((len(steps), 1))
+    curves = [numpy.interp(steps, [at for at, _ in points], [gain for _, gain in points]) for points in known.values()]
+    return numpy.stack(curves, axis=1)
+
+
+def _error(values: numpy.ndarray) -> float:
+    """Standard error of the mean."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+
+
+def _lead(cells: numpy.ndarray, one: int, other: int) -> float:
+    """By how many standard errors of the difference new views are fitted better at one check than at another."""
+    differences = cells[one] - cells[other]
+    lead, error = float(differences.mean()), _error(differences)
+    return lead / error if error else lead * numpy.inf if lead else 0.0
+
+
+def _is_memorizing(shots: numpy.ndarray, views: numpy.ndarray, rule: Rule) -> bool:
+    """Whether the memorized share has been too large for long enough; a share in between changes nothing."""
+    count = 0
+    for shot, view in zip(shots, views, strict=True):
+        share = 1 - view / shot if shot > 0 else 0.0
+        if share > rule.memorized:
+            count += 1
+        elif share < rule.cleared:
+            count = 0
+    return count >= rule.memorized_checks
+
+
+def _message(steps: Sequence[int], shots: numpy.ndarray, views: numpy.ndarray, kept: int, is_over: bool) -> str:
+    if is_over:
+        return f"New views of your photos are fitted no better since step {steps[kept]:,}; from here it only memorizes."
+    now = f"Your photos are fitted {_told(shots[-1])} than before, new views of them {_told(views[-1])}"
+    if kept + 1 < len(steps):
+        return f"{now}, no better since step {steps[kept]:,}."
+    return f"{now}: it is learning."
+
+
+def _told(gain: float) -> str:
+    return f"{abs(gain):.0%} {'worse' if gain < 0 else 'better'}".replace("%", " %")

@@ -1,0 +1,161 @@
+"""The rule that tells when to stop, on curves made by hand."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from apt_engine.apt.stopping import RULE, Check, Standing, stand
+
+EVERY = 25
+Curve = Callable[[int], float]
+
+
+def turning(step: int) -> float:
+    """Rises to .2 at step 150, and falls as fast."""
+    return 0.2 * (1 - abs(step - 150) / 150)
+
+
+def rising(step: int) -> float:
+    return 0.6 * (1 - math.exp(-step / 200))
+
+
+def checks(
+    views: Curve, shots: Curve = rising, until: int = 500, spread: float = 0.1, thin: bool = True
+) -> list[Check]:
+    """Ten cells of views whose gains differ by up to this share, every second of them each time, and five of shots."""
+    made = []
+    for number, step in enumerate(range(EVERY, until + 1, EVERY)):
+        cells = range(number % 2, 10, 2) if thin else range(10)
+        gains = {cell: views(step) * (1 + spread * (cell / 4.5 - 1)) for cell in cells}
+        made.append(Check(step, {100 + cell: shots(step) for cell in range(5)}, gains))
+    return made
+
+
+def ended(made: Sequence[Check], last_step: int = 500, photos: int = 3) -> tuple[int, Standing]:
+    """The check at which the rule ends a run; 0 and the last standing if it does not."""
+    standing = stand([], last_step, photos)
+    for count in range(1, len(made) + 1):
+        standing = stand(made[:count], last_step, photos)
+        if standing.is_over:
+            return made[count - 1].step, standing
+    return 0, standing
+
+
+@pytest.mark.parametrize("is_thin", [True, False])
+def test_it_ends_after_the_turn_and_keeps_the_checkpoint_there(is_thin: bool) -> None:
+    step, standing = ended(checks(turning, thin=is_thin))
+    assert standing.kept == 150
+    assert step == 250  # four checks after the turn; by then more than half of the gain is memorized
+    assert (
+        standing.message == "New views of your photos are fitted no better since step 150; from here it only memorizes."
+    )
+
+
+def test_a_run_that_still_learns_goes_on_and_keeps_its_newest_checkpoint() -> None:
+    step, standing = ended(checks(rising))
+    assert step == 0
+    assert standing.kept == 500
+    assert standing.message.startswith("Your photos are fitted 55 % better than before, new views of them 5")
+    assert standing.message.endswith(" % better: it is learning.")
+
+
+def test_a_plateau_without_memorizing_waits_twice_as_long() -> None:
+    def plateau(step: int) -> float:
+        return 0.3 * min(1, step / 100)
+
+    step, standing = ended(checks(plateau, shots=lambda step: 0.4 * min(1, step / 100), thin=False))
+    assert (step, standing.kept) == (300, 100)
+
+
+def test_it_is_told_while_it_waits() -> None:
+    standing = stand(checks(turning, until=225, thin=False), 500, 3)
+    assert not standing.is_over
+    assert standing.message.endswith("new views of them 10 % better, no better since step 150.")
+
+
+def test_noise_does_not_make_a_later_checkpoint_the_best() -> None:
+    made = checks(lambda step: 0.2 * min(1, step / 100), thin=False)
+    wave = {step: 0.002 * math.sin(step) for step in range(501)}  # of each cell another sign
+    noisy = [
+        replace(
+            one, views={cell: gain + wave[one.step] * (1 if cell % 2 else -0.9) for cell, gain in one.views.items()}
+        )
+        for one in made
+    ]
+    assert stand(noisy, 500, 3).kept == 100
+
+
+def test_a_curve_that_falls_late_once_is_forgiven_when_it_rises_again() -> None:
+    def dented(step: int) -> float:
+        return rising(step) - (0.1 if step in (200, 225) else 0)
+
+    step, standing = ended(checks(dented, thin=False))
+    assert (step, standing.kept) == (0, 500)
+
+
+def test_the_share_that_is_memorized_has_to_stay_large() -> None:
+    """Above .5 three checks running: a share that comes back below .4 begins anew, one in between does not."""
+    shares = dict(zip(range(125, 301, 25), [0.6, 0.6, 0.3, 0.6, 0.45, 0.6, 0.6, 0.6], strict=True))
+
+    def views(step: int) -> float:
+        return 0.2 * min(1, step / 100)
+
+    step, standing = ended(checks(views, lambda step: views(step) / (1 - shares.get(step, 0)), until=300, thin=False))
+    assert (step, standing.kept) == (275, 100)
+
+
+def test_it_never_ends_before_its_minimum() -> None:
+    def early(step: int) -> float:
+        return 0.2 - abs(step - 25) / 500
+
+    assert ended(checks(early))[0] == RULE.least_steps
+    assert ended(checks(early), photos=10)[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("standing", "why"),
+    [
+        (stand(checks(turning), 500, photos=1), "there is only one photo, or all are the same"),
+        (stand(checks(turning), 150, photos=3), "that takes more than 150 steps"),
+        (stand(checks(turning), 400, photos=10), "that takes more than 400 steps"),
+        (stand(checks(turning), 500, 3, "views are photos"), "views are photos"),
+        (stand(checks(lambda step: 0.0, lambda step: 0.01), 500, 3), "your photos are not fitted any better"),
+        (stand(checks(lambda step: -0.1), 500, 3), "new views of your photos are not fitted any better"),
+        (stand(checks(lambda step: math.nan, lambda step: math.nan), 500, 3), "nothing could be measured"),
+        (stand([], 500, 3), "nothing could be measured"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_where_it_cannot_be_told_the_run_goes_on_and_the_last_is_kept(standing: Standing, why: str) -> None:
+    assert (standing.kept, standing.is_over) == (0, False)
+    assert standing.message.startswith(f"Whether it still learns or only memorizes cannot be told: {why}")
+    assert standing.message.endswith(". So it goes on to its last step and keeps that.")
+    assert standing.message.count(". ") == 1
+
+
+def test_one_check_that_is_not_finite_changes_nothing() -> None:
+    made = checks(turning)
+    step, standing = ended(made)
+    broken = [*made[:3], replace(made[3], views=dict.fromkeys(made[3].views, math.nan)), *made[4:]]
+    at_it = stand(broken[:4], 500, 3)
+    assert (at_it.is_over, at_it.kept, at_it.message) == (
+        False,
+        75,
+        "At step 100 the check gave numbers that are not finite.",
+    )
+    assert ended(broken)[0] == step
+    assert ended(broken)[1].kept == standing.kept
+
+
+def test_a_cell_is_compared_with_itself_whenever_it_was_measured() -> None:
+    """Bins differ much more than checks do: with every second one renewed a check, a plain mean would saw up and down."""
+
+    def steep(step: int) -> float:
+        return 0.2 * min(1, step / 200)
+
+    made = checks(steep, spread=1.0)
+    views = stand(made, 500, 3).views
+    assert views == pytest.approx([steep(one.step) for one in made], abs=0.013)
+    assert list(views) == sorted(views)
