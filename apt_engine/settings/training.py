@@ -1,11 +1,14 @@
 """Every setting of a training once: default, range, unit and help feed checks, the form, the command line and the documents."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from apt_engine.errors import ConfigError
 from apt_engine.settings.fields import REQUIRED, Checked, setting
 
 SUBJECT_SLOT = "{subject}"
+MOST_CHECKS = 40  # in a run: each keeps a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +66,17 @@ class TrainingConfig(Checked):
 
     steps: int = setting(
         0,
-        "Steps to train; 0 means 100 a photo, within 300 and 1,200.",
+        "Steps to train at most; 0 means 100 a photo, within 300 and 1,200.",
         group="training",
         minimum=0,
         maximum=100_000,
         unit="steps",
+    )
+    stop: str = setting(
+        "auto",
+        "Whether training ends by itself once it only memorizes (auto), or goes on to its last step (never).",
+        group="training",
+        choices=("auto", "never"),
     )
     batch_size: int = setting(1, "Photos seen in one step.", group="training", minimum=1, maximum=64, unit="photos")
     learning_rate: float = setting(1e-4, "Size of AdamW's steps.", group="training", minimum=1e-8, maximum=0.1)
@@ -220,6 +229,27 @@ class TrainingConfig(Checked):
         "Prompts of the sample grid; keep one without the subject, it shows what the model forgets.",
         group="output",
     )
+    check_every_steps: int = setting(
+        25,
+        "What is learnt and what is memorized is measured this often, at most 40 times a run, each time with a checkpoint; "
+        "0 means never.",
+        group="output",
+        minimum=0,
+        maximum=100_000,
+        unit="steps",
+    )
+    new_views: str = setting(
+        "both",
+        "The views of the photos, never trained on, that tell the one from the other: mirrored, enlarged, or both. Take enlarged "
+        "for text and faces, whose mirror image is another thing; none leaves it to you when to stop.",
+        group="output",
+        choices=("both", "mirrored", "enlarged", "none"),
+    )
+    thorough_checks: bool = setting(
+        False,
+        "Measure all photos and views at all noise levels each time: steadier curves, and more work than the training itself.",
+        group="output",
+    )
     drift_every_steps: int = setting(
         50,
         "How far the model has moved away from what it knew is measured this often; 0 means never.",
@@ -278,6 +308,21 @@ class TrainingConfig(Checked):
         """Steps to train with so many photos: as set, or about 100 a photo within 300 to 1,200."""
         return self.steps or max(300, min(1200, 100 * photo_count))
 
+    def check_steps(self, last_step: int) -> int:
+        """Steps from one check to the next in a run that ends there at the latest; 0 for none."""
+        return max(self.check_every_steps, -(-last_step // MOST_CHECKS)) if self.check_every_steps else 0
+
+    def checkpoints_in(self, last_step: int) -> int:
+        """How many checkpoints a run of so many steps keeps, at most."""
+        saves, checks = self.save_every_steps, self.check_steps(last_step)
+        extra = last_step // checks - last_step // math.lcm(saves, checks) if checks else 0
+        return 1 + last_step // saves + extra
+
     def fill(self, prompt: str) -> str:
         """A prompt with `{subject}` replaced by the phrase."""
         return prompt.replace(SUBJECT_SLOT, self.phrase)
+
+
+def renewed(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as this version writes them, of a run begun by one that could not stop by itself: that goes on as it began."""
+    return values if "check_every_steps" in values else {"stop": "never", "check_every_steps": 0, **values}

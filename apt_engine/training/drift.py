@@ -2,8 +2,11 @@
 
 drift = mean over prompts, noise levels and pixels of |eps_tuned - eps_ref|^2,
 on latents that the base model itself made from prompts without the subject. 0 before the first step.
+
+Each prompt has one noise level of its own, always the same: that costs a pass a prompt. A thorough measurement takes all levels.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -15,7 +18,8 @@ from apt_engine.lora.adapter import reference_pass
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
 
-LEVELS = 5  # noise levels, evenly spaced
+LEVELS = 5  # noise levels of a thorough measurement, evenly spaced
+DRAWING_STEPS = 8  # of the latents, without guidance: what the base itself makes of the prompts
 
 
 class PriorDrift:
@@ -23,7 +27,7 @@ class PriorDrift:
 
     Args:
         base: with its LoRA attached, trained or not.
-        config: seed, size, sampling steps, and the prompts.
+        config: seed, size, the prompts, and whether to be thorough.
         on_step: told how far the drawing of the latents is (0 to 1); what it raises ends it.
     """
 
@@ -32,27 +36,33 @@ class PriorDrift:
     ) -> None:
         """Lets the base draw its latents once, (prompts, C, h, w)."""
         self._base = base
-        pictures = [
-            Picture.of(config, prompt, config.seed + index) for index, prompt in enumerate(config.drift_prompts)
-        ]
+        drawn = [Picture.of(config, prompt, config.seed + index) for index, prompt in enumerate(config.drift_prompts)]
+        pictures = [dataclasses.replace(picture, steps=DRAWING_STEPS, guidance_scale=1.0) for picture in drawn]
         with reference_pass(base.denoiser):
             self._latents = torch.cat(list(Sampler(base).latents(pictures, on_step)))
         self._seed = config.seed
         self._states = base.encode_prompts(list(config.drift_prompts))
+        count = len(pictures)
+        levels, own = torch.tensor(base.levels(LEVELS)), torch.tensor(base.levels(count))
+        self._timesteps = (
+            levels[:, None].expand(-1, count) if config.thorough_checks else own[None]
+        )  # (levels, prompts)
+        self._reference: list[Tensor] = []
 
     @torch.no_grad()
     def measure(self) -> float:
-        """The drift now: 2 x LEVELS passes over as many latents as there are prompts."""
+        """The drift now: a pass a prompt and level, and the first time one more of the untrained model."""
         total = self._latents.new_zeros(())
-        for level, timestep in enumerate(self._base.levels(LEVELS)):
-            timesteps = torch.full((len(self._latents),), timestep, device=self._base.device)
+        for level, row in enumerate(self._timesteps):
+            timesteps = row.to(self._base.device)
             noise = torch.stack([self._noise(level, index) for index in range(len(self._latents))])
             noisy_latents = self._base.add_noise(self._latents, noise.to(self._latents), timesteps)
-            with reference_pass(self._base.denoiser):
-                reference = self._base.predict(noisy_latents, timesteps, self._states)
-            difference = self._base.predict(noisy_latents, timesteps, self._states).float() - reference.float()
+            if level == len(self._reference):
+                with reference_pass(self._base.denoiser):
+                    self._reference.append(self._base.predict(noisy_latents, timesteps, self._states).float())
+            difference = self._base.predict(noisy_latents, timesteps, self._states).float() - self._reference[level]
             total = total + (self._base.in_eps_space(timesteps) * difference.square().mean((1, 2, 3))).mean()
-        return float(total / LEVELS)
+        return float(total / len(self._timesteps))
 
     def _noise(self, level: int, index: int) -> Tensor:
         return torch.randn(self._latents.shape[1:], generator=random.generator(self._seed, level, index, "drift"))

@@ -3,7 +3,7 @@
 N photos, C latent channels, h and w latent height and width.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,15 @@ class LatentSource:
 def encode_photos(
     base: BaseModel, paths: Sequence[Path], message: str, obey_stop: Callable[[], None]
 ) -> Generator[StageChanged, None, LatentSource]:
-    """Plain views alone of square pictures of one size.
+    """Plain views alone of square pictures of one size; arguments and errors as of `encode_pictures`."""
+    pictures = (read_pixels(path) for path in paths)
+    return LatentSource((yield from encode_pictures(base, pictures, len(paths), message, obey_stop)))
+
+
+def encode_pictures(
+    base: BaseModel, pictures: Iterable[Tensor], count: int, message: str, obey_stop: Callable[[], None]
+) -> Generator[StageChanged, None, list[View]]:
+    """Plain views of so many pictures, each (3, H, W) in [-1, 1].
 
     Args:
         message: what is told while it goes on.
@@ -71,11 +79,11 @@ def encode_photos(
         BaseModelError: the VAE returns numbers that are not finite.
     """
     views: list[View] = []
-    for path in paths:
-        yield from _progress(message, len(views), len(paths))
+    for pixels in pictures:
+        yield from _progress(message, len(views), count)
         obey_stop()
-        views.append(encode_view(base, read_pixels(path)))
-    return LatentSource(views)
+        views.append(encode_view(base, pixels))
+    return views
 
 
 def encode_with_warps(

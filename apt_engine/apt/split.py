@@ -1,0 +1,71 @@
+"""The split [ours]: how much of what was learnt holds for new views of the photos, and how much for these very shots alone.
+
+    gain of a cell = 1 - L_tuned / L_ref, both losses paired: the same latents, noise and timestep
+    shots   = mean gain over cells that are photos as they are
+    views U = mean gain over cells that are views which training never makes: mirrored, enlarged
+    M       = 1 - U / shots, the memorized share of what was gained
+
+Augmentation zooms out and turns, so neither view is ever trained on; no photo is held out. A cell is a photo, a framing of it and
+a timestep bin, with a noise of its own. A check measures a few cells, always the same ones in turn: of each bin one view every
+second check, one shot every fourth. That is thin, and yet two checks are compared fairly, cell by cell.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from apt_engine.apt.bins import BINS
+
+SHOT, MIRROR, ZOOM = range(3)
+FRAMINGS = 3
+VIEWS_OF = {
+    "both": (MIRROR, ZOOM),
+    "mirrored": (MIRROR,),
+    "enlarged": (ZOOM,),
+    "none": (),
+}  # by the setting `new_views`
+VIEW_PHASES, SHOT_PHASES = 2, 4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to measure; numbers of a photo, of its framing, and of a bin."""
+
+    photo: int
+    framing: int
+    bin: int
+
+    @property
+    def code(self) -> int:
+        """The three as one number."""
+        return (self.photo * FRAMINGS + self.framing) * BINS + self.bin
+
+    @classmethod
+    def of(cls, code: int) -> "Cell":
+        """The cell of a code."""
+        rest, bin_index = divmod(code, BINS)
+        return cls(*divmod(rest, FRAMINGS), bin_index)
+
+
+def all_cells(photos: int, views: Sequence[tuple[int, int]]) -> list[Cell]:
+    """Every photo as it is and every view (photo, framing) at every bin."""
+    shown = [*views, *((photo, SHOT) for photo in range(photos))]
+    return [Cell(*one, index) for one in shown for index in range(BINS)]
+
+
+def phases(photos: int, views: Sequence[tuple[int, int]]) -> list[list[Cell]]:
+    """The cells of checks that follow each other, again and again: five views, of every other bin, and two or three shots.
+
+    Args:
+        photos: how many.
+        views: those there are, (photo, framing); a check takes them in turn, alternating framings.
+    """
+    kinds = sorted({framing for _, framing in views})
+    turns = [(photo, kinds[(photo + turn) % len(kinds)]) for turn in range(len(kinds)) for photo in range(photos)]
+    turns = [view for view in turns if view in views]
+    bins = [index for phase in range(VIEW_PHASES) for index in range(phase, BINS, VIEW_PHASES)]
+    cells = [Cell(*turns[place % len(turns)], index) for place, index in enumerate(bins)]
+    return [
+        [cell for cell in cells if cell.bin % VIEW_PHASES == phase % VIEW_PHASES]
+        + [Cell(index % photos, SHOT, index) for index in range(phase, BINS, SHOT_PHASES)]
+        for phase in range(SHOT_PHASES)
+    ]
