@@ -28,7 +28,7 @@ from apt_engine.runs.events import (
     StageChanged,
     StepFinished,
 )
-from apt_engine.runs.history import NEWER, summarize
+from apt_engine.runs.history import NEWER, checkpoint_of, summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore, default_data_dir
 from apt_engine.runs.training_lock import training_in
@@ -147,7 +147,7 @@ def _export(options: argparse.Namespace, store: RunStore) -> int:
     from apt_engine.training import exports
 
     run = store.open(options.run)
-    for event in exports.export_checkpoint(run, run.checkpoint(options.checkpoint), options.out):
+    for event in exports.export_checkpoint(run, checkpoint_of(run, options.checkpoint), options.out):
         _show(event)
     return 0
 
@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = command("export", _export, "Write the LoRA files of a run for other programs.")
     export.add_argument("--run", default="latest", help="id of a run, or latest")
-    export.add_argument("--checkpoint", default="last", help="last, or a step")
+    export.add_argument("--checkpoint", default="kept", help="kept (the best one), last, or a step")
     export.add_argument("--out", type=Path, metavar="DIR", help="where to write; the run's own folder unless given")
 
     command("runs", _runs, "List all runs, newest first.")

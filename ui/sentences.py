@@ -63,7 +63,9 @@ def sentence(history: History, state: str, ahead: int = 0) -> str:
 
 
 def _remark(history: History) -> str:
-    """How closely the photos are fitted, and what is done about it; nothing while there is nothing to say."""
+    """What the newest check says, or how closely the photos are fitted; nothing while there is nothing to say."""
+    if history.splits:
+        return f" {history.splits[-1].message}"
     if not history.gammas:
         return ""
     gamma = history.gammas[-1][1]

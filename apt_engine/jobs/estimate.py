@@ -42,7 +42,7 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
         return Estimate(seconds, memory=None, disk=None, download=0 if is_here else None)
     attention, feed_forward, convolutions = needs.lora
     at_rank_16 = attention + feed_forward * config.feed_forward + convolutions * config.convolutions
-    disk = at_rank_16 * config.rank // 16 * (2 + steps // config.save_every_steps + 2 * KEPT_OPTIMIZER_STATES)
+    disk = at_rank_16 * config.rank // 16 * (1 + config.checkpoints_in(steps) + 2 * KEPT_OPTIMIZER_STATES)
     return Estimate(seconds, needs.memory, disk, 0 if is_here else needs.download)
 
 

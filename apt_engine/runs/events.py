@@ -97,6 +97,24 @@ class DriftMeasured(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitMeasured(Event):
+    """How much of what was learnt holds for new views of the photos, and what all checks so far say about stopping.
+
+    `cells` are what was measured at this step, as `apt.split.Cell` numbers them, and `gains` their 1 - L_tuned / L_ref; `shots`
+    and `views` the mean gains on the photos as they are and on new views of them, over all cells known so far. `kept_step` is the
+    checkpoint to use, 0 for the last while no other can be told to be better; `message` says where the run stands.
+    """
+
+    step: int
+    cells: tuple[int, ...]
+    gains: tuple[float, ...]
+    shots: float = 0.0
+    views: float = 0.0
+    kept_step: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ViewsShown(Event):
     """Re-framed photos the last steps were trained on, newest last; `paths` are relative to the run's folder.
 
@@ -142,13 +160,17 @@ class ExportReady(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished(Event):
-    """The session is over and all is saved; `reason` is a sentence, `is_complete` false when it was stopped on the way."""
+    """The session is over and all is saved; `reason` is a sentence, `is_complete` false when it was stopped on the way.
+
+    `is_by_itself` is true when it ended before its last step because it only memorized.
+    """
 
     step: int
     reason: str
     is_complete: bool
     seconds: float
     peak_memory_bytes: int
+    is_by_itself: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

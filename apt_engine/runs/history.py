@@ -23,11 +23,12 @@ from apt_engine.runs.events import (
     RunFinished,
     RunStarted,
     SampleReady,
+    SplitMeasured,
     StageChanged,
     StepFinished,
     ViewsShown,
 )
-from apt_engine.runs.run import Run
+from apt_engine.runs.run import Checkpoint, Run
 from apt_engine.settings.training import TrainingConfig
 
 STEPS_TIMED = 20
@@ -43,7 +44,8 @@ class RunSummary:
 
     `state` is new, training, finished, stopped or failed, as the events alone tell it; `training` means that no end was
     written, see `state_while`. `last_step` is planned, `saved_step` in the newest checkpoint. `samples` has paths relative to
-    the run's folder by (step, index). `cursor` is how far the events were read.
+    the run's folder by (step, index). `ended_by_itself` stays true when the run is taken further. `cursor` is how far the
+    events were read.
     """
 
     run: Run
@@ -59,6 +61,8 @@ class RunSummary:
     step: int = 0
     saved_step: int = 0
     drifts: list[tuple[int, float]] = field(default_factory=list)
+    splits: list[SplitMeasured] = field(default_factory=list)
+    ended_by_itself: bool = False
     views: tuple[str, ...] = ()
     memory: int = 0
     samples: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -90,6 +94,11 @@ class RunSummary:
         return [NEWER, *self.recent_notices] if self.is_newer else self.recent_notices
 
     @property
+    def kept_step(self) -> int:
+        """The checkpoint that is best so far; 0 while none can be told."""
+        return self.splits[-1].kept_step if self.splits else 0
+
+    @property
     def seconds_per_step(self) -> float | None:
         """The median of the last steps' durations; None before the first."""
         return statistics.median(self.recent_seconds) if self.recent_seconds else None
@@ -107,6 +116,10 @@ class RunSummary:
     def has_drift(self, step: int) -> bool:
         """Whether the drift of a step was measured."""
         return any(at == step for at, _ in self.drifts)
+
+    def splits_until(self, step: int) -> list[SplitMeasured]:
+        """Those measured at a step or before."""
+        return [split for split in self.splits if split.step <= step]
 
     def newest_sample(self, prompt: str) -> tuple[int, str] | None:
         """Step and path of the newest sample of a prompt."""
@@ -141,6 +154,7 @@ class RunSummary:
                 self._notice(event.message)
             case RunFinished():
                 self.state, self.message = ("finished" if event.is_complete else "stopped"), event.reason
+                self.ended_by_itself = self.ended_by_itself or event.is_by_itself
             case RunFailed() if self.state == "finished":  # a wish to go on; what was learnt is as it was
                 self._notice(event.message)
             case RunFailed():
@@ -153,6 +167,8 @@ class RunSummary:
         match event:
             case DriftMeasured():
                 self.drifts = [*before(self.drifts, event.step), (event.step, event.drift)]
+            case SplitMeasured():
+                self.splits = [*self.splits_until(event.step - 1), event]
             case ViewsShown():
                 self.views = event.paths
             case SampleReady():
@@ -172,6 +188,7 @@ class RunSummary:
         self.state, self.stage, self.message, self.recent_notices = "training", "", "", []
         self.step, self.last_step = event.first_step, event.last_step
         self.drifts = before(self.drifts, event.first_step + 1)
+        self.splits = self.splits_until(event.first_step)
         self.recent_seconds.clear()
 
     def _step(self, event: StepFinished) -> None:
@@ -243,6 +260,18 @@ def summarize(run: Run) -> RunSummary:
         if len(_summaries) > SUMMARIES_KEPT:
             _summaries.popitem(last=False)
         return summary
+
+
+def checkpoint_of(run: Run, which: str = "kept") -> Checkpoint:
+    """The intact checkpoint called `kept` (the best; the newest where none could be told), `last`, or of a step.
+
+    Raises:
+        RunError: there is none, the one asked for is damaged, or the run cannot be read.
+    """
+    if which == "kept":
+        kept = summarize(run).kept_step
+        which = str(kept) if kept else "last"
+    return run.checkpoint(which)
 
 
 def refuse_restart(run: Run) -> None:

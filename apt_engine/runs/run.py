@@ -24,7 +24,7 @@ from apt_engine.runs import files
 from apt_engine.runs.event_file import read_events
 from apt_engine.runs.events import Event, to_json
 from apt_engine.runs.files import sha256, write_atomically, writing
-from apt_engine.settings.training import TrainingConfig
+from apt_engine.settings.training import TrainingConfig, renewed
 
 KEPT_OPTIMIZER_STATES = 2
 MANIFEST = "manifest.json"
@@ -84,7 +84,7 @@ class Run:
             RunError: the file is missing, damaged, or has settings that only a newer version knows.
         """
         try:
-            values: dict[str, Any] = dict(read_json(self.path / "config.json"))
+            values = renewed(dict(read_json(self.path / "config.json")))
             newer = sorted(values.keys() - {field.name for field in dataclasses.fields(TrainingConfig)})
             config = TrainingConfig.from_dict(values) if not newer else None
         except (OSError, ValueError, TypeError, EngineError) as error:

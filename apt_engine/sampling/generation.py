@@ -11,6 +11,7 @@ from apt_engine.bases import hub
 from apt_engine.bases.profiles import build_config
 from apt_engine.bases.registry import load_base
 from apt_engine.lora import adapter, files
+from apt_engine.runs.history import checkpoint_of
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.presets import load_presets
@@ -47,7 +48,7 @@ class Generator:
         run = store.open(request.run) if request.run else None
         config = run.config if run else build_config(load_presets(), (), {"subject": "thing", "base": request.base})
         lora_path = (
-            run.checkpoint(request.checkpoint).lora_path if run else Path(request.lora) if request.lora else None
+            checkpoint_of(run, request.checkpoint).lora_path if run else Path(request.lora) if request.lora else None
         )
         sampler = self._ready(config, on_progress)
         self._attach(lora_path, request.strength)

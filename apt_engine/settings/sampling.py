@@ -19,7 +19,7 @@ class SampleRequest(Checked):
     )
     negative_prompt: str = setting("", "What not to show.", group="prompt")
     run: str = setting("latest", "Id of a run, latest, or empty for the bare base model.", group="model")
-    checkpoint: str = setting("last", "Which checkpoint: last, or a step.", group="model")
+    checkpoint: str = setting("kept", "Which checkpoint: kept (the best one), last, or a step.", group="model")
     base: str = setting("pocket", "Base model, when no run is given.", group="model")
     lora: str = setting("", "A LoRA file for this base model, in place of a run.", group="model")
     strength: float = setting(

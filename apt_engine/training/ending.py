@@ -13,12 +13,13 @@ class Ending:
     """How a session's loop ended.
 
     Attributes:
-        kind: complete, all steps are done; stopped, as asked; paused, to go on in another session; broken, by its numbers.
+        kind: complete, all steps are done; enough, by itself; stopped, as asked; paused, to go on in another session; broken, by
+            its numbers.
         step: the last one done.
         reason: a sentence for the user.
     """
 
-    kind: Literal["complete", "stopped", "paused", "broken"]
+    kind: Literal["complete", "enough", "stopped", "paused", "broken"]
     step: int
     reason: str
 

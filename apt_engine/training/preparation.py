@@ -19,6 +19,8 @@ from apt_engine.runs.events import Event, Noticed, StageChanged
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import state as training_state
+from apt_engine.training.captions import Captions
+from apt_engine.training.checks import Checks, prepare_checks
 from apt_engine.training.drift import PriorDrift
 from apt_engine.training.ending import StopSignal
 from apt_engine.training.latents import LatentSource, encode_photos, encode_with_warps
@@ -50,12 +52,14 @@ class Prepared(Loaded):
     Attributes:
         parameters: the LoRA's, by name.
         views: of the re-framed photos just trained on.
+        checks: of what is learnt and what is memorized; None where they are switched off.
     """
 
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     step: AdaptiveStep
     views: RecentViews
+    checks: Checks | None
 
     def write(self, folder: Path) -> None:
         """The files of a checkpoint."""
@@ -111,6 +115,16 @@ def prepare(
     config, base = loaded.config, loaded.base
     photos = yield from _encode_photos(run, loaded)
     prior = (yield from _prior_of(run, loaded)) if config.prior_preservation else None
+    checks = yield from prepare_checks(
+        base,
+        config,
+        photos,
+        paths=run.photo_paths,
+        captions=Captions(base, config, run.captions),
+        processes=loaded.processes,
+        last_step=last_step,
+        obey_stop=loaded.stop.obey,
+    )
     layers = base.lora.chosen(feed_forward=config.feed_forward, convolutions=config.convolutions)
     adapter.attach(base.denoiser, config.rank, config.lora_alpha, layers, config.seed)
     parameters = adapter.trainable_parameters(base.denoiser)
@@ -126,6 +140,7 @@ def prepare(
         optimizer=loaded.accelerator.prepare(optimizer),
         step=AdaptiveStep(config, base, photos, prior, captions=run.captions, processes=loaded.processes),
         views=RecentViews(run),
+        checks=checks,
     )
     if checkpoint:
         prepared.restore(checkpoint)
@@ -154,7 +169,7 @@ def _prior_of(run: Run, loaded: Loaded) -> Generator[Event, None, LatentSource]:
 def _check_disk(run: Run, parameters: dict[str, nn.Parameter], steps: int) -> None:
     """Refuse before the first step what could not be saved: all LoRAs, and AdamW's two moments of two checkpoints."""
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
-    needed = size * (2 + steps // run.config.save_every_steps + 2 * KEPT_OPTIMIZER_STATES)
+    needed = size * (1 + run.config.checkpoints_in(steps) + 2 * KEPT_OPTIMIZER_STATES)
     free = shutil.disk_usage(run.path).free
     if free < needed:
         raise DiskError(

@@ -8,11 +8,12 @@
         Calibrated         once, when the weights of RS and AA are found
         ViewsShown         every few steps, while photos are re-framed
         DriftMeasured      every `drift_every_steps`
-        CheckpointSaved    every `save_every_steps`
+        SplitMeasured      at each check: new views of the photos against the photos, and what that says about stopping
+        CheckpointSaved    at each check, and every `save_every_steps`
         SampleReady ...    every `sample_every_steps`
       CheckpointSaved      the last step
-      SampleReady ...      if all steps are done
-      ExportReady ...      LoRA files for other programs, reloaded and compared
+      SampleReady ...      unless it was stopped: of the last step, and of the one that is kept
+      ExportReady ...      LoRA files of the kept step for other programs, reloaded and compared
     RunFinished            or an EngineError, after which the run can be resumed from its last checkpoint
 
 After a step comes first what is measured, then the decision whether to end, then checkpoint and samples: a checkpoint has its
@@ -81,6 +82,10 @@ class Trainer:
         self._checkpoint = starting_checkpoint(run, wanted)
         self._first_step = self._checkpoint.step if self._checkpoint else 0
         self._last_step = max(wanted, self._first_step)
+        self._check_steps = self._config.check_steps(self._last_step)
+        so_far = RunSummary.of(run)
+        self._splits = so_far.splits_until(self._first_step)
+        self._may_end = self._config.stop == "auto" and not so_far.ended_by_itself  # who resumes such a run wants more
         self._started = time.monotonic()
 
     def run(self) -> Generator[Event, None, None]:
@@ -104,7 +109,12 @@ class Trainer:
     def _learn(self, loaded: Loaded) -> Generator[Event, None, Ending]:
         """Prepare, make what is missing of the step to start from, and train."""
         prepared = yield from prepare(self._run, loaded, self._checkpoint, self._last_step)
+        if prepared.checks:
+            prepared.checks.take_up(self._splits)
         yield from self._measure(prepared, self._first_step)
+        if self._is_enough(prepared, self._first_step):  # and the session before died when it had seen that
+            yield self._saved(self._first_step)
+            return self._enough_at(self._first_step)
         if self._is_sampling_due(self._first_step):
             yield from self._draw_samples(prepared, self._first_step)
         prepared.stop.obey()
@@ -148,10 +158,14 @@ class Trainer:
     def _check(self, prepared: Prepared, step: int, skipped: int) -> Generator[Event, None, Ending | None]:
         """After a step: measure, decide, save, sample."""
         yield from self._measure(prepared, step)
+        if prepared.checks and step % self._check_steps == 0:
+            self._splits.append(prepared.checks.measure(step))
+            yield self._splits[-1]
         ending = self._decide(prepared, step, skipped)
         if ending and ending.kind == "broken":
             return ending
-        is_saved = ending is not None or step % self._config.save_every_steps == 0
+        is_due = step % self._config.save_every_steps == 0 or self._was_checked(step)
+        is_saved = ending is not None or is_due
         if is_saved:
             yield self._save(prepared, step)
         if ending is None and self._is_sampling_due(step):
@@ -183,6 +197,8 @@ class Trainer:
             return Ending("broken", step, reason + "lower learning_rate, or set dtype to fp32.")
         if step >= self._last_step:
             return self._complete_at(step)
+        if self._is_enough(prepared, step):
+            return self._enough_at(step)
         if is_stopped:
             return self._stopped_at(step)
         if is_paused:
@@ -195,10 +211,11 @@ class Trainer:
         return self._saved(step)
 
     def _draw_samples(self, loaded: Loaded, step: int) -> Generator[Event, None, None]:
-        """The samples of a step; those that an earlier session drew at its end stay."""
+        """The samples of a step; those that are there of a checkpoint's very weights stay."""
         if loaded.processes.is_first:
-            kept = RunSummary.of(self._run).drawn_samples(step) if self._is_at_checkpoint(step) else set[int]()
-            yield from draw_samples(self._run, loaded.base, step, kept, loaded.stop)
+            is_there = self._is_at_checkpoint(step) or step == self._kept_step
+            there = RunSummary.of(self._run).drawn_samples(step) if is_there else set[int]()
+            yield from draw_samples(self._run, loaded.base, step, there, loaded.stop)
 
     def _finish(self, loaded: Loaded, ending: Ending) -> Generator[Event, None, None]:
         """What follows from how the loop ended."""
@@ -207,10 +224,14 @@ class Trainer:
                 raise EngineError(ending.reason)
             case "paused":
                 yield StageChanged(stage="waiting", message=ending.reason)
-            case "complete" | "stopped":
-                if ending.kind == "complete":
-                    yield from self._draw_samples(loaded, ending.step)
-                yield from self._export(loaded, ending.step)
+            case "complete" | "enough" | "stopped":
+                steps = list(dict.fromkeys((ending.step, self._kept_step or ending.step)))
+                for step in steps:
+                    if step != ending.step:
+                        files.load_weights(loaded.base, self._run.checkpoint(str(step)).lora_path)
+                    if ending.kind != "stopped":
+                        yield from self._draw_samples(loaded, step)
+                yield from self._export(loaded, steps[-1])
                 yield self._end_event(ending)
 
     def _export(self, loaded: Loaded, step: int) -> Generator[Event, None, None]:
@@ -218,6 +239,23 @@ class Trainer:
             message = "Writing the LoRA files and checking that they draw the same picture."
             yield StageChanged(stage="exporting", message=message)
             yield from exports.export_and_verify(self._run, loaded.base, step)
+
+    @property
+    def _kept_step(self) -> int:
+        """The checkpoint to use; 0 for the last."""
+        return self._splits[-1].kept_step if self._splits else 0
+
+    def _was_checked(self, step: int) -> bool:
+        return bool(self._splits) and self._splits[-1].step == step
+
+    def _is_enough(self, prepared: Prepared, step: int) -> bool:
+        """Whether the check of a step says that from here it only memorizes, and the run may end by that."""
+        return (
+            self._may_end
+            and self._was_checked(step)
+            and prepared.checks is not None
+            and prepared.checks.standing.is_over
+        )
 
     def _refuse_if_finished(self) -> None:
         if self._first_step >= self._last_step and RunSummary.of(self._run).state == "finished":
@@ -233,7 +271,13 @@ class Trainer:
         return self._checkpoint is not None and self._checkpoint.step == step
 
     def _complete_at(self, step: int) -> Ending:
-        return Ending("complete", step, f"All {step} steps are done.")
+        return Ending("complete", step, " ".join([f"All {step} steps are done.", *self._verdict()]))
+
+    def _enough_at(self, step: int) -> Ending:
+        return Ending("enough", step, " ".join(self._verdict()))
+
+    def _verdict(self) -> list[str]:
+        return [self._splits[-1].message] if self._splits else []
 
     def _stopped_at(self, step: int) -> Ending:
         where = f"at step {step} of {self._last_step}" if step else "before the first step"
@@ -256,7 +300,8 @@ class Trainer:
         return RunFinished(
             step=ending.step,
             reason=ending.reason,
-            is_complete=ending.kind == "complete",
+            is_complete=ending.kind != "stopped",
+            is_by_itself=ending.kind == "enough",
             seconds=time.monotonic() - self._started,
             peak_memory_bytes=peak_memory_bytes(),
         )

@@ -40,6 +40,10 @@ def test_it_is_told_as_it_was(older: Run) -> None:
     assert not history.notices
 
 
+def test_it_is_not_measured_as_a_new_one_is_and_does_not_end_by_itself(older: Run) -> None:
+    assert (older.config.check_every_steps, older.config.stop) == (0, "never")
+
+
 def test_it_goes_on_from_its_last_step(store: RunStore, older: Run) -> None:
     for _ in train(store, older, lambda: False, steps=6):
         pass

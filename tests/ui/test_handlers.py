@@ -275,7 +275,7 @@ def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: g
     assert "{subject}" not in follow(generate.BARE, prompt)[prompt_input]
     assert all("{subject}" in prompt for prompt in changes[generate_view.suggestions]["prompts"])
     assert not any("{subject}" in prompt for prompt in generate.suggest_prompts(generate.BARE))
-    assert [value for _, value in changes[generate_view.settings["checkpoint"]].choices] == ["last", "4"]
+    assert [value for _, value in changes[generate_view.settings["checkpoint"]].choices] == ["kept", "last", "4"]
     assert [value for _, value in changes[generate_view.compare].choices] == [generate.BASE_TOO, "step 4"]
     assert "zwx backpack" in changes[generate_view.meaning]
 
@@ -292,8 +292,8 @@ def test_beside_a_run_stand_the_base_and_other_steps_at_the_same_seeds(
     values = form_of(generate_view, run="r1", seed=7, compare=[generate.BASE_TOO, "step 50"])
     found = generate.requests_of(generate_view, values)
     assert [(name, request.checkpoint, request.strength) for name, request in found] == [
-        ("last", "last", 1.0),
-        (generate.BASE_TOO, "last", 0.0),
+        ("kept", "kept", 1.0),
+        (generate.BASE_TOO, "kept", 0.0),
         ("step 50", "50", 1.0),
     ]
     assert {request.seed for _, request in found} == {7}

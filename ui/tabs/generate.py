@@ -24,6 +24,7 @@ from ui.plots import file_url, progress_line
 from ui.scripted import scripted
 
 BARE = ""
+NAMED = ("kept", "last")  # checkpoints that need no number
 BASE_TOO = "the base model"
 POCKET_LIMITS = (
     "The pocket model draws 64 px of a small world: some forty things, eighteen places, five treatments. It cannot draw people, "
@@ -99,7 +100,7 @@ def build(context: AppContext) -> GenerateView:
                 run = gr.Dropdown(
                     list_runs(context), value=BARE, label="LoRA", interactive=True, scale=3, elem_id="run"
                 )
-                checkpoint = gr.Dropdown(["last"], value="last", label="Checkpoint", interactive=True, scale=2)
+                checkpoint = gr.Dropdown([*NAMED], value=NAMED[0], label="Checkpoint", interactive=True, scale=2)
                 compare = gr.Dropdown(
                     [BASE_TOO],
                     value=[],
@@ -226,7 +227,7 @@ def follow_run(view: GenerateView, context: AppContext, values: Values) -> Value
         steps = []
     others = [BASE_TOO, *(f"step {step}" for step in steps)] if run_id else [BASE_TOO]
     changes: Values = {
-        view.settings["checkpoint"]: gr.Dropdown(["last", *steps], value="last"),
+        view.settings["checkpoint"]: gr.Dropdown([*NAMED, *steps], value=NAMED[0]),
         view.compare: gr.Dropdown(others, value=[], multiselect=True),
         view.meaning: explain_subject(context, run_id),
         view.suggestions: {"prompts": suggest_prompts(run_id)},
@@ -273,9 +274,8 @@ def requests_of(view: GenerateView, values: Values) -> list[tuple[str, SampleReq
     else:
         given["run"] = settings["run"] or BARE
     first = SampleRequest.from_dict(given)
-    name = (
-        Path(file).stem if file else ("" if not first.run else f"step {first.checkpoint}".replace("step last", "last"))
-    )
+    chosen = first.checkpoint if first.checkpoint in NAMED else f"step {first.checkpoint}"
+    name = Path(file).stem if file else chosen if first.run else ""
     found = [(name if values[view.compare] else "", first)]
     for other in values[view.compare] or ():
         if other == BASE_TOO:

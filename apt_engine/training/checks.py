@@ -1,0 +1,102 @@
+"""The checks of a run in training: how much holds for new views of the photos, and where the run stands by that."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from apt_engine.apt import stopping
+from apt_engine.apt.split import SHOT, VIEWS_OF, Cell, all_cells, phases
+from apt_engine.apt.stopping import Check, Standing
+from apt_engine.bases.base import BaseModel
+from apt_engine.runs.events import SplitMeasured, StageChanged
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.captions import Captions
+from apt_engine.training.latents import LatentSource
+from apt_engine.training.processes import Processes
+from apt_engine.training.split import SplitProbe, count_different, encode_framings, new_views
+
+
+class Checks:
+    """The checks of a run so far. Process 0 measures, and all processes know what it found.
+
+    Args:
+        probe: measures.
+        phases: the cells of checks that follow each other, again and again.
+        judge: where a run stands by its checks.
+        processes: all that train.
+    """
+
+    def __init__(
+        self,
+        probe: SplitProbe,
+        phases: Sequence[Sequence[Cell]],
+        judge: Callable[[Sequence[Check]], Standing],
+        processes: Processes,
+    ) -> None:
+        self._probe = probe
+        self._phases = phases
+        self._judge = judge
+        self._processes = processes
+        self._checks: list[Check] = []
+
+    @property
+    def standing(self) -> Standing:
+        """After the newest check."""
+        return self._judge(self._checks)
+
+    def take_up(self, earlier: Iterable[SplitMeasured]) -> None:
+        """Go on after the checks that earlier sessions made."""
+        self._checks = [check_of(event) for event in earlier]
+
+    def measure(self, step: int) -> SplitMeasured:
+        """Make the check of a step. All processes call it together."""
+        cells = self._phases[len(self._checks) % len(self._phases)]
+        gains = torch.zeros(len(cells), dtype=torch.float64)
+        if self._processes.is_first:
+            measured = self._probe.measure(cells)
+            gains = torch.tensor([measured[cell] for cell in cells], dtype=torch.float64)
+        found = tuple(self._processes.add_up(gains).tolist())
+        event = SplitMeasured(step=step, cells=tuple(cell.code for cell in cells), gains=found)
+        self._checks.append(check_of(event))
+        standing = self.standing
+        return dataclasses.replace(
+            event,
+            shots=standing.shots[-1],
+            views=standing.views[-1],
+            kept_step=standing.kept,
+            message=standing.message,
+        )
+
+
+def check_of(event: SplitMeasured) -> Check:
+    """What a check found, as the rule wants it."""
+    gains = dict(zip(event.cells, event.gains, strict=True))
+    shots = {code: gain for code, gain in gains.items() if Cell.of(code).framing == SHOT}
+    return Check(event.step, shots, {code: gain for code, gain in gains.items() if code not in shots})
+
+
+def prepare_checks(
+    base: BaseModel,
+    config: TrainingConfig,
+    photos: LatentSource,
+    *,
+    paths: Sequence[Path],
+    captions: Captions,
+    processes: Processes,
+    last_step: int,
+    obey_stop: Callable[[], None],
+) -> Generator[StageChanged, None, Checks | None]:
+    """The checks of a run before the first of them; None where it has none."""
+    framings = VIEWS_OF[config.new_views]
+    if not framings or not 0 < config.check_steps(last_step) <= last_step:
+        return None
+    latents = yield from encode_framings(base, paths, photos, framings, obey_stop)
+    views = new_views(latents)
+    obstacle = "" if views else "the new views of your photos look like the photos themselves"
+    views = views or [key for key in latents if key[1] != SHOT]
+    every = [all_cells(len(photos), views)] if config.thorough_checks else phases(len(photos), views)
+    judge = functools.partial(stopping.stand, last_step=last_step, photos=count_different(photos), obstacle=obstacle)
+    return Checks(SplitProbe(base, latents, captions, config.seed), every, judge, processes)
