@@ -106,7 +106,7 @@ def sentence(capsys: pytest.CaptureFixture[str]) -> str:
     [
         (["--photos", "/no/such/folder"], "/no/such/folder"),
         (["--subject", "   "], "subject is empty"),
-        (["--base", "/no/such/base"], "no base model /no/such/base"),
+        (["--base", "/no/such/base"], "The base model /no/such/base is not there"),
         (["--preset", "fast"], "no preset 'fast'"),
         (["--set", "rnak=4"], "no setting called 'rnak'"),
         (["--set", "rank"], "--set rank has no value"),
