@@ -2,7 +2,7 @@
 
     noise       draw_timestep  bin_of  levels  add_noise  predict  target  in_eps_space  snr
     pictures    encode_images  decode  latent_shape  size_multiple  samplers  draw
-    prompts     encode_prompts  caption_tokens
+    prompts     encode_prompts  forget_prompts  caption_tokens
     watching    watched_layers  watch
     training    prepare_training  lora
 
@@ -164,6 +164,11 @@ class BaseModel(Protocol):
         ...
 
     @property
+    def pipeline(self) -> Any:
+        """Diffusers' own pipeline of the same parts, which reads the LoRA files of other programs."""
+        ...
+
+    @property
     def lora(self) -> LoraLayers:
         """What a LoRA may train."""
         ...
@@ -182,6 +187,10 @@ class BaseModel(Protocol):
 
     def encode_prompts(self, prompts: list[str]) -> PromptStates:
         """The states of B prompts."""
+        ...
+
+    def forget_prompts(self) -> None:
+        """Encode each prompt anew from now on: a LoRA of the text encoders came, went or changed its strength."""
         ...
 
     def caption_tokens(self, prompt: str) -> CaptionTokens:

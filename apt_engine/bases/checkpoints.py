@@ -83,8 +83,13 @@ class SingleFile:
 
     @property
     def configs(self) -> Path:
-        """The folder of its configs, in diffusers layout."""
+        """The folder of its configs, in diffusers layout but for the tokenizers."""
         return ASSETS / self.family
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """The parts of its pipeline, and the pipeline's class."""
+        return json.loads((self.configs / "model_index.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

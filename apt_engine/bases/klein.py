@@ -122,6 +122,9 @@ class Klein(FlowNoise):
 
         return self._recent_prompts.states(prompts, encode, self.device)
 
+    def forget_prompts(self) -> None:
+        self._recent_prompts.forget()
+
     def caption_tokens(self, prompt: str) -> CaptionTokens:
         """Without the chat template around the prompt."""
         before, _, after = self._templated(SENTINEL).partition(SENTINEL)

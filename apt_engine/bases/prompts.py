@@ -19,6 +19,10 @@ class RecentPrompts:
     def __init__(self) -> None:
         self._states: OrderedDict[str, PromptStates] = OrderedDict()
 
+    def forget(self) -> None:
+        """All of them."""
+        self._states.clear()
+
     def states(self, prompts: list[str], encode: Callable[[str], PromptStates], device: torch.device) -> PromptStates:
         """The states of B prompts on `device`; `encode` is asked for those not known."""
         return PromptStates.joined(self._of(prompt, encode).to(device) for prompt in prompts)

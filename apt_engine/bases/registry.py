@@ -78,8 +78,7 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
     where = choose_device(device)
     source = _find(name)
     try:
-        kind = _kind_of(name, source)
-        base = FAMILIES[kind].load(
+        base = FAMILIES[kind_of(name, source)].load(
             _downloaded(source) if isinstance(source, str) else source,
             name=name,
             device=where,
@@ -124,11 +123,11 @@ def _find(name: str) -> Path | SingleFile | str:
     return name
 
 
-def _kind_of(name: str, source: Path | SingleFile | str) -> str:
+def kind_of(name: str, source: Path | SingleFile | str) -> str:
     """The class of diffusers' pipelines that a model is of, once it is supported and whole."""
-    if isinstance(source, str):
-        return _kind_on_hub(source)
-    return _kind_of_folder(name, source.configs if isinstance(source, SingleFile) else source)
+    if isinstance(source, SingleFile):
+        return str(source.index["_class_name"])
+    return _kind_of_folder(name, source) if isinstance(source, Path) else _kind_on_hub(source)
 
 
 def _kind_on_hub(name: str) -> str:

@@ -3,7 +3,6 @@
 diffusers fetches them from the hub otherwise, even when it is told to stay offline.
 """
 
-import json
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -53,11 +52,10 @@ def _assemble(kind: type[PipelineT], file: SingleFile, dtype: torch.dtype) -> Pi
 
 def _tokenizers(file: SingleFile) -> dict[str, CLIPTokenizer]:
     """All three families spell alike; they differ in what fills up a short prompt."""
-    index = json.loads((file.configs / "model_index.json").read_text(encoding="utf-8"))
     own = CLIPTokenizer.from_pretrained(TOKENIZER_DIR)
     other = CLIPTokenizer.from_pretrained(TOKENIZER_DIR, pad_token=OPEN_CLIP_PADDING)
     first = {"tokenizer": other if file.family == "sd2" else own}
-    return {**first, "tokenizer_2": other} if "tokenizer_2" in index else first
+    return {**first, "tokenizer_2": other} if "tokenizer_2" in file.index else first
 
 
 def _weights(part: object) -> Iterable[tuple[str, torch.Tensor]]:

@@ -89,6 +89,9 @@ class UNetBase(Generic[PipelineT]):
 
         return self._recent_prompts.states(prompts, encode, self.device)
 
+    def forget_prompts(self) -> None:
+        self._recent_prompts.forget()
+
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae = self._vae_for(*pixels.shape[-2:])

@@ -10,7 +10,8 @@ from PIL.PngImagePlugin import PngInfo
 from apt_engine.bases import hub
 from apt_engine.bases.profiles import build_config
 from apt_engine.bases.registry import load_base
-from apt_engine.lora import adapter, files
+from apt_engine.errors import LoraError
+from apt_engine.lora import files, foreign
 from apt_engine.runs.history import checkpoint_of
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler
@@ -51,7 +52,8 @@ class Generator:
             checkpoint_of(run, request.checkpoint).lora_path if run else Path(request.lora) if request.lora else None
         )
         sampler = self._ready(config, on_progress)
-        self._attach(lora_path, request.strength)
+        for told in self._attach(lora_path, request.strength):
+            on_progress(told, None)
         prompt = config.fill(request.prompt)
         pictures = [
             Picture(
@@ -84,13 +86,19 @@ class Generator:
             self._sampler, self._loaded = Sampler(base), wanted
         return self._sampler
 
-    def _attach(self, lora_path: Path | None, strength: float) -> None:
+    def _attach(self, lora_path: Path | None, strength: float) -> list[str]:
+        """Put a LoRA on in place of the last one; what of it cannot be applied, as sentences."""
         assert self._sampler
-        denoiser = self._sampler.base.denoiser
-        adapter.detach(denoiser)
+        base = self._sampler.base
+        foreign.remove(base)
+        told: list[str] = []
         if lora_path:
-            files.load(self._sampler.base, lora_path)
-            adapter.set_strength(denoiser, strength)
+            try:
+                files.load(base, lora_path)
+            except LoraError:  # none of ours
+                told = foreign.load(base, lora_path)
+            foreign.set_strength(base, strength)
+        return told
 
 
 def _next_number(folder: Path) -> int:

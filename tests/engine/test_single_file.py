@@ -8,37 +8,25 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from apt_engine.bases import checkpoints, single_file
-from apt_engine.bases.checkpoints import ASSETS, TOKENIZER_DIR, SingleFile, inspect
+from apt_engine.bases import checkpoints, registry, single_file
+from apt_engine.bases.checkpoints import TOKENIZER_DIR, SingleFile, inspect
 from apt_engine.bases.profiles import profile_of
 from apt_engine.bases.registry import load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import BaseModelError
 from apt_engine.settings.presets import load_presets
-from tests.original_layout import original_tensors, save_original, write_empty
+from benchmarks.original_layout import real_tensors as real_tensors_of
+from benchmarks.original_layout import save_original, write_empty
 from tests.toy import save_toy_base, save_toy_xl_base, toy_pipeline, toy_tokenizer, toy_xl_pipeline
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
 
-@functools.cache
-def real_tensors(family: str) -> dict[str, Tensor]:
-    """Every tensor of a real checkpoint, without its numbers."""
-    configs = ASSETS / family
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs / "unet"))
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs / "vae"))
-        encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(configs / "text_encoder"))
-        second = None
-        if family == "sdxl":
-            second = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(configs / "text_encoder_2"))
-    return original_tensors(unet, vae, encoder, second)
+real_tensors = functools.cache(real_tensors_of)
 
 
 def real_file(folder: Path, family: str, **changes: Any) -> Path:
@@ -74,6 +62,7 @@ def test_each_family_is_told_by_its_keys(tmp_path: Path, family: str, count: int
     path = real_file(tmp_path, family)
     assert inspect(path) == SingleFile(path=path, family=family, vae=path, prediction_type="epsilon")
     assert len(real_tensors(family)) == count
+    assert registry.kind_of(str(path), inspect(path)) in registry.FAMILIES
     assert profile_of(str(path), load_presets()).key == f"base-{family}"
 
 

@@ -1,4 +1,4 @@
-"""Toys in the layout of single-file checkpoints: the names that the original programs give to layers, from diffusers' own."""
+"""Models in the layout of single-file checkpoints: the names that the original programs give to layers, from diffusers' own."""
 
 import json
 import re
@@ -8,7 +8,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from apt_engine.bases.checkpoints import ASSETS
 from apt_engine.bases.sdxl import original_name
 
 TOP = {
@@ -35,7 +37,7 @@ VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "t
 def save_original(
     path: Path, pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, *, has_vae: bool = True
 ) -> Path:
-    """Write a toy as one file; text encoders as CLIP's own names where the first, as OpenCLIP's where the second."""
+    """Write a pipeline as one file; text encoders as CLIP's own names where the first, as OpenCLIP's where the second."""
     tensors = original_tensors(
         pipeline.unet,
         pipeline.vae if has_vae else None,
@@ -63,6 +65,33 @@ def original_tensors(
     return tensors
 
 
+def real_tensors(family: str) -> dict[str, Tensor]:
+    """Every tensor of a real checkpoint of a family of `assets/families`, without its numbers: on the meta device."""
+    configs = ASSETS / family
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs / "vae"))
+        encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(configs / "text_encoder"))
+        second = None
+        if family == "sdxl":
+            second = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(configs / "text_encoder_2"))
+    return original_tensors(unet, vae, encoder, second)
+
+
+def write_random(path: Path, tensors: dict[str, Tensor], seed: int = 0) -> Path:
+    """A file of real shapes in fp16 with small random numbers, as a model has before it was trained: ones in its norms."""
+    generator = torch.Generator().manual_seed(seed)
+    made: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1:
+            scale = tensor[0].numel() ** -0.5
+            made[name] = (torch.randn(tensor.shape, generator=generator) * scale).half()
+        else:
+            made[name] = torch.full(tensor.shape, float(name.endswith("weight")), dtype=torch.float16)
+    save_file(made, path)
+    return path
+
+
 def write_empty(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
     """A file of real shapes in fp16 that takes no room: all its numbers are holes, zeros."""
     entries: dict[str, object] = {"__metadata__": metadata} if metadata else {}
@@ -83,7 +112,7 @@ def write_empty(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 
 def original_unet(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     """The U-Net's weights by their original names."""
-    named = {_unet_name(key, unet.config.layers_per_block): value for key, value in unet.state_dict().items()}
+    named = {original_name_of(key, unet.config.layers_per_block): value for key, value in unet.state_dict().items()}
     made: dict[str, Tensor] = {}
     for name, value in named.items():
         block = name.split(UPSAMPLER)[0]  # it stands last in its layer, behind the attention where there is one
@@ -124,7 +153,8 @@ def original_open_clip(encoder: nn.Module, prefix: str) -> dict[str, Tensor]:
     return {prefix + key: value for key, value in made.items()}
 
 
-def _unet_name(key: str, layers_per_block: int) -> str:
+def original_name_of(key: str, layers_per_block: int) -> str:
+    """The original name of one of the U-Net's weights; an upsampler's has a mark where its place in the layer is to be put."""
     stem, kind = key.rsplit(".", 1)
     if stem in TOP:
         return f"{TOP[stem]}.{kind}"

@@ -1,0 +1,204 @@
+"""LoRA files that other programs wrote, read by diffusers, with every layer of the file accounted for.
+
+sd-scripts and OneTrainer write kohya's layout, diffusers' own scripts PEFT's, older ones two of their own; text encoders and
+convolutions may be in it, ranks and alphas may differ from layer to layer. What cannot be applied is named; what is no LoRA is
+called what it is.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from apt_engine.bases.base import BaseModel
+from apt_engine.bases.layer_names import ENDING, layer_of
+from apt_engine.errors import LoraError
+from apt_engine.lora import adapter
+from apt_engine.lora.adapter import ADAPTER
+
+# By a part of a key: formats that change a layer otherwise than by B A.
+FORMATS = {
+    ".hada_w1_a": "LoHa",
+    ".lokr_w1": "LoKr",
+    ".oft_blocks": "OFT",
+    ".oft_diag": "OFT",
+    ".oft_R.": "OFT",
+    ".boft_": "BOFT",
+    ".a1.weight": "GLoRA",
+    ".on_input": "IA3",
+    ".ia3_l.": "IA3",
+    ".vera_lambda_": "VeRA",
+    ".lora_mid.": "LoCon with Tucker decomposition",
+    "emb_params": "textual inversion",
+    "model.diffusion_model.input_blocks.0.0.weight": "whole checkpoint",
+}
+# By sd-scripts' name of the base model in the header.
+FAMILIES = {"sd_v1": "Stable Diffusion 1.x", "sd_v2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
+STRANGERS = {
+    "double_blocks": "FLUX",
+    "single_transformer_blocks": "FLUX",
+    "joint_blocks": "Stable Diffusion 3",
+    "context_refiner": "Z-Image",
+}
+_NOT_APPLIED = re.compile(r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+)?(?:\.weight)?|diff|diff_b|lora_[AB]\.bias)$")
+
+
+def load(base: BaseModel, path: Path) -> list[str]:
+    """Give a base the LoRA of a file, text encoders included, at full strength, in place of the one it has.
+
+    Returns:
+        Sentences: what of the file is not applied.
+
+    Raises:
+        LoraError: the file cannot be read, is no LoRA, or belongs to another base model; the base is then without a LoRA.
+    """
+    remove(base)
+    tensors, header = _read(path)
+    _refuse_other_formats(path, tensors)
+    _refuse_other_families(base, path, tensors, header)
+    ignored = {key for key in tensors if _NOT_APPLIED.search(key)}
+    wanted = {key: value for key, value in tensors.items() if key not in ignored}
+    try:
+        alphas = _load_with_diffusers(base, path, wanted, header)
+    except (ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+        remove(base)
+        reason = " ".join(str(error).split())[:200]
+        raise LoraError(
+            f"The LoRA file {path} does not fit {base.name} ({reason}); choose the base it was trained on."
+        ) from error
+    for _, part in _named_parts(base):
+        adapter.to_fp32(part)
+    base.forget_prompts()
+    return _account(base, path, alphas, ignored)
+
+
+def remove(base: BaseModel) -> None:
+    """Take the LoRA off denoiser and text encoders."""
+    adapter.detach(base.denoiser)
+    for _, part in _named_parts(base):
+        if any(isinstance(module, LoraLayer) for module in part.modules()):
+            base.pipeline.unload_lora_weights()
+            base.forget_prompts()
+            return
+
+
+def set_strength(base: BaseModel, strength: float) -> None:
+    """Scale the LoRA's effect from now on, in the text encoders too."""
+    for _, part in _named_parts(base):
+        adapter.set_strength(part, strength)
+    base.forget_prompts()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # no iterator
+    except (OSError, SafetensorError) as error:
+        raise LoraError(f"The LoRA file {path} cannot be read ({error}); choose another file.") from error
+
+
+def _refuse_other_formats(path: Path, tensors: dict[str, Tensor]) -> None:
+    for part, kind in FORMATS.items():
+        if any(part in key for key in tensors):
+            raise LoraError(f"{path} is a {kind} file, which this app cannot apply; choose a LoRA.")
+    if not any(ENDING.search(key) for key in tensors):
+        raise LoraError(f"{path} is no LoRA file; choose one.")
+
+
+def _refuse_other_families(base: BaseModel, path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """By names that only other kinds of models have, or by what sd-scripts writes into the header."""
+    stranger = next((family for part, family in STRANGERS.items() if any(part in key for key in tensors)), "")
+    if any(stranger and part in name for part in STRANGERS for name, _ in base.denoiser.named_modules()):
+        return
+    own = base.lora.kohya.base_model_version if base.lora.kohya else ""
+    said = next((start for start in FAMILIES if header.get("ss_base_model_version", "").startswith(start)), "")
+    if said and not own.startswith(said):
+        stranger = FAMILIES[said]
+    if stranger:
+        raise LoraError(f"The LoRA file {path} was made for {stranger}, not for {base.name}; choose its base model.")
+
+
+def _load_with_diffusers(
+    base: BaseModel, path: Path, tensors: dict[str, Tensor], header: dict[str, str]
+) -> dict[str, float]:
+    """Load; returns the layers of the file by the model's names, each with its alpha, or NaN where the file says none."""
+    read = base.lora.kohya.read if base.lora.kohya else base.pipeline.lora_state_dict
+    converted = read(dict(tensors))
+    weights, alphas = converted if isinstance(converted, tuple) else (converted, None)
+    _refuse_other_shapes(base, path, weights)
+    # The header's settings hold rank and alpha of PEFT's layout, and diffusers reads them from a file alone.
+    source = str(path) if LORA_ADAPTER_METADATA_KEY in header else dict(tensors)
+    with warnings.catch_warnings(action="ignore"):  # what they say is said by `_account`
+        base.pipeline.load_lora_weights(source, adapter_name=ADAPTER)
+    known = {layer_of(key): float(value) for key, value in (alphas or {}).items()}
+    return {layer: known.get(layer, math.nan) for layer in dict.fromkeys(map(layer_of, weights))}
+
+
+def _refuse_other_shapes(base: BaseModel, path: Path, weights: dict[str, Tensor]) -> None:
+    """A layer of the same name that takes in another number of channels is that of another model."""
+    own = {
+        f"{part}.{name}".replace("text_model.", ""): module.weight
+        for part, whole in _named_parts(base)
+        for name, module in whole.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    for key, value in weights.items():
+        layer = layer_of(key)
+        is_down = re.search(r"lora_A|lora_down|\.down\.weight$", key)
+        if is_down and layer in own and value.ndim > 1 and value.shape[1] != own[layer].shape[1]:
+            raise LoraError(
+                f"The LoRA file {path} was made for another base model than {base.name} (its {layer} takes {value.shape[1]} "
+                f"numbers, here it is {own[layer].shape[1]}); choose the base it was trained on."
+            )
+
+
+def _account(base: BaseModel, path: Path, alphas: dict[str, float], ignored: set[str]) -> list[str]:
+    """Each layer of the file has become a layer of the model, with its own alpha, or is named.
+
+    Raises:
+        LoraError: none has.
+    """
+    applied = {
+        f"{part}.{name}".replace("text_model.", ""): layer
+        for part, module in _named_parts(base)
+        for name, layer in module.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    for name, layer in applied.items():
+        alpha = alphas.get(name, math.nan)
+        if math.isfinite(alpha):  # diffusers misses those of text encoders, whose layers transformers 5 renamed
+            layer.lora_alpha[ADAPTER] = alpha
+            layer.set_scale(ADAPTER, 1.0)
+    left = sorted(alphas.keys() - applied.keys())
+    if len(left) == len(alphas):
+        remove(base)
+        raise LoraError(
+            f"The LoRA file {path} was made for another base model: none of its {len(alphas)} layers is in {base.name}."
+        )
+    sentences: list[str] = []
+    if left:
+        sentences.append(
+            f"{len(left)} of {len(alphas)} layers of {path.name} are not in {base.name} and were left out: {_some(left)}."
+        )
+    if ignored:
+        sentences.append(
+            f"{len(ignored)} tensors of {path.name} that are no LoRA were left out: {_some(sorted(ignored))}."
+        )
+    return sentences
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+
+
+def _named_parts(base: BaseModel) -> Iterator[tuple[str, nn.Module]]:
+    for name in getattr(base.pipeline, "_lora_loadable_modules", ()):
+        part = getattr(base.pipeline, name, None)
+        if isinstance(part, nn.Module):
+            yield name, part

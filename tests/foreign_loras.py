@@ -1,0 +1,272 @@
+"""LoRA files as other programs write them, at toy size, by their documented names; and files that are no LoRA of these bases.
+
+kohya           sd-scripts, OneTrainer: lora_unet_down_blocks_..., lora_te_text_model_... (XL: lora_te1_, lora_te2_), with alphas
+kohya original  sd-scripts for XL: lora_unet_input_blocks_...
+PEFT            diffusers' training scripts since 0.22: unet....lora_A.weight
+diffusers 0.20  unet....to_q.lora.down.weight, text_encoder....q_proj.lora_linear_layer.down.weight
+diffusers 0.16  unet....processor.to_q_lora.down.weight
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from apt_engine.bases.base import BaseModel
+from apt_engine.errors import LoraError
+from apt_engine.lora import foreign
+from apt_engine.lora.adapter import ADAPTER
+from benchmarks.original_layout import original_name_of
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One layer of a LoRA: its part of the pipeline, its name there, up and down, and alpha (the rank where there is none)."""
+
+    part: str
+    name: str
+    down: Tensor
+    up: Tensor
+    alpha: float
+
+    @property
+    def delta(self) -> Tensor:
+        """What it adds to the weight, flat but for the outputs."""
+        return self.up.float().flatten(1) @ self.down.float().flatten(1) * (self.alpha / self.down.shape[0])
+
+
+Writer = Callable[[BaseModel, list[Layer]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One file.
+
+    Attributes:
+        name: says all of it.
+        family: sd or sdxl.
+        tensors: of the file.
+        layers: what they are to become; empty where it is to be refused.
+        words: that the refusal, or the sentence on what is left out, must have.
+    """
+
+    name: str
+    family: str
+    tensors: dict[str, Tensor]
+    layers: list[Layer]
+    words: str = ""
+    header: dict[str, str] | None = None
+
+
+def draw_layers(
+    base: BaseModel, parts: tuple[str, ...], kinds: str, *, is_mixed: bool, dtype: torch.dtype
+) -> list[Layer]:
+    """Random weights for the layers of some parts.
+
+    Args:
+        base: without a LoRA.
+        parts: of its pipeline.
+        kinds: attention, transformer (with feed-forward and projections), or all (convolutions too).
+        is_mixed: whether ranks and alphas differ from layer to layer.
+        dtype: of the weights.
+    """
+    generator = torch.Generator().manual_seed(len(parts) + len(kinds))
+    made: list[Layer] = []
+    for part in parts:
+        for name, module in getattr(base.pipeline, part).named_modules():
+            if not _is_wanted(part, name, module, kinds):
+                continue
+            rank = 2 + len(made) % 3 if is_mixed else 4
+            outputs, inputs, *kernel = module.weight.shape
+            down = torch.randn(rank, inputs, *kernel, generator=generator).to(dtype)
+            up = torch.randn(outputs, rank, *(1 for _ in kernel), generator=generator).to(dtype)
+            made.append(Layer(part=part, name=name, down=down, up=up, alpha=1.0 + len(made) % 2 if is_mixed else 2.0))
+    return made
+
+
+def rows(bases: dict[str, BaseModel]) -> Iterator[Row]:
+    """All files, for toys of both families."""
+    for family, base in bases.items():
+        for name, write in WRITERS.items():
+            if name == "kohya original" and family == "sd":
+                continue
+            for has_text, kinds, is_mixed in COMBINATIONS:
+                if kinds == "all" and name == "diffusers 0.16":
+                    continue  # it trained attention alone
+                parts = PARTS[family] if has_text else PARTS[family][:1]
+                dtype = torch.float16 if is_mixed else torch.float32
+                layers = draw_layers(base, parts, kinds, is_mixed=is_mixed, dtype=dtype)
+                if "kohya" not in name:  # no alpha in the file means the rank
+                    layers = [dataclasses.replace(layer, alpha=float(layer.down.shape[0])) for layer in layers]
+                text = " with text encoders" if has_text else ""
+                mixed = ", mixed ranks and alphas, fp16" if is_mixed else ""
+                yield Row(
+                    name=f"{family} {name} {kinds}{text}{mixed}",
+                    family=family,
+                    tensors=write(base, layers),
+                    layers=layers,
+                )
+    yield from _oddities(bases)
+
+
+def check(row: Row, base: BaseModel, path: Path) -> str:
+    """Empty if a file is applied exactly, or refused as it should be; else what is wrong."""
+    save_file(row.tensors, path, row.header)
+    try:
+        told = " ".join(foreign.load(base, path))
+    except LoraError as error:
+        sentence = str(error)
+        return "" if not row.layers and row.words in sentence and "\n" not in sentence else f"refused: {sentence}"
+    if not row.layers:
+        return "was loaded"
+    if row.words not in told or (told and not row.words):
+        return f"said: {told}"
+    deltas = dict(_deltas(base))
+    wanted = {f"{layer.part}.{layer.name}": layer.delta for layer in row.layers}
+    if deltas.keys() != wanted.keys():
+        return f"{len(deltas.keys() ^ wanted.keys())} layers are elsewhere"
+    worst = max(float((deltas[name] - delta).abs().max()) for name, delta in wanted.items())
+    return "" if worst < TOLERANCE else f"differs by {worst:.1e}"
+
+
+def _kohya(base: BaseModel, layers: list[Layer], *, is_original: bool = False) -> dict[str, Tensor]:
+    names = base.lora.kohya
+    assert names
+    tensors: dict[str, Tensor] = {}
+    for layer in layers:
+        if layer.part == "unet":
+            name = original_name_of(f"{layer.name}.weight", base.pipeline.unet.config.layers_per_block)
+            stem = "lora_unet_" + (name.removesuffix(".weight") if is_original else layer.name)
+        else:
+            number = "" if names.base_model_version == "sd_v1" else "2" if layer.part.endswith("2") else "1"
+            stem = f"lora_te{number}_text_model_{layer.name.removeprefix('text_model.')}"
+        stem = stem.replace(".", "_")
+        tensors |= {f"{stem}.lora_down.weight": layer.down, f"{stem}.lora_up.weight": layer.up}
+        tensors[f"{stem}.alpha"] = torch.tensor(layer.alpha)
+    return tensors
+
+
+def _original(base: BaseModel, layers: list[Layer]) -> dict[str, Tensor]:
+    return _kohya(base, layers, is_original=True)
+
+
+def _in_diffusers(
+    layers: list[Layer], unet_endings: tuple[str, str], text_endings: tuple[str, str]
+) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for layer in layers:
+        is_text = layer.part != "unet"
+        name = f"text_model.{layer.name.removeprefix('text_model.')}" if is_text else layer.name
+        for ending, value in zip(text_endings if is_text else unet_endings, (layer.down, layer.up), strict=True):
+            tensors[f"{layer.part}.{name}{ending}"] = value
+    return tensors
+
+
+def _peft(_base: BaseModel, layers: list[Layer]) -> dict[str, Tensor]:
+    endings = (".lora_A.weight", ".lora_B.weight")
+    return _in_diffusers(layers, endings, endings)
+
+
+def _diffusers_20(_base: BaseModel, layers: list[Layer]) -> dict[str, Tensor]:
+    text = (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight")
+    return _in_diffusers(layers, (".lora.down.weight", ".lora.up.weight"), text)
+
+
+def _diffusers_16(_base: BaseModel, layers: list[Layer]) -> dict[str, Tensor]:
+    text = (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight")
+    tensors = _in_diffusers(layers, ("_lora.down.weight", "_lora.up.weight"), text)
+    return {
+        re.sub(r"(attn\d)\.(to_\w+?)(\.0)?_lora", r"\1.processor.\2_lora", key): value for key, value in tensors.items()
+    }
+
+
+def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
+    """What is no LoRA of a base, and what is one with something beside it."""
+    layers = {
+        family: draw_layers(base, ("unet",), "attention", is_mixed=False, dtype=torch.float32)
+        for family, base in bases.items()
+    }
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    a_few = torch.zeros(4, 4)
+    for kind, keys in {
+        "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"),
+        "LoKr": ("lokr_w1", "lokr_w2", "alpha"),
+        "OFT": ("oft_blocks", "alpha"),
+        "GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
+        "IA3": ("weight", "on_input"),
+        "Tucker": ("lora_mid.weight", "lora_down.weight", "lora_up.weight"),
+    }.items():
+        yield Row(
+            name=kind, family="sd", tensors={f"{stem}.{key}": a_few.clone() for key in keys}, layers=[], words=kind
+        )
+    yield Row(
+        name="textual inversion", family="sd", tensors={"emb_params": a_few}, layers=[], words="textual inversion"
+    )
+    yield Row(name="no LoRA", family="sd", tensors={"weight": a_few}, layers=[], words="is no LoRA file")
+    flux = {f"transformer.single_transformer_blocks.0.attn.to_q.lora_{side}.weight": a_few.clone() for side in "AB"}
+    yield Row(name="FLUX", family="sdxl", tensors=flux, layers=[], words="made for FLUX")
+    for family, other in (("sd", "sdxl"), ("sdxl", "sd")):
+        for write in (_kohya, _peft):
+            tensors = write(bases[other], layers[other])
+            yield Row(
+                name=f"{other} on {family} {write.__name__}",
+                family=family,
+                tensors=tensors,
+                layers=[],
+                words="another base",
+            )
+    tensors = _kohya(bases["sd"], layers["sd"])
+    header = {"ss_base_model_version": "sdxl_base_v1-0"}
+    yield Row(name="header of XL", family="sd", tensors=tensors, layers=[], words="Stable Diffusion XL", header=header)
+    dora = tensors | {f"{stem}.dora_scale": a_few.clone()}
+    yield Row(name="DoRA", family="sd", tensors=dora, layers=layers["sd"], words="dora_scale")
+    beside = tensors | {f"{stem}_7.{key}": value for key, value in _triple(a_few).items()}
+    yield Row(name="a layer too many", family="sd", tensors=beside, layers=layers["sd"], words="were left out")
+    half = {key: value for key, value in tensors.items() if not key.endswith("lora_up.weight")}
+    yield Row(name="half of each pair", family="sd", tensors=half, layers=[], words="does not fit")
+
+
+def _triple(weight: Tensor) -> dict[str, Tensor]:
+    return {"lora_down.weight": weight.clone(), "lora_up.weight": weight.clone(), "alpha": torch.tensor(1.0)}
+
+
+def _is_wanted(part: str, name: str, module: nn.Module, kinds: str) -> bool:
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        return False
+    if part != "unet":
+        return ".layers." in name and (kinds == "all" or "self_attn" in name)
+    is_attention = re.search(r"attn\d\.to_", name) is not None
+    return is_attention or (kinds == "all" and ("attentions" in name or "resnets" in name or "downsamplers" in name))
+
+
+def _deltas(base: BaseModel) -> Iterator[tuple[str, Tensor]]:
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        for name, module in getattr(base.pipeline, part, nn.Module()).named_modules():
+            if isinstance(module, LoraLayer):
+                delta: Tensor = module.get_delta_weight(ADAPTER)  # pyright: ignore[reportAttributeAccessIssue]
+                yield f"{part}.{name}", delta.detach().flatten(1)
+
+
+PARTS = {"sd": ("unet", "text_encoder"), "sdxl": ("unet", "text_encoder", "text_encoder_2")}
+COMBINATIONS = (
+    (False, "attention", False),
+    (True, "attention", True),
+    (False, "all", False),
+    (False, "all", True),
+    (True, "all", True),
+)
+WRITERS: dict[str, Writer] = {
+    "kohya": _kohya,
+    "kohya original": _original,
+    "PEFT": _peft,
+    "diffusers 0.20": _diffusers_20,
+    "diffusers 0.16": _diffusers_16,
+}
