@@ -3,17 +3,15 @@
 Pictures are 8-bit RGB from here on; sizes are in pixels.
 """
 
-import importlib
-import io
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import Image
 
+from apt_engine.decoding.pool import decode
 from apt_engine.errors import PhotoError
 from apt_engine.settings.training import SUBJECT_SLOT
 
@@ -21,10 +19,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", 
 GOOD_COUNT = (3, 10)
 MINIMUM_COUNT = 2
 MAXIMUM_COUNT = 30
-SMALLEST_SIDE = 64
-MAXIMUM_PIXELS = 64_000_000
-KEPT_SIDE = 2048  # larger photos are reduced: no base model is trained at more
-GREY = (128, 128, 128)
 BLUR_SIDE = 512  # sharpness is judged at this size
 # 24 good photos of five subjects have a sharpness of 380 to 12,000; blurred by 2 px none has more than 40.
 BLUR_LIMIT = 80.0
@@ -32,13 +26,6 @@ BLUR_LIMIT = 80.0
 # two of the 24 photos by 0.73 at most.
 TWIN_LIMIT = 0.93
 CROP_SIDE = 64  # the subject is looked for in a picture of this size
-# What a photo may really be, whatever its ending. Left open, Pillow would also try formats that start other programs.
-FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF"]
-try:  # not among the app's needs; where it is installed, HEIC photos open
-    importlib.import_module("pillow_heif").register_heif_opener()
-    FORMATS.append("HEIF")
-except ImportError:
-    pass
 
 
 @dataclass(frozen=True)
@@ -151,7 +138,7 @@ def read_photos(paths: Sequence[Path]) -> PhotoSet:
 
 
 def read_photo(path: Path, name: str | None = None) -> Photo:
-    """Decode one photo whole: turned upright, transparency on gray, any depth and color space as 8-bit RGB.
+    """One photo: turned upright, transparency on gray, any depth and color space as 8-bit RGB, without its metadata.
 
     Args:
         path: the file.
@@ -161,19 +148,7 @@ def read_photo(path: Path, name: str | None = None) -> Photo:
         PhotoError: it is no picture, damaged, too large or too small; says which and what to do.
     """
     name = name or path.name
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata and many pixels; the size is judged here
-            upright = _decode(name, path)
-    except Image.DecompressionBombError as error:
-        raise PhotoError(
-            f"Photo {name} has far too many pixels; make it smaller, 2,000 pixels a side are plenty."
-        ) from error
-    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError) as error:  # RuntimeError is AVIF's
-        raise PhotoError(
-            f"Photo {name} cannot be opened; it is damaged or no picture: copy it again, or convert it to JPEG or PNG."
-        ) from error
-    upright.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+    upright = decode(path, name)
     blurred = (f"Photo {name} is a little blurred.",) if sharpness(upright) < BLUR_LIMIT else ()
     return Photo(name, upright, blurred)
 
@@ -223,76 +198,6 @@ def _strangeness(image: Image.Image) -> numpy.ndarray:
     distance = numpy.sqrt(numpy.einsum("yxi,ij,yxj->yx", away, spread, away))
     down, right = (numpy.linspace(-1, 1, size) for size in distance.shape)
     return distance * numpy.exp(-(down[:, None] ** 2 + right**2) / 2)
-
-
-def _decode(name: str, path: Path) -> Image.Image:
-    """The upright RGB picture at its full size, or, of a large JPEG, at half or a quarter of it."""
-    with Image.open(path, formats=FORMATS) as image:
-        _check_size(name, image.size)
-        image.draft("RGB", (KEPT_SIDE, KEPT_SIDE))
-        return ImageOps.exif_transpose(_to_rgb(image))
-
-
-def _check_size(name: str, size: tuple[int, int]) -> None:
-    """Judge by the header, before anything is decoded: a small file may claim any size."""
-    width, height = size
-    if width * height > MAXIMUM_PIXELS:
-        megapixels = width * height / 1e6
-        raise PhotoError(
-            f"Photo {name} has {megapixels:.0f} megapixels; make it smaller, 2,000 pixels a side are plenty."
-        )
-    if min(size) < SMALLEST_SIDE:
-        raise PhotoError(
-            f"Photo {name} is too small ({width} x {height} pixels); bring one of at least 512 pixels a side."
-        )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of whatever mode, decoded whole; the EXIF orientation is kept for later."""
-    image.load()
-    if image.mode.startswith("I") or image.mode == "F":
-        rgb = _eight_bits(image).convert("RGB")
-    elif image.has_transparency_data:
-        layer = image.convert("RGBA")
-        rgb = Image.new("RGB", image.size, GREY)
-        rgb.paste(layer, mask=layer.getchannel("A"))
-    else:
-        rgb = _to_srgb(image).convert("RGB")
-    rgb.info.pop("exif", None)  # it may be damaged
-    if orientation := _orientation(image):
-        rgb.getexif()[ExifTags.Base.Orientation] = orientation
-    return rgb
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """The camera's turn; a photo whose metadata is damaged is taken as it lies."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, ValueError):
-        return None
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Gray of 16 bits, 32 bits or floats brought to 8: Pillow's own conversion cuts off at 255 and turns it white."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((numpy.asarray(image) // 257).astype(numpy.uint8))
-    values = numpy.asarray(image, dtype=numpy.float32)
-    peak = float(values.max())
-    full = next((limit for limit in (1, 255, 65535) if peak <= limit), peak)
-    return Image.fromarray((values * (255 / full)).clip(0, 255).round().astype(numpy.uint8))
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Colors of a wide-gamut photo (most phones) or of a print as sRGB; an unreadable profile is as good as none."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "CMYK"):
-        return image
-    try:
-        source = ImageCms.getOpenProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except ImageCms.PyCMSError:
-        return image
-    return converted or image
 
 
 def twins_of(photos: Sequence[Photo]) -> dict[str, str]:

@@ -15,13 +15,15 @@ from torch import Tensor
 from apt_engine import random
 from apt_engine.apt.augment import Warp, draw_warp, latent_mask, warp_pixels
 from apt_engine.bases.base import BaseModel
-from apt_engine.errors import BaseModelError
+from apt_engine.errors import BaseModelError, RunError
+from apt_engine.reading import open_regular
 from apt_engine.runs.events import StageChanged
 from apt_engine.settings.training import TrainingConfig
 
 SHOWN_SIDE = 96
 TIMES_TOLD = 20
 TRIES = 10
+LARGEST_SIDE = 2048  # of a picture that a run keeps
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,16 @@ def _reduce(pixels: Tensor) -> Image.Image:
 
 
 def read_pixels(path: Path) -> Tensor:
-    """A picture's pixels (3, H, W) in [-1, 1]."""
-    with Image.open(path) as image:
-        pixels = numpy.asarray(image.convert("RGB"), dtype=numpy.float32)
+    """The pixels (3, H, W) in [-1, 1] of a picture that a run keeps.
+
+    Raises:
+        RunError: it is none; the run's folder was damaged.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
+            if max(image.size) > LARGEST_SIDE:
+                raise ValueError(f"it has {image.width} x {image.height} pixels")
+            pixels = numpy.asarray(image.convert("RGB"), dtype=numpy.float32)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RunError(f"The picture {path.name} of this run is damaged ({error}); start a new run.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
