@@ -87,7 +87,9 @@ def build_input(
         return gr.Number(shown, min_width=220, **{**words, "info": f"{about.help}{_range(about)}"})
     is_list = wanted is not str
     words["info"] = f"{about.help} One a line." if is_list else about.help
-    return gr.Textbox(shown, lines=4 if is_list else 1, min_width=460 if is_list else 220, **words)
+    lines = 4 if is_list else 1
+    height = {"max_lines": 1} if name == "subject" else {}  # an input, to which a list of words can be attached
+    return gr.Textbox(shown, lines=lines, min_width=460 if is_list else 220, **height, **words)
 
 
 def initial_value(component: Component) -> Any:

@@ -37,7 +37,10 @@ def test_a_person_goes_from_photos_to_pictures(page: Page, photos: list[Path], t
     page.drop([wrong])
     page.until(lambda: "notes.jpg cannot be opened" in page.text("body"))
     page.click("#train")
-    page.until(lambda: "The subject is empty" in page.toasts())
+    page.until(lambda: "The subject is empty" in page.text("#train-meaning [role=alert]"))
+    field = page.field("2. What is it?")
+    assert field.get_attribute("list") == "known-words"
+    assert len(page.find("#known-words option")) == 40
     assert page.store.list() == []
 
     page.fill_in(photos, steps=40)

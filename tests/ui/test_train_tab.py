@@ -1,5 +1,6 @@
 """What the Train tab's buttons do, without a browser and without waking the engine."""
 
+import html
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,27 @@ from ui.tabs import train
 
 
 @pytest.mark.parametrize(
-    ("settings", "count", "sentence"),
+    ("settings", "count", "where", "sentence"),
     [
-        ({"subject": "   "}, 4, "The subject is empty"),
-        ({"subject": "car", "rank": 0}, 4, "rank cannot be 0; it must lie between 1 and 256"),
-        ({"subject": "car", "steps": None}, 4, "The setting steps is empty"),
-        ({"subject": "car"}, 0, "There are no photos"),
-        ({"subject": "car"}, 1, "One photo is too few"),
+        ({"subject": "   "}, 4, "word", "The subject is empty"),
+        ({"subject": "car", "rank": 0}, 4, "settings", "rank cannot be 0; it must lie between 1 and 256"),
+        ({"subject": "car", "steps": None}, 4, "settings", "The setting steps is empty"),
+        ({"subject": "car"}, 0, "photos", "There are no photos"),
+        ({"subject": "car"}, 1, "photos", "One photo is too few"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_no_run(
+def test_a_mistake_is_one_sentence_where_it_was_made_and_leaves_no_run(
     context: AppContext,
     view: train.TrainView,
     photos: list[Path],
     settings: dict[str, Any],
     count: int,
+    where: str,
     sentence: str,
 ) -> None:
-    with pytest.raises(gr.Error, match=sentence):
-        train.start(view, context, lambda run_id: {}, form(view, photos[:count], **settings))
+    (said,) = train.start(view, context, lambda run_id: {}, form(view, photos[:count], **settings)).items()
+    assert said[0] is {"word": view.meaning, "photos": view.notes, "settings": view.summary}[where]
+    assert sentence in said[1]
     assert context.store.list() == []
     assert engine(context).process_id is None
 
@@ -54,8 +57,8 @@ def test_an_engine_at_work_takes_no_second_run(
 
 
 def test_sixty_photos_are_refused(context: AppContext, view: train.TrainView, photos: list[Path]) -> None:
-    with pytest.raises(gr.Error, match="60 photos are too many"):
-        train.start(view, context, lambda run_id: {}, form(view, photos * 15, subject="car"))
+    said = train.start(view, context, lambda run_id: {}, form(view, photos * 15, subject="car"))
+    assert "60 photos are too many" in said[view.notes]
 
 
 def test_of_sixty_photos_the_first_are_shown_and_one_may_choose(
@@ -117,8 +120,8 @@ def test_a_file_that_was_not_brought_is_never_opened(
     tiles = train.show_photos(view, context, form(view, elsewhere, subject=""))[view.photos]
     assert tiles["photos"] == []
     assert all("is not among the files you brought" in problem for problem in tiles["problems"])
-    with pytest.raises(gr.Error, match="There are no photos"):
-        train.start(view, context, lambda run_id: {}, form(view, elsewhere, subject="car"))
+    said = train.start(view, context, lambda run_id: {}, form(view, elsewhere, subject="car"))
+    assert "There are no photos" in said[view.notes]
 
 
 def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
@@ -126,8 +129,8 @@ def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
 ) -> None:
     values = form(view, photos, subject="car")
     values[view.photos]["photos"][1]["caption"] = "a red thing"
-    with pytest.raises(gr.Error, match="caption of photo 2.png does not mention the subject"):
-        train.start(view, context, lambda run_id: {}, values)
+    said = train.start(view, context, lambda run_id: {}, values)
+    assert "caption of photo 2.png does not mention the subject" in said[view.notes]
     assert context.store.list() == []
     values[view.photos]["photos"][1]["caption"] = "a red  {subject}"
     monkeypatch.setattr(context.engine, "start_training", lambda run_id: None)
@@ -155,6 +158,32 @@ def test_another_base_moves_the_settings_but_not_what_was_typed(context: AppCont
     assert changed[view.chosen][0] == classic
     assert view.settings["rank"] not in changed
     assert view.settings["subject"] not in changed
+
+
+@pytest.mark.parametrize(
+    ("subject", "base", "is_warned"),
+    [
+        ("backpack", "pocket", False),
+        ("Toy Robot", "", False),
+        ("cartoon", "pocket", True),
+        ("car<toons", "pocket", False),
+        ("cartoon", "stable-diffusion-v1-5/stable-diffusion-v1-5", False),
+    ],
+)
+def test_a_word_says_what_it_will_be_and_whether_the_model_knows_it(
+    context: AppContext, view: train.TrainView, subject: str, base: str, is_warned: bool
+) -> None:
+    (said,) = train.explain_word(view, form(view, [], subject=subject, base=base)).values()
+    assert f'<span class="chip">zwx {html.escape(subject)}</span>' in said
+    assert ("does not know" in said) is is_warned
+    assert train.explain_word(view, form(view, [], subject=" ")) == {view.meaning: ""}
+
+
+def test_each_base_model_stands_once_in_the_list(view: train.TrainView) -> None:
+    base = view.settings["base"]
+    assert isinstance(base, gr.Dropdown)
+    names = [name for name, _ in base.choices]
+    assert len(names) == len(set(names)) > 3
 
 
 def test_an_example_brings_photos_and_word(view: train.TrainView, photo_dir: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The Generate tab: a prompt becomes pictures, with a run's LoRA, with any LoRA file, or with the bare base model."""
 
 import html
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from gradio.components import Component
 from apt_engine.errors import EngineError
 from apt_engine.runs import library
 from apt_engine.runs.history import summarize
-from apt_engine.settings.presets import POCKET_DIR
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import SUBJECT_SLOT
 from ui.context import AppContext, Values, plain_errors
 from ui.form import build_input
 from ui.plots import file_url, progress_line
 from ui.scripted import scripted
+from ui.vocabulary import known_prompts
 
 BARE = ""
 NAMED = ("kept", "last")  # checkpoints that need no number
@@ -241,11 +240,7 @@ def suggest_prompts(run_id: str) -> list[str]:
     """Prompts worth trying: for a run, its subject in places that the photos do not show; else what the pocket model knows."""
     if run_id:
         return list(SUBJECT_PROMPTS)
-    try:
-        found: list[str] = json.loads((POCKET_DIR / "prompts.json").read_text(encoding="utf-8"))["sample_prompts"]
-    except (OSError, ValueError, KeyError):
-        found = []
-    return found or ["a photo of a teddy bear"]
+    return list(known_prompts())
 
 
 def explain_subject(context: AppContext, run_id: str) -> str:

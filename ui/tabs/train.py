@@ -1,7 +1,6 @@
 """The Train tab: photos, a class word, and Train. All other settings have defaults."""
 
 import html
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,16 @@ from gradio.blocks import Block
 from gradio.components import Component
 
 from apt_engine.bases.profiles import build_config
-from apt_engine.errors import BusyError, ConfigError
+from apt_engine.errors import BusyError, ConfigError, EngineError, PhotoError
 from apt_engine.jobs.estimate import estimate
 from apt_engine.runs.run import Run
-from apt_engine.settings.presets import POCKET_DIR
 from apt_engine.settings.training import TrainingConfig
 from ui.context import AppContext, Example, Values, plain_errors
 from ui.form import build_input, build_settings, changed_by, initial_value, to_component
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of
 from ui.plots import duration, size
 from ui.scripted import scripted
+from ui.vocabulary import describe_word, known_words
 
 ORDER = ("off", "quick", "gentle", "light", "standard", "strong", "dreambooth")
 CHOICES = {
@@ -38,6 +37,7 @@ DEFAULTS = {
     "regularization": "regularization-standard",
 }
 SHOWN_ABOVE = ("subject", "base")
+SHOW_PROBLEM = "() => document.querySelector('#train-tab [role=alert]')?.scrollIntoView({block: 'center'})"
 NAME_SUGGESTIONS = "() => document.querySelector('#subject input')?.setAttribute('list', 'known-words')"
 
 
@@ -55,6 +55,7 @@ class TrainView:
     Attributes:
         photos: tiles of the photos, drawn by `assets/photos.js`.
         notes: sentences on the photos.
+        meaning: what the subject will be called in prompts, and whether the base model knows such a thing.
         examples: a button for each example.
         settings: an input for each field of TrainingConfig, by its name.
         presets: a choice for each kind of preset.
@@ -65,6 +66,7 @@ class TrainView:
 
     photos: gr.HTML
     notes: gr.HTML
+    meaning: gr.HTML
     examples: list[tuple[gr.Button, Example]]
     settings: dict[str, Component]
     presets: dict[str, gr.Radio]
@@ -75,7 +77,7 @@ class TrainView:
     @property
     def filled(self) -> list[Component]:
         """What `fill_in` changes."""
-        return [self.photos, self.notes, self.summary, *self.settings.values()]
+        return [self.photos, self.notes, self.meaning, self.summary, *self.settings.values()]
 
     @property
     def kept(self) -> dict[str, Component]:
@@ -92,9 +94,11 @@ def build(context: AppContext) -> TrainView:
             photos, notes, examples = _build_photos(context)
         with gr.Column(scale=4, min_width=320, elem_classes="card"):
             subject = build_input(TrainingConfig, "subject", value="", label="2. What is it?", elem_id="subject")
-            gr.HTML(f'<datalist id="known-words">{_known_words()}</datalist>', padding=False)
+            words = "".join(f'<option value="{html.escape(word)}">' for word in known_words())
+            gr.HTML(f'<datalist id="known-words">{words}</datalist>', padding=False)
+            meaning = gr.HTML("", elem_id="train-meaning")
             presets = {kind: _preset_choice(context, kind) for kind in CHOICES}
-            bases = [(preset.name, base) for preset in context.presets.values() for base in preset.bases]
+            bases = [(preset.name, preset.bases[0]) for preset in context.presets.values() if preset.bases]
             base = gr.Dropdown(
                 bases,
                 value=start.base,
@@ -111,6 +115,7 @@ def build(context: AppContext) -> TrainView:
     return TrainView(
         photos=photos,
         notes=notes,
+        meaning=meaning,
         examples=examples,
         settings={"subject": subject, "base": base, **settings},
         presets=presets,
@@ -147,17 +152,41 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
     ).then(look, form, shown, show_progress="hidden", api_visibility="private")
     summed_up = [view.settings[name].change for name in ("steps", "batch_size", "rank", "resolution")]  # pyright: ignore[reportAttributeAccessIssue]
     gr.on(summed_up, partial(sum_up, view, context), form, view.summary, show_progress="hidden")
-    view.train.click(
-        partial(start, view, context, started), form, list(outputs), show_progress="hidden", api_visibility="private"
+    named = [view.settings[name] for name in ("subject", "base", "identifier")]
+    gr.on(
+        [component.change for component in named],  # pyright: ignore[reportAttributeAccessIssue]
+        partial(explain_word, view),
+        {*named},
+        view.meaning,
+        show_progress="hidden",
+        queue=False,
+        trigger_mode="always_last",
     )
+    view.train.click(
+        partial(start, view, context, started),
+        form,
+        [view.meaning, view.notes, view.summary, *outputs],
+        show_progress="hidden",
+        api_visibility="private",
+    ).then(None, None, None, js=SHOW_PROBLEM)
 
 
 def start(view: TrainView, context: AppContext, started: Callable[[str], Values], values: Values) -> Values:
-    """Begin a run with the settings in the form. A mistake is shown as one sentence, and the form stays as it is."""
-    with plain_errors():
-        config = config_of(view, values)
-        photos = read_tiles(values[view.photos], _own_folders(context))
+    """Begin a run with the settings in the form. A mistake is one sentence where it was made, and the form stays as it is."""
+    photos = read_tiles(values[view.photos], _own_folders(context))
+    try:
+        TrainingConfig(subject=values[view.settings["subject"]])
+    except ConfigError as error:
+        return {view.meaning: _problem(error)}
+    try:
         photos.check()
+    except PhotoError as error:
+        return {view.notes: _problem(error)}
+    try:
+        config = config_of(view, values)
+    except ConfigError as error:
+        return {view.summary: _problem(error)}
+    with plain_errors():
         run = context.store.create(config, lambda folder: photos.save(folder, config.resolution))
         try:
             context.engine.start_training(run.id)
@@ -165,6 +194,12 @@ def start(view: TrainView, context: AppContext, started: Callable[[str], Values]
             shutil.rmtree(run.path)  # it holds no training yet
             raise
     return started(run.id)
+
+
+def explain_word(view: TrainView, values: Values) -> Values:
+    """Say what the subject is called in prompts, and warn of one that the base model has never seen."""
+    named = [str(values[view.settings[name]] or "").strip() for name in ("subject", "base", "identifier")]
+    return {view.meaning: describe_word(*named)}
 
 
 def show_photos(view: TrainView, context: AppContext, values: Values) -> Values:
@@ -188,7 +223,7 @@ def sum_up(view: TrainView, context: AppContext, values: Values) -> Values:
     try:
         config = config_of(view, {**values, view.settings["subject"]: "thing"})
     except ConfigError as error:
-        return {view.summary: f'<p class="note">{html.escape(str(error))}</p>'}
+        return {view.summary: _problem(error)}
     return {view.summary: describe(context, config, len((values[view.photos] or NO_PHOTOS)["photos"]))}
 
 
@@ -211,6 +246,7 @@ def fill_in(view: TrainView, context: AppContext, run: Run) -> Values:
         view.photos: show(tiles, photos, config.resolution, context.uploads_dir / "tiles"),
         view.notes: "",
         view.summary: describe(context, config, len(photos.photos)),
+        **explain_word(view, {component: values[name] for name, component in view.settings.items()}),
         **{component: to_component(values[name]) for name, component in view.settings.items()},
     }
 
@@ -296,12 +332,8 @@ def _own_folders(context: AppContext) -> list[Path]:
     return [context.uploads_dir, context.store.runs_dir, *(example.folder for example in context.examples.values())]
 
 
-def _known_words() -> str:
-    try:
-        words: list[str] = json.loads((POCKET_DIR / "prompts.json").read_text(encoding="utf-8"))["objects"]
-    except (OSError, ValueError, KeyError):
-        words = []
-    return "".join(f'<option value="{html.escape(word)}">' for word in sorted(words))
+def _problem(error: EngineError) -> str:
+    return f'<p class="problem" role="alert">{html.escape(str(error))}</p>'
 
 
 def _build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.Button, Example]]]:
