@@ -28,6 +28,7 @@ class PageView:
     Attributes:
         header: name of the app, and what the engine does.
         status: the EngineStatus that this page was told last.
+        followed: the watched run that the Generate tab chose last.
         kept: what is kept over a reload, in the browser alone: a value for each of `inputs`, by its name.
         pulse: ticks whenever something may have happened; see `assets/pulse.js`.
         pointed: the values of a plot under the pointer; see `assets/plots.js`.
@@ -42,6 +43,7 @@ class PageView:
 
     header: gr.HTML
     status: gr.State
+    followed: gr.State
     kept: gr.BrowserState
     pulse: gr.HTML
     pointed: gr.HTML
@@ -72,11 +74,11 @@ def build_app(context: AppContext) -> gr.Blocks:
 
 def build(context: AppContext) -> PageView:
     """Make the components."""
-    header = gr.HTML(show_status(context.engine.status))
+    header = gr.HTML(show_status(None))
     if context.tenants.is_shared:
         gr.HTML(f'<p class="quiet">{SHARED_NOTE}</p>', elem_id="shared-note")
     with gr.Tabs() as tabs:
-        with gr.Tab("Train", id="train"):
+        with gr.Tab("Train", id="train", elem_id="train-tab"):
             train_view = train.build(context)
         with gr.Tab("Watch", id="watch"):
             watch_view = watch.build()
@@ -87,6 +89,7 @@ def build(context: AppContext) -> PageView:
     return PageView(
         header=header,
         status=gr.State(None),
+        followed=gr.State(""),
         kept=gr.BrowserState({}, storage_key="apt-studio-form", secret="local"),
         pulse=scripted("pulse", "", elem_id="pulse"),
         pointed=scripted("plots", "", elem_id="pointed"),
@@ -109,14 +112,17 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
     generate.connect(view.generate, context)
     actions = {
         "select": (opened, shown_run),
-        "play": (partial(generate_with, view, context), [view.tabs, view.generate.settings["run"]]),
+        "play": (
+            partial(generate_with, view, context),
+            [*shown_run, view.followed, view.generate.settings["run"]],
+        ),
         "copy": (partial(train_again, view, context), [view.tabs, *view.train.filled]),
     }
     runs.connect(view.runs, context, actions)
     view.generate_tab.select(
         partial(open_generate, view, context),
-        {view.generate.settings["run"], view.watch.watched},
-        [view.generate.settings["run"], view.generate.history],
+        {view.generate.settings["run"], view.watch.watched, view.followed},
+        [view.generate.settings["run"], view.followed, view.generate.history],
         show_progress="hidden",
     )
     view.runs_tab.select(partial(runs.refresh, view.runs, context), None, view.runs.table, show_progress="hidden")
@@ -125,7 +131,12 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
 def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
     """Wire what belongs to no tab: the header, and what a reload finds again."""
     page.load(None, None, None, js=train.NAME_SUGGESTIONS)
-    page.load(partial(watch.attach, view.watch, context), None, view.watch.outputs, show_progress="hidden")
+    page.load(
+        partial(come_in, view, context),
+        None,
+        [view.tabs, view.status, view.header, view.train.train, *view.watch.outputs],
+        show_progress="hidden",
+    )
     inputs = view.inputs
     page.load(
         partial(restore, view, context),
@@ -153,10 +164,24 @@ def open_run(view: PageView, context: AppContext, run_id: str) -> Values:
     return {view.tabs: gr.Tabs(selected="watch"), **watch.open_run(view.watch, context, run_id)}
 
 
+def come_in(view: PageView, context: AppContext) -> Values:
+    """What a page that was just opened shows: what the engine does, and the run that trains, or else the newest."""
+    is_training = bool(watch.trained_run(context))
+    return {
+        **({view.tabs: gr.Tabs(selected="watch")} if is_training else {}),
+        **tell_status(view, context, {view.status: None}),
+        **watch.attach(view.watch, context),
+    }
+
+
 def generate_with(view: PageView, context: AppContext, run_id: str) -> Values:
-    """Go to the Generate tab with a run chosen."""
-    chosen = generate.offer_runs(view.generate, context, run_id, run_id)
-    return {view.tabs: gr.Tabs(selected="generate"), **chosen}
+    """Go to the Generate tab with a run chosen; it is the one to watch, too."""
+    return {
+        **watch.open_run(view.watch, context, run_id),
+        **generate.offer_runs(view.generate, context, run_id, run_id),
+        view.followed: run_id,
+        view.tabs: gr.Tabs(selected="generate"),
+    }
 
 
 def train_again(view: PageView, context: AppContext, run_id: str) -> Values:
@@ -166,15 +191,18 @@ def train_again(view: PageView, context: AppContext, run_id: str) -> Values:
 
 
 def open_generate(view: PageView, context: AppContext, values: Values) -> Values:
-    """Offer the runs as they are now, the watched one first unless another is chosen, and show the history."""
+    """Offer the runs as they are now and show the history. A run that was trained or opened since then is chosen."""
     chosen, watched = values[view.generate.settings["run"]], values[view.watch.watched].run_id
+    followed = values[view.followed]
+    if watched != followed and watched in [run_id for _, run_id in generate.list_runs(context)]:
+        chosen = followed = watched
     offered = generate.offer_runs(view.generate, context, chosen, watched)
-    return {**offered, view.generate.history: generate.list_history(context)}
+    return {**offered, view.followed: followed, view.generate.history: generate.list_history(context)}
 
 
-def show_status(status: EngineStatus) -> str:
-    """The header: name of the app, and what the engine does."""
-    return f'<h1 class="brand">APT Studio <small>{describe_status(status)}</small></h1>'
+def show_status(status: EngineStatus | None) -> str:
+    """The header: name of the app, and what the engine does; nothing of it before the page has asked."""
+    return f'<h1 class="brand">APT Studio <small>{describe_status(status) if status else ""}</small></h1>'
 
 
 def tell_status(view: PageView, context: AppContext, values: Values) -> Values:

@@ -30,6 +30,7 @@ from ui.layout import (
     PageView,
     build,
     build_app,
+    come_in,
     generate_with,
     open_generate,
     open_run,
@@ -238,7 +239,8 @@ def test_a_click_on_a_run_leads_to_a_tab_and_changes_what_belongs_there(
     assert trained[page_view.train.settings["rank"]] == 7
     # Gradio refuses a handler that changes more than it was wired to
     assert watched.keys() <= {page_view.tabs, *page_view.watch.outputs}
-    assert chosen.keys() <= {page_view.tabs, page_view.generate.settings["run"]}
+    run_input = page_view.generate.settings["run"]
+    assert chosen.keys() <= {page_view.tabs, page_view.followed, run_input, *page_view.watch.outputs}
     assert trained.keys() <= {page_view.tabs, *page_view.train.filled}
 
 
@@ -247,11 +249,46 @@ def test_the_generate_tab_offers_the_watched_run_and_what_was_drawn(context: App
     for run in (older, newer):
         run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
     run_input, history = page_view.generate.settings["run"], page_view.generate.history
-    inputs: Values = {run_input: None, page_view.watch.watched: watch.Watch(older.id)}
+    inputs: Values = {run_input: None, page_view.watch.watched: watch.Watch(older.id), page_view.followed: ""}
     values = open_generate(page_view, context, inputs)
     assert values[run_input].value == older.id
     assert values[history] == {"pictures": [], "pick": True}
-    assert open_generate(page_view, context, {**inputs, run_input: newer.id})[run_input].value == newer.id
+    followed = {**inputs, page_view.followed: values[page_view.followed]}
+    assert open_generate(page_view, context, {**followed, run_input: newer.id})[run_input].value == newer.id
+
+
+def test_generate_follows_the_run_last_trained_or_opened(context: AppContext, page_view: PageView) -> None:
+    first, second = (begun(new_run(context), steps=4) for _ in range(2))
+    first.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
+    run_input = page_view.generate.settings["run"]
+    seen: Values = {run_input: first.id, page_view.watch.watched: watch.Watch(second.id), page_view.followed: first.id}
+
+    def come_back() -> str:
+        values = open_generate(page_view, context, seen)
+        seen.update({run_input: values[run_input].value, page_view.followed: values[page_view.followed]})
+        return seen[run_input]
+
+    assert come_back() == first.id  # the second has no LoRA yet
+    second.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
+    assert come_back() == second.id
+    seen[run_input] = first.id  # chosen by hand
+    assert come_back() == first.id
+    seen.update(generate_with(page_view, context, second.id))
+    seen[run_input] = seen[run_input].value
+    assert come_back() == second.id
+
+
+def test_a_page_opened_while_a_run_trains_shows_it_and_nothing_says_ready(
+    context: AppContext, page_view: PageView
+) -> None:
+    assert "ready" not in page_view.header.value
+    run = begun(new_run(context), steps=4)
+    assert page_view.tabs not in come_in(page_view, context)
+    engine(context)._status = EngineStatus("training", run.id)
+    shown = come_in(page_view, context)
+    assert shown[page_view.tabs].selected == "watch"
+    assert "training" in shown[page_view.header]
+    assert "Learning your backpack" in shown[page_view.watch.sentence]
 
 
 def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: generate.GenerateView) -> None:

@@ -150,7 +150,7 @@ def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
 
 def attach(view: WatchView, context: AppContext) -> Values:
     """What a page that was just opened looks at: the run that trains, or else the newest."""
-    return open_run(view, context, _trained_run(context) or next((run.id for run in context.store.list()), ""))
+    return open_run(view, context, trained_run(context) or next((run.id for run in context.store.list()), ""))
 
 
 def open_run(view: WatchView, context: AppContext, run_id: str) -> Values:
@@ -171,8 +171,14 @@ def refresh(view: WatchView, context: AppContext, values: Values) -> Values:
     if watched.history:
         return _read_on(view, context, watched)
     # Where nothing was in view yet, a run begun in another tab or browser comes into it; a deleted run's sentence stays.
-    begun = _trained_run(context)
+    begun = trained_run(context)
     return open_run(view, context, begun) if begun and not watched.run_id else gr.skip()
+
+
+def trained_run(context: AppContext) -> str:
+    """The run that is trained, here or by another process; empty when none is."""
+    status, training = context.engine.status, training_in(context.store)
+    return status.run_id if status.job != "idle" else training.run if training else ""
 
 
 def stop(context: AppContext) -> None:
@@ -222,12 +228,6 @@ def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
         view.stop: gr.Button(visible=is_at_work(status, history.run.id)),
         **_show(view, history, state),
     }
-
-
-def _trained_run(context: AppContext) -> str:
-    """The run that is trained, here or by another process; empty when none is."""
-    status, training = context.engine.status, training_in(context.store)
-    return status.run_id if status.job != "idle" else training.run if training else ""
 
 
 def _sentence(history: History, state: str, ahead: int, notes: Sequence[str]) -> str:
