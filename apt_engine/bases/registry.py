@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 from torch import nn
 
+from apt_engine.bases import variants
 from apt_engine.bases.base import BaseModel, unanswered
 from apt_engine.bases.checkpoints import SingleFile, inspect
 from apt_engine.bases.hub import NOT_NEEDED, parts_of
@@ -162,4 +163,6 @@ def _kind_of_folder(name: str, folder: Path) -> str:
     missing = [part for part in parts_of(index) if not (folder / part).is_dir()]
     if missing:
         raise BaseModelError(f"{name} has no folder {missing[0]}; check that the folder is complete.")
+    if "unet" in index:
+        variants.refuse_others(name, folder, index)
     return kind

@@ -10,6 +10,7 @@ from apt_engine.bases import single_file
 from apt_engine.bases.base import KohyaNames, PromptStates, Source
 from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.unet import VAE_DTYPE, UNetBase, load_unet
+from apt_engine.bases.variants import variant_of
 
 
 class StableDiffusion(UNetBase[StableDiffusionPipeline]):
@@ -27,6 +28,7 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
             unet=load_unet(source, device=device, dtype=dtype),
             dtype={"text_encoder": dtype, "vae": VAE_DTYPE},
             use_safetensors=True,
+            variant=variant_of(source),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

@@ -14,6 +14,7 @@ from apt_engine.bases import single_file
 from apt_engine.bases.base import KohyaNames, PromptStates, Source
 from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.unet import VAE_DTYPE, UNetBase, load_unet
+from apt_engine.bases.variants import variant_of
 
 
 class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
@@ -36,6 +37,7 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
             unet=load_unet(source, device=device, dtype=dtype),
             dtype={"text_encoder": dtype, "text_encoder_2": dtype, "vae": VAE_DTYPE},
             use_safetensors=True,
+            variant=variant_of(source),
         )
         return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
 

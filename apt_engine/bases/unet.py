@@ -24,6 +24,7 @@ from apt_engine.bases.base import (
 )
 from apt_engine.bases.guests import Guests
 from apt_engine.bases.prompts import RecentPrompts
+from apt_engine.bases.variants import variant_of
 from apt_engine.errors import BaseModelError
 
 VAE_DTYPE = torch.float32  # in fp16 some of them overflow, SDXL's own among them
@@ -242,7 +243,9 @@ class UNetBase(Generic[PipelineT]):
 
 def load_unet(folder: Path, *, device: torch.device, dtype: torch.dtype) -> UNet2DConditionModel:
     """The denoiser on its device. The largest part goes first, so that the host never holds it beside the others."""
-    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=dtype, use_safetensors=True)
+    unet = UNet2DConditionModel.from_pretrained(
+        folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=variant_of(folder, "unet")
+    )
     return unet.to(device)
 
 
