@@ -7,14 +7,14 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from diffusers import Flux2Transformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 from torch import Tensor
 
 from apt_engine import random
 from apt_engine.apt.augment import Warp
 from apt_engine.bases import joint_attention
 from apt_engine.bases.base import Attention
-from apt_engine.bases.flow import FlowNoise
+from apt_engine.bases.flow import FlowNoise, shift_for
 from apt_engine.bases.klein import Klein
 from apt_engine.bases.profiles import NEEDS, needs_of
 from apt_engine.bases.registry import load_base
@@ -111,6 +111,8 @@ def test_larger_pictures_are_trained_with_more_noise() -> None:
     for resolution in (128, 256, 512):
         base.prepare_training(resolution, gradient_checkpointing=False)
         shifts.append(base.shift)
+    fixed = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift=3.0).config
+    assert shift_for(fixed, 64) == shift_for(fixed, 4096) == 3
     assert shifts == pytest.approx([numpy.e**0.5, numpy.e**0.63, numpy.e**1.15], rel=1e-3)
 
 

@@ -8,12 +8,33 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from apt_engine.errors import ConfigError
 from apt_engine.jobs.worker import ROOT
 from apt_engine.runs.events import (
     Calibrated,
 )
 from apt_engine.runs.store import RunStore
+from apt_engine.training.processes import ALONE, Processes
 from tests.engine.test_trainer import steps_of
+
+
+def test_samples_are_shared_out_and_means_are_of_all() -> None:
+    """The other process has 4 where this one has 2."""
+    first, second = (Processes(index, 2, add_up=lambda tensor: tensor + 4) for index in (0, 1))
+    assert [list(one.samples(6)) for one in (first, second, ALONE)] == [[0, 1, 2], [3, 4, 5], [0, 1, 2, 3, 4, 5]]
+    with pytest.raises(ConfigError, match="batch_size 5 cannot be shared by 2 processes; choose a multiple of it"):
+        first.samples(5)
+    assert first.mean(torch.tensor(2.0)) == 3
+    assert ALONE.mean(torch.tensor(2.0)) == 2
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (4,), (1,))]
+    for parameter in parameters[:2]:
+        parameter.grad = torch.full(parameter.shape, 2.0)
+    first.average_gradients(parameters)
+    assert [None if parameter.grad is None else parameter.grad.unique().tolist() for parameter in parameters] == [
+        [3.0],
+        [3.0],
+        None,
+    ]
 
 
 def test_two_processes_learn_what_one_learns_with_the_joint_batch(
