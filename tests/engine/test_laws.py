@@ -182,6 +182,17 @@ def test_all_of_the_lora_and_nothing_else_gets_gradients(kind: str, checkpointin
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_checkpointing_is_on_where_it_is_asked_for(kind: str) -> None:
+    base = bare_base(kind)
+    for checkpointing in (False, True):
+        base.prepare_training(32, gradient_checkpointing=checkpointing)
+        told = [
+            part.gradient_checkpointing for part in base.denoiser.modules() if hasattr(part, "gradient_checkpointing")
+        ]
+        assert told == [checkpointing] * len(told) != []
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", ["stabilization", "alignment"])
 def test_checkpointing_gives_the_same_gradients(part: str, kind: str) -> None:
     found = []
@@ -323,7 +334,9 @@ def test_the_weight_is_one_minus_gamma_of_the_bin_after_the_update() -> None:
     result = run(step)
     expected = 1 - step.indicator.gamma()[result.batch.bins]
     torch.testing.assert_close(result.weights.double(), expected, rtol=1e-6, atol=1e-7)
-    assert (run(step_of(tuned_base(), weighting=False)).weights == 1).all()
+    off = fitted(step_of(tuned_base(), sensitivity=0.5, weighting=False), gap=1.0)
+    assert (run(off).weights == 1).all()
+    assert off.indicator.gamma().max() > 0.1
 
 
 def test_the_indicator_lives_in_eps_space() -> None:

@@ -123,12 +123,15 @@ def test_what_a_step_tells_is_what_it_did(prepared_of: Prepare) -> None:
     state |= {"tuned_loss": torch.linspace(2.0, 0.1, 10)}
     for prepared in (ours, theirs):
         prepared.step.indicator.load_state_dict({name: value.double() for name, value in state.items()})
+        for parameter in prepared.parameters.values():
+            parameter.data.add_(0.3)
     event, result = take_step(ours, 3), theirs.step(3, Tensor.backward)
     indicator = theirs.step.indicator
     assert result.reference_loss is not None
     assert event.loss == pytest.approx(result.loss.item())
     assert event.reference_loss == pytest.approx(result.reference_loss.item())
     assert event.gap == pytest.approx(result.reference_loss.item() - result.loss.item(), abs=1e-7)
+    assert abs(event.gap or 0.0) > 1e-4
     assert list(event.timesteps) == result.batch.timesteps.tolist()
     assert event.chances == pytest.approx(result.batch.chances)
     assert event.weights == pytest.approx(result.weights.tolist())
