@@ -18,7 +18,8 @@ from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Sampler
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import exports
-from tests.loras import predict, trained
+from tests.engine.test_bases import stable_diffusion
+from tests.loras import HALF_TOLERANCE, difference, header, predict, trained
 
 Snapshot = dict[str, Tensor]
 
@@ -117,6 +118,28 @@ def test_no_second_base_model_is_made(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert seen[0] == before
     assert max(seen) <= before + lora
     assert live_bytes() == before
+
+
+def test_a_checkpoint_is_exported_under_its_own_step_and_says_what_it_is(tmp_path: Path, toy_base: Path) -> None:
+    settings = {"base": str(toy_base), "resolution": 32, "device": "cpu", "sample_steps": 2, "steps": 9}
+    config = TrainingConfig.from_dict({"subject": "car", "identifier": "qqx", **settings})
+    run = RunStore(tmp_path).create(config, lambda folder: folder.mkdir(parents=True, exist_ok=True))
+    base = trained()
+    checkpoint = run.save_checkpoint(4, lambda folder: files.save(base, folder / "lora.safetensors"))
+    events = list(exports.export_checkpoint(run, checkpoint))
+    assert [(event.step, event.layout, event.path) for event in events] == [
+        (4, "kohya", "exports/qqx_car-000004.safetensors"),
+        (4, "diffusers", "exports/qqx_car-000004-diffusers.safetensors"),
+    ]
+    for event in events:
+        files.load(fresh := stable_diffusion(), run.path / event.path)
+        assert difference(fresh, base) < HALF_TOLERANCE
+    about = header(run.path / events[0].path)
+    assert [about[f"modelspec.{key}"] for key in ("title", "resolution", "trigger_phrase")] == [
+        "qqx_car-000004",
+        "32x32",
+        "qqx car",
+    ]
 
 
 def damaged(base: StableDiffusion, path: Path) -> int:

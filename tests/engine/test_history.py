@@ -10,7 +10,7 @@ import pytest
 
 from apt_engine.errors import RunError
 from apt_engine.runs import history
-from apt_engine.runs.events import DriftMeasured, Event, Noticed, SampleReady, ViewsShown, to_json
+from apt_engine.runs.events import DriftMeasured, Event, Noticed, SampleReady, SplitMeasured, ViewsShown, to_json
 from apt_engine.runs.history import NEWER, History, RunSummary, summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
@@ -78,6 +78,25 @@ def test_what_is_measured_is_kept_and_forgotten_where_it_is_done_again() -> None
     assert told.kept_features == [(1, 0.5), (2, 0.5)]
     assert (told.kept_attention, told.memory, told.views) == ([], 7, ("views/a.png",))
     assert [told.has_drift(number) for number in (0, 1, 2)] == [True, False, True]
+
+
+def test_what_is_known_of_the_step_a_session_starts_from_is_kept() -> None:
+    told = history_of(
+        started(),
+        *(
+            event
+            for at in (1, 2, 3)
+            for event in (
+                worn(at, (0.1,), 0.5),
+                DriftMeasured(step=at, drift=float(at)),
+                SplitMeasured(step=at, cells=(3,), gains=(0.1,)),
+            )
+        ),
+        started(first_step=2),
+    )
+    assert [step for step, _ in told.losses] == [step for step, _ in told.drifts] == [1, 2]
+    assert [measured.step for measured in told.splits] == [1, 2]
+    assert (told.has_drift(2), told.has_drift(3), told.step) == (True, False, 2)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,13 @@ def test_the_newest_intact_checkpoint_is_last(run: Run) -> None:
         run.checkpoint("25")
 
 
+def test_checkpoints_come_in_the_order_of_their_steps(run: Run) -> None:
+    for step in (1000, 900, 1_000_000, 20):
+        _checkpoint(run, step)
+    assert [item.step for item in run.checkpoints()] == [20, 900, 1000, 1_000_000]
+    assert run.checkpoint().step == 1_000_000
+
+
 def test_old_checkpoints_keep_their_lora_alone(run: Run) -> None:
     for step in (10, 20, 30):
         _checkpoint(run, step)
