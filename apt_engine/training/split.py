@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apt_engine import random
+from apt_engine.apt import random
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import MIRROR, SHOT, ZOOM, Cell
 from apt_engine.bases.base import BaseModel

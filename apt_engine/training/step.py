@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from apt_engine import random
+from apt_engine.apt import random
 from apt_engine.apt.augment import augmentation_probability
 from apt_engine.apt.indicator import OverfittingIndicator, step_sums
 from apt_engine.apt.losses import masked_mean, min_snr_weight

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from apt_engine import random
+from apt_engine.apt import random
 from apt_engine.apt.augment import Warp, augmentation_probability, draw_warp, latent_mask, warp_pixels
 from apt_engine.apt.bins import bin_of, sums_and_counts
 from apt_engine.apt.indicator import OverfittingIndicator, gamma_absolute, gamma_relative, step_sums

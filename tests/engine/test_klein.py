@@ -10,7 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 from torch import Tensor
 
-from apt_engine import random
+from apt_engine.apt import random
 from apt_engine.apt.augment import Warp
 from apt_engine.bases import joint_attention
 from apt_engine.bases.base import Attention

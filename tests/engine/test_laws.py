@@ -8,7 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from apt_engine import random
+from apt_engine.apt import random
 from apt_engine.apt.augment import Warp
 from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from apt_engine import random
+from apt_engine.apt import random
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import FRAMINGS, MIRROR, SHOT, VIEWS_OF, ZOOM, Cell, all_cells, phases
 from apt_engine.bases.base import BaseModel, PromptStates

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from apt_engine import random
+from apt_engine.apt import random
 from apt_engine.apt.losses import min_snr_weight
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apt_engine import random
+from apt_engine.apt import random
 from apt_engine.apt.augment import Warp
 from apt_engine.bases.klein import Klein
 from apt_engine.lora import adapter
