@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from apt_engine.runs.events import (
 from apt_engine.runs.history import checkpoint_of, summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.training.exports import export_checkpoint
 from apt_engine.training.split import SplitProbe
 
 ENDS_AT = 6
@@ -108,6 +110,13 @@ def test_a_run_ends_by_itself_and_keeps_its_best_checkpoint(whole: Run) -> None:
     assert checkpoint_of(whole, "last").step == ENDS_AT
     assert {event.step for event in events if isinstance(event, ExportReady)} == {KEPT}
     assert [event.step for event in events if isinstance(event, SampleReady)] == [0, ENDS_AT, KEPT]
+
+
+def test_what_is_exported_is_the_kept_checkpoint(whole: Run, tmp_path: Path) -> None:
+    made = list(export_checkpoint(whole, whole.checkpoint(str(KEPT)), tmp_path))
+    assert len(made) == 2
+    for event in made:
+        assert Path(event.path).read_bytes() == (whole.path / "exports" / Path(event.path).name).read_bytes()
 
 
 def test_stopped_and_resumed_it_takes_the_same_decision(make: Make, whole: Run) -> None:
