@@ -55,6 +55,8 @@ def all_cells(photos: int, views: Sequence[tuple[int, int]]) -> list[Cell]:
 def phases(photos: int, views: Sequence[tuple[int, int]]) -> list[list[Cell]]:
     """The cells of checks that follow each other, again and again: five views, of every other bin, and two or three shots.
 
+    A shot is of the photo whose view is measured in the same bin at the same check, so that the two can be compared.
+
     Args:
         photos: how many.
         views: those there are, (photo, framing); a check takes them in turn, alternating framings.
@@ -66,6 +68,6 @@ def phases(photos: int, views: Sequence[tuple[int, int]]) -> list[list[Cell]]:
     cells = [Cell(*turns[place % len(turns)], index) for place, index in enumerate(bins)]
     return [
         [cell for cell in cells if cell.bin % VIEW_PHASES == phase % VIEW_PHASES]
-        + [Cell(index % photos, SHOT, index) for index in range(phase, BINS, SHOT_PHASES)]
+        + [Cell(cell.photo, SHOT, cell.bin) for cell in cells if cell.bin % SHOT_PHASES == phase]
         for phase in range(SHOT_PHASES)
     ]

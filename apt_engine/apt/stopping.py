@@ -84,7 +84,7 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
     """
     obstacle = obstacle or _obstacle(last_step, photos, rule)
     steps = [check.step for check in checks]
-    if not any(map(_is_finite, checks)):
+    if not any(map(is_finite, checks)):
         return Standing(0, False, unknown(obstacle or "nothing could be measured"), *(2 * (tuple(0.0 for _ in steps),)))
     shots = _gains(steps, [check.shots for check in checks]).mean(axis=1)
     cells = _gains(steps, [check.views for check in checks])  # (K, N)
@@ -95,7 +95,7 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
         return Standing(0, False, unknown(obstacle), *curves)
     best = int(views.argmax())
     kept = next(k for k in range(len(checks)) if _lead(cells, best, k) <= rule.kept_within)
-    if not _is_finite(checks[-1]):
+    if not is_finite(checks[-1]):
         return Standing(
             steps[kept], False, f"At step {steps[-1]:,} the check gave numbers that are not finite.", *curves
         )
@@ -118,7 +118,8 @@ def _obstacle(last_step: int, photos: int, rule: Rule) -> str:
     return ""
 
 
-def _is_finite(check: Check) -> bool:
+def is_finite(check: Check) -> bool:
+    """Whether all its numbers are."""
     return bool(numpy.isfinite([*check.shots.values(), *check.views.values()]).all())
 
 

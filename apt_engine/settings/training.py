@@ -8,6 +8,7 @@ from apt_engine.errors import ConfigError
 from apt_engine.settings.fields import REQUIRED, Checked, setting
 
 SUBJECT_SLOT = "{subject}"
+FROM_CHECKS = ("split", "turn")  # indicators
 MOST_CHECKS = 40  # in a run: each keeps a checkpoint
 
 
@@ -175,9 +176,11 @@ class TrainingConfig(Checked):
     )
     indicator: str = setting(
         "absolute",
-        "Overfitting from the difference of the losses, as readers report the paper, or from their ratio, which is ours.",
+        "What counts as overfitting at a noise level: how much better than the untrained model the photos are fitted, by the "
+        "difference of the losses (absolute, as readers report the paper) or their ratio (relative); or, from the checks, the "
+        "share of that which new views do not gain (split), or that they have gained no more for two checks (turn).",
         group="regularization",
-        choices=("absolute", "relative"),
+        choices=("absolute", "relative", *FROM_CHECKS),
     )
     sensitivity: float = setting(
         1000.0,
@@ -283,6 +286,10 @@ class TrainingConfig(Checked):
             raise ConfigError("border is paper but augmentation is 0, so no photo has a border; set border to masked.")
         if self.reference_caption == "class" and not self.needs_reference:
             raise ConfigError("reference_caption is class but all of APT is off; turn a part on, or leave it at same.")
+        if self.indicator in FROM_CHECKS and (not self.check_every_steps or self.new_views == "none"):
+            raise ConfigError(
+                f"indicator is {self.indicator} but nothing is checked; set check_every_steps and new_views, or indicator."
+            )
         if SUBJECT_SLOT not in self.caption:
             raise ConfigError(
                 f"The caption {self.caption!r} does not mention the subject; write {SUBJECT_SLOT} where it belongs."
@@ -291,8 +298,13 @@ class TrainingConfig(Checked):
     @property
     def needs_reference(self) -> bool:
         """Whether each step also asks the untrained model."""
-        parts = (self.augmentation, self.weighting, self.stabilization, self.alignment, self.measure)
-        return any(bool(part) for part in parts)
+        from_losses = (self.augmentation, self.weighting, self.measure) if self.indicator not in FROM_CHECKS else ()
+        return any(bool(part) for part in (self.stabilization, self.alignment, *from_losses))
+
+    @property
+    def has_indicator(self) -> bool:
+        """Whether there is a gamma to tell of."""
+        return self.needs_reference or self.indicator in FROM_CHECKS
 
     @property
     def phrase(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from apt_engine.apt import stopping
+from apt_engine.apt.memorized import turned
 from apt_engine.apt.split import SHOT, VIEWS_OF, Cell, all_cells, phases
 from apt_engine.apt.stopping import Check, Standing
 from apt_engine.bases.base import BaseModel
@@ -27,6 +28,9 @@ class Checks:
         phases: the cells of checks that follow each other, again and again.
         judge: where a run stands by its checks.
         processes: all that train.
+
+    Attributes:
+        made: all checks so far, oldest first.
     """
 
     def __init__(
@@ -40,27 +44,27 @@ class Checks:
         self._phases = phases
         self._judge = judge
         self._processes = processes
-        self._checks: list[Check] = []
+        self.made: list[Check] = []
 
     @property
     def standing(self) -> Standing:
         """After the newest check."""
-        return self._judge(self._checks)
+        return self._judge(self.made)
 
     def take_up(self, earlier: Iterable[SplitMeasured]) -> None:
         """Go on after the checks that earlier sessions made."""
-        self._checks = [check_of(event) for event in earlier]
+        self.made = [check_of(event) for event in earlier]
 
     def measure(self, step: int) -> SplitMeasured:
         """Make the check of a step. All processes call it together."""
-        cells = self._phases[len(self._checks) % len(self._phases)]
+        cells = self._phases[len(self.made) % len(self._phases)]
         gains = torch.zeros(len(cells), dtype=torch.float64)
         if self._processes.is_first:
             measured = self._probe.measure(cells)
             gains = torch.tensor([measured[cell] for cell in cells], dtype=torch.float64)
         found = tuple(self._processes.add_up(gains).tolist())
         event = SplitMeasured(step=step, cells=tuple(cell.code for cell in cells), gains=found)
-        self._checks.append(check_of(event))
+        self.made.append(check_of(event))
         standing = self.standing
         return dataclasses.replace(
             event,
@@ -76,6 +80,17 @@ def check_of(event: SplitMeasured) -> Check:
     gains = dict(zip(event.cells, event.gains, strict=True))
     shots = {code: gain for code, gain in gains.items() if Cell.of(code).framing == SHOT}
     return Check(event.step, shots, {code: gain for code, gain in gains.items() if code not in shots})
+
+
+def end_when_all_turned(judge: Callable[[Sequence[Check]], Standing], checks: Sequence[Check]) -> Standing:
+    """What a rule says, or that the run is over: were all bins held, AdamW would learn from them as if none was."""
+    standing = judge(checks)
+    if not all(turned(checks)):
+        return standing
+    message = (
+        "At every noise level new views of your photos are fitted no better any more: there is nothing left to learn."
+    )
+    return dataclasses.replace(standing, is_over=True, message=message)
 
 
 def prepare_checks(
@@ -99,4 +114,6 @@ def prepare_checks(
     views = views or [key for key in latents if key[1] != SHOT]
     every = [all_cells(len(photos), views)] if config.thorough_checks else phases(len(photos), views)
     judge = functools.partial(stopping.stand, last_step=last_step, photos=count_different(photos), obstacle=obstacle)
+    if config.indicator == "turn":
+        judge = functools.partial(end_when_all_turned, judge)
     return Checks(SplitProbe(base, latents, captions, config.seed), every, judge, processes)

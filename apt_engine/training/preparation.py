@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from apt_engine.apt.memorized import SplitIndicator
 from apt_engine.bases import hub
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
@@ -17,7 +18,7 @@ from apt_engine.errors import ConfigError, DiskError
 from apt_engine.lora import adapter, files
 from apt_engine.runs.events import Event, Noticed, StageChanged
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
-from apt_engine.settings.training import TrainingConfig
+from apt_engine.settings.training import FROM_CHECKS, TrainingConfig
 from apt_engine.training import state as training_state
 from apt_engine.training.captions import Captions
 from apt_engine.training.checks import Checks, prepare_checks
@@ -138,7 +139,15 @@ def prepare(
         base=base,
         parameters=parameters,
         optimizer=loaded.accelerator.prepare(optimizer),
-        step=AdaptiveStep(config, base, photos, prior, captions=run.captions, processes=loaded.processes),
+        step=AdaptiveStep(
+            config,
+            base,
+            photos,
+            prior,
+            captions=run.captions,
+            processes=loaded.processes,
+            indicator=_indicator_from(checks, config),
+        ),
         views=RecentViews(run),
         checks=checks,
     )
@@ -164,6 +173,13 @@ def _prior_of(run: Run, loaded: Loaded) -> Generator[Event, None, LatentSource]:
     loaded.stop.obey()  # here the others wait for the pictures
     message = f"Encoding {len(paths)} pictures of {loaded.config.subject}."
     return (yield from encode_photos(loaded.base, paths, message, loaded.stop.obey))
+
+
+def _indicator_from(checks: Checks | None, config: TrainingConfig) -> SplitIndicator | None:
+    """That of the checks, where it is wanted; a run too short for a check never has a gamma."""
+    if config.indicator not in FROM_CHECKS:
+        return None
+    return SplitIndicator(config.indicator, lambda: checks.made if checks else ())
 
 
 def _check_disk(run: Run, parameters: dict[str, nn.Parameter], steps: int) -> None:

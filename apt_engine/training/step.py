@@ -20,6 +20,7 @@ from apt_engine.apt import random
 from apt_engine.apt.augment import augmentation_probability
 from apt_engine.apt.indicator import OverfittingIndicator, step_sums
 from apt_engine.apt.losses import masked_mean, min_snr_weight
+from apt_engine.apt.memorized import SplitIndicator
 from apt_engine.apt.objective import loss_weight, objective, terms_of
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.lora.adapter import reference_pass
@@ -29,6 +30,8 @@ from apt_engine.training.captions import Captions, class_caption
 from apt_engine.training.latents import LatentSource, View
 from apt_engine.training.processes import ALONE, Processes
 from apt_engine.training.watch import Probes
+
+Indicator = OverfittingIndicator | SplitIndicator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,7 @@ class AdaptiveStep:
     Args:
         captions: of each photo, where they have their own.
         processes: those that share the batch; the loss handed to `backward` is of this one's samples alone.
+        indicator: one that does not live on the losses of the two passes.
     """
 
     def __init__(
@@ -139,6 +143,7 @@ class AdaptiveStep:
         *,
         captions: Sequence[str] = (),
         processes: Processes = ALONE,
+        indicator: Indicator | None = None,
     ) -> None:
         self._config = config
         self._base = base
@@ -149,7 +154,7 @@ class AdaptiveStep:
         self._captions = Captions(base, config, captions)
         self._prior_states = base.encode_prompts([class_caption(config, config.caption)])
         self._probes = Probes(base, features=config.stabilization > 0, maps=config.alignment > 0)
-        self.indicator = OverfittingIndicator(config.indicator, config.sensitivity)
+        self.indicator: Indicator = indicator or OverfittingIndicator(config.indicator, config.sensitivity)
         self.loss_weights = LossWeights(config, processes)
 
     def __call__(self, step: int, backward: Callable[[Tensor], None]) -> StepResult:

@@ -42,12 +42,12 @@ def _describe(prepared: Prepared, number: int, result: StepResult, norm: Tensor,
     gradient_norm, *values = means.tolist()
     numbers = dict(zip(measured, values, strict=True))
     timesteps, chances, warped, weights = prepared.processes.join(result.per_sample()).T.tolist()
-    indicator, has_reference = prepared.step.indicator, prepared.config.needs_reference
+    indicator, config = prepared.step.indicator, prepared.config
     return StepFinished(
         step=number,
         loss=numbers["loss"],
         reference_loss=numbers.get("reference_loss"),
-        gap=numbers["reference_loss"] - numbers["loss"] if has_reference else None,
+        gap=numbers["reference_loss"] - numbers["loss"] if config.needs_reference else None,
         prior_loss=numbers.get("prior_loss"),
         stabilization=numbers.get("stabilization"),
         alignment=numbers.get("alignment"),
@@ -58,9 +58,9 @@ def _describe(prepared: Prepared, number: int, result: StepResult, norm: Tensor,
         chances=tuple(chances),
         warped=tuple(bool(was) for was in warped),
         weights=tuple(weights),
-        gamma=tuple(indicator.gamma().tolist()) if has_reference else (),
-        raw_gamma=tuple(indicator.raw_gamma().tolist()) if has_reference else (),
-        visits=tuple(indicator.visits.int().tolist()) if has_reference else (),
+        gamma=tuple(indicator.gamma().tolist()) if config.has_indicator else (),
+        raw_gamma=tuple(indicator.raw_gamma().tolist()) if config.has_indicator else (),
+        visits=tuple(indicator.visits.int().tolist()) if config.has_indicator else (),
         was_skipped=not all(math.isfinite(number) for number in (gradient_norm, *values)),
         memory_bytes=peak_memory_bytes(),
     )
