@@ -13,7 +13,6 @@ from PIL import Image
 
 from apt_engine.apt import random
 from apt_engine.bases.registry import load_base
-from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.lora import adapter, files
 from apt_engine.runs.run import Run
@@ -22,7 +21,7 @@ from apt_engine.sampling.generation import Generator
 from apt_engine.sampling.sampler import Picture, Sampler, Stopped
 from apt_engine.settings.sampling import SAMPLERS, SampleRequest
 from apt_engine.settings.training import TrainingConfig
-from tests.toy import toy_xl_pipeline
+from tests.toy import toy_pipeline, toy_xl_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +51,26 @@ def test_sizes_may_differ_from_the_training_size(sampler: Sampler) -> None:
         next(sampler.generate([picture(0, 33)]))
 
 
-def test_xl_draws_what_a_stock_pipeline_draws(toy_xl_base: Path) -> None:
-    base = load_base(str(toy_xl_base), device="cpu")
-    assert isinstance(base, StableDiffusionXL)
-    ours = pixels(next(Sampler(base).generate([picture(3)])))
-    stock = toy_xl_pipeline()
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def test_it_draws_what_a_stock_pipeline_draws(kind: str, toy_base: Path, toy_xl_base: Path) -> None:
+    base: Any = load_base(str(toy_xl_base if kind == "sdxl" else toy_base), device="cpu")
+    stock: Any = toy_xl_pipeline() if kind == "sdxl" else toy_pipeline()
+    asked = replace(picture(3), prompt="a car on the beach", negative_prompt="a photo of a dog", guidance_scale=30.0)
+    ours = base.decode(next(Sampler(base).latents([asked])))
     stock.scheduler = base.pipeline.scheduler
-    latents = torch.randn(1, 4, 8, 8, generator=random.generator(3, 0, 0, "sample"))
-    size: dict[str, Any] = {"width": 32, "height": 32, "guidance_scale": 5.0, "num_inference_steps": 2}
-    theirs = pixels(stock("a cat", latents=latents[0, None], **size).images[0])
-    assert numpy.abs(ours - theirs).max() <= 1
-    assert numpy.abs(ours - pixels(next(Sampler(base).generate([picture(4)])))).max() > 1
+    noise = torch.randn(1, 4, 8, 8, generator=random.generator(3, 0, 0, "sample"))
+
+    def theirs(prompt: str, negative_prompt: str, strictness: float) -> torch.Tensor:
+        said: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative_prompt, "guidance_scale": strictness}
+        return stock(latents=noise, width=32, height=32, num_inference_steps=2, output_type="pt", **said).images
+
+    torch.testing.assert_close(ours, theirs(asked.prompt, asked.negative_prompt, 30.0), rtol=0, atol=1e-4)
+    for other in (
+        (asked.negative_prompt, asked.prompt, 30.0),
+        (asked.prompt, "", 30.0),
+        (asked.prompt, "a photo of a dog", 5.0),
+    ):
+        assert (ours - theirs(*other)).abs().max() > 1e-3
 
 
 def test_progress_rises_to_one_and_can_stop_the_work(sampler: Sampler) -> None:
