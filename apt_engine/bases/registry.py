@@ -7,14 +7,12 @@ from typing import Any
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
 from torch import nn
 
-from apt_engine.bases import variants
+from apt_engine.bases import hub, variants
 from apt_engine.bases.base import BaseModel, unanswered
 from apt_engine.bases.checkpoints import SingleFile, inspect
-from apt_engine.bases.hub import NOT_NEEDED, parts_of
+from apt_engine.bases.hub import parts_of
 from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
@@ -80,7 +78,7 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
     source = _find(name)
     try:
         base = FAMILIES[kind_of(name, source)].load(
-            _downloaded(source) if isinstance(source, str) else source,
+            source,
             name=name,
             device=where,
             dtype=choose_dtype(dtype, where),
@@ -90,12 +88,9 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = " ".join(str(error).split())[:300]
-        remedy = (
-            "check the name and the network, or give a local folder"
-            if isinstance(source, str)
-            else "check that the model is complete"
-        )
-        raise BaseModelError(f"The base model {name} cannot be loaded ({reason}); {remedy}.") from error
+        raise BaseModelError(
+            f"The base model {name} cannot be loaded ({reason}); check that the model is complete."
+        ) from error
     missing = unanswered(base)
     if missing:
         raise BaseModelError(
@@ -106,8 +101,8 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
     return base
 
 
-def _find(name: str) -> Path | SingleFile | str:
-    """A folder, a checkpoint in one file, or an id of the hub as it stands."""
+def _find(name: str) -> Path | SingleFile:
+    """A folder, a checkpoint in one file, or of an id of the hub the folder in its cache, fetched first if need be."""
     if name == "pocket":
         return POCKET_DIR
     path = Path(name).expanduser()
@@ -121,25 +116,19 @@ def _find(name: str) -> Path | SingleFile | str:
         raise BaseModelError(
             f"There is no base model {name}; write pocket, the path of a model folder or file, or a hub id such as owner/model."
         )
-    return name
+    for _ in hub.fetch(name):  # whoever has a bar to show has fetched it before
+        pass
+    folder = hub.folder_of(name)
+    if not folder:
+        raise BaseModelError(f"{name} on the hub lacks some of its parts; choose another model.")
+    return folder
 
 
-def kind_of(name: str, source: Path | SingleFile | str) -> str:
+def kind_of(name: str, source: Path | SingleFile) -> str:
     """The class of diffusers' pipelines that a model is of, once it is supported and whole."""
     if isinstance(source, SingleFile):
         return str(source.index["_class_name"])
-    return _kind_of_folder(name, source) if isinstance(source, Path) else _kind_on_hub(source)
-
-
-def _kind_on_hub(name: str) -> str:
-    """The class that a model on the hub, or in the hub's cache, says it is."""
-    index = Path(hf_hub_download(name, "model_index.json"))
-    return _supported(name, str(json.loads(index.read_text(encoding="utf-8"))["_class_name"]))
-
-
-def _downloaded(name: str) -> Path:
-    """The folder, in the hub's cache, of a model on the hub; what is missing of it is fetched first."""
-    return Path(DiffusionPipeline.download(name, use_safetensors=True, **dict.fromkeys(NOT_NEEDED)))
+    return _kind_of_folder(name, source)
 
 
 def _supported(name: str, kind: str) -> str:

@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from apt_engine.bases import hub
 from apt_engine.bases.profiles import build_config
-from apt_engine.bases.registry import load_base
+from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.errors import LoraError
 from apt_engine.lora import files, foreign
 from apt_engine.runs.history import checkpoint_of
@@ -79,7 +80,8 @@ class Generator:
         wanted = (config.base, config.device, config.dtype, config.attention)
         if self._sampler is None or self._loaded != wanted:
             self.forget()
-            for done, total in hub.fetch(config.base):
+            is_half = choose_dtype(config.dtype, choose_device(config.device)) != torch.float32
+            for done, total in hub.fetch(config.base, is_half=is_half):
                 on_progress(hub.described(config.base, done, total), done / total)
             on_progress(f"Loading {config.base}", None)
             base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)

@@ -18,6 +18,7 @@ from apt_engine.errors import ConfigError, DiskError
 from apt_engine.lora import adapter, files
 from apt_engine.runs.events import Event, Noticed, StageChanged
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
+from apt_engine.sampling.sampler import Stopped
 from apt_engine.settings.training import FROM_CHECKS, TrainingConfig
 from apt_engine.training import state as training_state
 from apt_engine.training.captions import Captions
@@ -81,14 +82,18 @@ def load(config: TrainingConfig, should_stop: Callable[[], bool]) -> Generator[E
     """The bare base model on its device, downloaded first where it is not there yet.
 
     Raises:
+        Stopped: a wish to stop was heard before it was there.
         EngineError: it cannot be had, or does not suit the settings.
     """
     device = choose_device(config.device)
     is_fp16 = choose_dtype(config.dtype, device) == torch.float16
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if is_fp16 else "no")
     processes = processes_of(accelerator)
-    for done, total in hub.fetch(config.base):
+    is_half = choose_dtype(config.dtype, device) != torch.float32
+    for done, total in hub.fetch(config.base, is_half=is_half, should_stop=should_stop):
         yield StageChanged(stage="downloading", message=hub.described(config.base, done, total), fraction=done / total)
+    if should_stop():
+        raise Stopped("Stopped, as asked.")
     yield StageChanged(stage="loading", message=f"Loading the base model {config.base}.")
     base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
     if config.resolution % base.size_multiple:

@@ -163,7 +163,7 @@ def test_a_hub_id_is_loaded_by_the_class_it_says(
     [
         ("/no/such/folder", "The base model /no/such/folder is not there"),
         ("./nothing", "The base model ./nothing is not there"),
-        ("owner/not-in-the-cache", "owner/not-in-the-cache cannot be loaded"),
+        ("owner/not-in-the-cache", "owner/not-in-the-cache is not on this computer"),
     ],
 )
 def test_what_is_not_there_is_named(name: str, words: str) -> None:

@@ -107,7 +107,7 @@ def test_a_run_tells_its_story_in_order(new_run: NewRun) -> None:
 
 
 def test_a_download_has_a_bar(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apt_engine.bases.hub.fetch", lambda name: iter([(1_000_000_000, 4_000_000_000)]))
+    monkeypatch.setattr("apt_engine.bases.hub.fetch", lambda name, **_: iter([(1_000_000_000, 4_000_000_000)]))
     run = new_run()
     events = train(RunStore(run.path.parent.parent), run, lambda: False)
     stage = next(event for event in events if isinstance(event, StageChanged))
