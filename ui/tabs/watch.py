@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 from gradio.blocks import Block
@@ -15,18 +14,17 @@ from apt_engine.errors import EngineError
 from apt_engine.runs.history import History
 from apt_engine.runs.training_lock import refuse_if_trained, training_in
 from ui.context import AppContext, Values, plain_errors
-from ui.plots import (
-    Series,
-    duration,
-    file_url,
-    gamma_lines,
-    gamma_map,
-    line_plot,
-    progress_line,
-    size,
-    smoothed,
-    thumbnails,
-    weight_bars,
+from ui.plots import progress_line
+from ui.run_panels import (
+    draw_details,
+    draw_drift,
+    draw_files,
+    draw_indicator,
+    draw_lines,
+    draw_loss,
+    draw_progress,
+    draw_samples,
+    draw_views,
 )
 from ui.scripted import scripted
 from ui.sentences import engine_notes, is_at_work, sentence, state_under
@@ -89,12 +87,12 @@ def build() -> WatchView:
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320):
             with gr.Column(elem_classes="card", elem_id="indicator"):
-                indicator = gr.HTML(_indicator(History.empty()))
+                indicator = gr.HTML(draw_indicator(History.empty()))
                 with gr.Accordion("as lines", open=False, elem_classes="fold"):  # a details element would close
-                    lines = gr.HTML(_lines(History.empty()), elem_id="lines")
+                    lines = gr.HTML(draw_lines(History.empty()), elem_id="lines")
             with gr.Row(equal_height=True, elem_classes="plots"):
-                loss = _card("loss", _loss(History.empty()))
-                drift = _card("drift", _drift(History.empty()))
+                loss = _card("loss", draw_loss(History.empty()))
+                drift = _card("drift", draw_drift(History.empty()))
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
             gr.HTML(
                 '<h2 class="title">Samples</h2><p>Same prompts, same seeds. Drag to any step; click a picture to '
@@ -103,7 +101,7 @@ def build() -> WatchView:
             samples = scripted("samples", NO_SAMPLES, elem_id="samples")
             views = gr.HTML("", elem_id="views")
     with gr.Accordion("More numbers", open=False, elem_id="details"):
-        details = gr.HTML(_details(History.empty()))
+        details = gr.HTML(draw_details(History.empty()))
     return WatchView(
         watched=gr.State(Watch()),
         sentence=sentence,
@@ -245,123 +243,19 @@ def _refuse(view: WatchView, run_id: str, error: EngineError) -> Values:
 def _show(view: WatchView, history: History, state: str) -> Values:
     """What the page shows of a run below its sentence."""
     return {
-        view.progress: _progress(history, state),
-        view.indicator: _indicator(history),
-        view.lines: _lines(history),
-        view.loss: _loss(history),
-        view.drift: _drift(history),
-        view.samples: _samples(history),
-        view.views: _views(history),
-        view.details: _details(history),
+        view.progress: draw_progress(history, state),
+        view.indicator: draw_indicator(history),
+        view.lines: draw_lines(history),
+        view.loss: draw_loss(history),
+        view.drift: draw_drift(history),
+        view.samples: draw_samples(history),
+        view.views: draw_views(history),
+        view.details: draw_details(history),
         view.resume: gr.Button(visible=state in RESUMABLE),
         view.more: gr.Row(visible=state == "finished"),
-        view.files: _files(history),
+        view.files: draw_files(history),
     }
 
 
 def _card(elem_id: str, value: str) -> gr.HTML:
     return gr.HTML(value, elem_id=elem_id, elem_classes="card", min_width=240)
-
-
-def _title(title: str, about: str) -> str:
-    return f'<h2 class="title">{title}</h2><p>{about}</p>'
-
-
-def _indicator(history: History) -> str:
-    if history.step and not history.gammas:
-        return _title("Overfitting indicator", "This run does not compute it: all that would use it is off.")
-    about = "Stronger color: fits your photos far better than the untrained model does. Rows: noise level."
-    return _title("Overfitting indicator", about) + gamma_map(history.gammas, history.last_step)
-
-
-def _lines(history: History) -> str:
-    return gamma_lines(history.gammas, history.last_step)
-
-
-def _loss(history: History) -> str:
-    series = [Series("yours", smoothed(history.losses))]
-    if history.references:
-        series.append(Series("untrained", smoothed(history.references), "dashed"))
-    plot = line_plot(series, history.last_step, "Loss", unit="squared error")
-    return _title("Loss", "how far the guess of the noise is off") + plot
-
-
-def _drift(history: History) -> str:
-    """How far the model moved where the subject is not asked for; the untrained model is the line at nothing."""
-    series = [Series("drift", history.drifts, "warm")]
-    plot = line_plot(series, history.last_step, "Drift", unit="squared difference")
-    return _title("Drift", "how far pictures without your subject have moved; 0 is the untrained model") + plot
-
-
-def _samples(history: History) -> dict[str, Any]:
-    return {
-        "prompts": list(history.prompts),
-        "steps": sorted({step for step, _ in history.samples}) or [0],
-        "urls": {
-            f"{step}-{index}": file_url(history.run.path / path) for (step, index), path in history.samples.items()
-        },
-    }
-
-
-def _views(history: History) -> str:
-    if not history.views:
-        return ""
-    about = "what the trainer really saw in the last steps"
-    paths = [history.run.path / path for path in history.views]
-    return _title("Re-framed just now", about) + thumbnails(paths, "re-framed photo")
-
-
-def _details(history: History) -> str:
-    """What each part of APT does, for those who want to know."""
-    gamma = history.gammas[-1][1] if history.gammas else ()
-    plots = (
-        ("How much each noise level still counts", "1 minus the indicator", weight_bars(gamma)),
-        (
-            "Chance of being re-framed",
-            "mean over the photos of a step",
-            _plot("chance", history.chances, history, top=1.0),
-        ),
-        ("Features moved (RS)", "before its weight", _plot("RS", history.kept_features, history)),
-        ("Attention moved (AA)", "before its weight", _plot("AA", history.kept_attention, history)),
-    )
-    return (
-        '<div class="details">'
-        + "".join(f"<section>{_title(*words)}{plot}</section>" for *words, plot in plots)
-        + "</div>"
-    )
-
-
-def _plot(name: str, points: Sequence[tuple[int, float]], history: History, top: float | None = None) -> str:
-    return line_plot([Series(name, smoothed(points))], history.last_step, name, unit=name, top=top)
-
-
-def _progress(history: History, state: str) -> str:
-    # While samples are drawn between two steps the bar stays where it is.
-    is_waiting = state in ("waiting", "waking") or (
-        state == "training" and history.stage not in ("", "training", "sampling")
-    )
-    fraction = history.fraction if is_waiting else history.step / max(1, history.last_step)
-    numbers = [("step", f"{history.step:,}", f"of at most {history.last_step:,}")]
-    if history.losses:
-        numbers.append(("loss", f"{history.losses[-1][1]:.4f}", ""))
-    seconds = history.seconds_per_step
-    if seconds and state == "training":
-        is_fast = seconds < 1
-        pace = f"{1 / seconds:.1f}" if is_fast else f"{seconds:.1f} s"
-        numbers.append(("", pace, "steps a second" if is_fast else "a step"))
-        numbers.append(("about", duration(seconds * (history.last_step - history.step)), "left"))
-    if history.memory:
-        numbers.append(("memory", size(history.memory), ""))
-    if history.saved_step:
-        numbers.append(("kept: last, step", f"{history.saved_step:,}", ""))
-    return progress_line(fraction, numbers)
-
-
-def _files(history: History) -> str:
-    """Links to the LoRA files for other programs."""
-    names = {"kohya": "LoRA for ComfyUI, Forge, A1111", "diffusers": "LoRA for diffusers"}
-    return "".join(
-        f'<a class="button" id="{layout}" href="export/{quote(history.run.id)}/{layout}" download>{words}</a>'
-        for layout, words in names.items()
-        if layout in history.exports
-    )

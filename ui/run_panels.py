@@ -1,0 +1,124 @@
+"""What the page shows of a run: from its history to HTML. Pure functions."""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from apt_engine.runs.history import History
+from ui.plots import (
+    Series,
+    duration,
+    file_url,
+    gamma_lines,
+    gamma_map,
+    line_plot,
+    progress_line,
+    size,
+    smoothed,
+    thumbnails,
+    weight_bars,
+)
+
+
+def _title(title: str, about: str) -> str:
+    return f'<h2 class="title">{title}</h2><p>{about}</p>'
+
+
+def draw_indicator(history: History) -> str:
+    if history.step and not history.gammas:
+        return _title("Overfitting indicator", "This run does not compute it: all that would use it is off.")
+    about = "Stronger color: fits your photos far better than the untrained model does. Rows: noise level."
+    return _title("Overfitting indicator", about) + gamma_map(history.gammas, history.last_step)
+
+
+def draw_lines(history: History) -> str:
+    return gamma_lines(history.gammas, history.last_step)
+
+
+def draw_loss(history: History) -> str:
+    series = [Series("yours", smoothed(history.losses))]
+    if history.references:
+        series.append(Series("untrained", smoothed(history.references), "dashed"))
+    plot = line_plot(series, history.last_step, "Loss", unit="squared error")
+    return _title("Loss", "how far the guess of the noise is off") + plot
+
+
+def draw_drift(history: History) -> str:
+    """How far the model moved where the subject is not asked for; the untrained model is the line at nothing."""
+    series = [Series("drift", history.drifts, "warm")]
+    plot = line_plot(series, history.last_step, "Drift", unit="squared difference")
+    return _title("Drift", "how far pictures without your subject have moved; 0 is the untrained model") + plot
+
+
+def draw_samples(history: History) -> dict[str, Any]:
+    return {
+        "prompts": list(history.prompts),
+        "steps": sorted({step for step, _ in history.samples}) or [0],
+        "urls": {
+            f"{step}-{index}": file_url(history.run.path / path) for (step, index), path in history.samples.items()
+        },
+    }
+
+
+def draw_views(history: History) -> str:
+    if not history.views:
+        return ""
+    about = "what the trainer really saw in the last steps"
+    paths = [history.run.path / path for path in history.views]
+    return _title("Re-framed just now", about) + thumbnails(paths, "re-framed photo")
+
+
+def draw_details(history: History) -> str:
+    """What each part of APT does, for those who want to know."""
+    gamma = history.gammas[-1][1] if history.gammas else ()
+    plots = (
+        ("How much each noise level still counts", "1 minus the indicator", weight_bars(gamma)),
+        (
+            "Chance of being re-framed",
+            "mean over the photos of a step",
+            _plot("chance", history.chances, history, top=1.0),
+        ),
+        ("Features moved (RS)", "before its weight", _plot("RS", history.kept_features, history)),
+        ("Attention moved (AA)", "before its weight", _plot("AA", history.kept_attention, history)),
+    )
+    return (
+        '<div class="details">'
+        + "".join(f"<section>{_title(*words)}{plot}</section>" for *words, plot in plots)
+        + "</div>"
+    )
+
+
+def _plot(name: str, points: Sequence[tuple[int, float]], history: History, top: float | None = None) -> str:
+    return line_plot([Series(name, smoothed(points))], history.last_step, name, unit=name, top=top)
+
+
+def draw_progress(history: History, state: str) -> str:
+    # While samples are drawn between two steps the bar stays where it is.
+    is_waiting = state in ("waiting", "waking") or (
+        state == "training" and history.stage not in ("", "training", "sampling")
+    )
+    fraction = history.fraction if is_waiting else history.step / max(1, history.last_step)
+    numbers = [("step", f"{history.step:,}", f"of at most {history.last_step:,}")]
+    if history.losses:
+        numbers.append(("loss", f"{history.losses[-1][1]:.4f}", ""))
+    seconds = history.seconds_per_step
+    if seconds and state == "training":
+        is_fast = seconds < 1
+        pace = f"{1 / seconds:.1f}" if is_fast else f"{seconds:.1f} s"
+        numbers.append(("", pace, "steps a second" if is_fast else "a step"))
+        numbers.append(("about", duration(seconds * (history.last_step - history.step)), "left"))
+    if history.memory:
+        numbers.append(("memory", size(history.memory), ""))
+    if history.saved_step:
+        numbers.append(("kept: last, step", f"{history.saved_step:,}", ""))
+    return progress_line(fraction, numbers)
+
+
+def draw_files(history: History) -> str:
+    """Links to the LoRA files for other programs."""
+    names = {"kohya": "LoRA for ComfyUI, Forge, A1111", "diffusers": "LoRA for diffusers"}
+    return "".join(
+        f'<a class="button" id="{layout}" href="export/{quote(history.run.id)}/{layout}" download>{words}</a>'
+        for layout, words in names.items()
+        if layout in history.exports
+    )
