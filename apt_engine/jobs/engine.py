@@ -25,7 +25,7 @@ class EngineStatus:
         ahead: how many jobs come first while this one waits.
     """
 
-    job: Literal["idle", "waiting", "training", "sampling"] = "idle"
+    job: Literal["idle", "waiting", "training", "sampling", "exporting"] = "idle"
     run_id: str = ""
     message: str = ""
     ahead: int = 0
@@ -33,12 +33,12 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class SampleProgress:
-    """How far a sampling job is.
+    """How far a sampling job or an export is.
 
     Attributes:
         message: what is being done, in a few words.
         fraction: of the work, 0 to 1; None where unknown.
-        images: the finished pictures.
+        images: the finished pictures; of an export the finished files.
         preview: a small picture of what the next one seems to become; the file is gone when the job ends.
     """
 
@@ -82,6 +82,19 @@ class Engine(Protocol):
         """
 
     @abstractmethod
+    def export(self, run_id: str, checkpoint: str) -> Iterator[SampleProgress]:
+        """Submit the writing of a checkpoint's LoRA files for other programs; yields how far that is.
+
+        Args:
+            run_id: the run.
+            checkpoint: kept, last, or a step.
+
+        Raises:
+            BusyError: there is a job already.
+            EngineError: the files cannot be written, or do not hold what was trained; says why.
+        """
+
+    @abstractmethod
     def stop(self) -> None:
         """Ask the job to stop after its step, or take it out of the queue; returns at once."""
 
@@ -101,9 +114,13 @@ class SharedEngine(Engine, Protocol):
     def sample(self, request: SampleRequest, store: RunStore | None = None) -> Iterator[SampleProgress]:
         """As `Engine.sample`, with the runs of another store."""
 
+    @abstractmethod
+    def export(self, run_id: str, checkpoint: str, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        """As `Engine.export`, for a run of another store."""
+
 
 def describe_status(status: EngineStatus) -> str:
     """What an engine does, in a word or two."""
     if status.job == "waiting":
         return f"in line, {status.ahead} before you" if status.ahead else "your turn comes next"
-    return {"idle": "ready", "training": "training", "sampling": "drawing"}[status.job]
+    return {"idle": "ready", "training": "training", "sampling": "drawing", "exporting": "writing files"}[status.job]

@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import Engine, EngineStatus, SampleProgress, SharedEngine
@@ -17,18 +18,20 @@ SECONDS_TO_STOP = 60  # after that the next job is begun in any case
 
 @dataclass
 class Job:
-    """A run to train, or pictures to draw when `run_id` is empty.
+    """A run to train, or pictures to draw or files to write when `run_id` is empty.
 
     Attributes:
         visitor: whose job it is.
         run_id: the run to train.
         resume: whether from its last checkpoint.
+        kind: what it is.
         begun: set when the job's turn has come, or when it was taken out of the queue.
     """
 
     visitor: "QueuedEngine"
     run_id: str = ""
     resume: bool = False
+    kind: Literal["training", "sampling", "exporting"] = "training"
     begun: threading.Event = field(default_factory=threading.Event)
 
 
@@ -88,7 +91,7 @@ class JobQueue:
                     self._begin(self._waiting.pop(0))
 
     def _clear_finished(self) -> None:
-        """A training is over when the engine is idle. Pictures are over when `QueuedEngine` removes their job."""
+        """A training is over when the engine is idle. Pictures and exports are over when `QueuedEngine` removes their job."""
         job = self._current
         if job and job.run_id and self.engine.status.job == "idle":
             job.visitor.message = self.engine.status.message
@@ -125,12 +128,14 @@ class QueuedEngine(Engine):
             return EngineStatus(message=self.message)
         if not job.begun.is_set():
             return EngineStatus("waiting", job.run_id, ahead=ahead)
-        return EngineStatus("training" if job.run_id else "sampling", job.run_id)
+        return EngineStatus(job.kind, job.run_id)
 
     def refuse_if_busy(self) -> None:
         status = self.status
         if status.job != "idle":
-            what = {"training": "training", "sampling": "drawing"}.get(status.job, "waiting in line")
+            what = {"training": "training", "sampling": "drawing", "exporting": "writing files"}.get(
+                status.job, "waiting in line"
+            )
             raise BusyError(f"Your last job is still {what}; wait for it, or stop it first.")
 
     def start_training(self, run_id: str, *, resume: bool = False) -> None:
@@ -141,9 +146,14 @@ class QueuedEngine(Engine):
         self._queue.add(Job(self, run.id, resume))
 
     def sample(self, request: SampleRequest) -> Iterator[SampleProgress]:
-        job = Job(self)
+        job = Job(self, kind="sampling")
         self._queue.add(job)
-        return self._sample(job, request)
+        return self._follow(job, lambda: self._queue.engine.sample(request, self.store))
+
+    def export(self, run_id: str, checkpoint: str) -> Iterator[SampleProgress]:
+        job = Job(self, kind="exporting")
+        self._queue.add(job)
+        return self._follow(job, lambda: self._queue.engine.export(run_id, checkpoint, self.store))
 
     def stop(self) -> None:
         job, _ = self._queue.find(self)
@@ -158,13 +168,13 @@ class QueuedEngine(Engine):
     def close(self) -> None:
         """Do nothing: the engine belongs to all, and the queue closes it."""
 
-    def _sample(self, job: Job, request: SampleRequest) -> Iterator[SampleProgress]:
+    def _follow(self, job: Job, begin: Callable[[], Iterator[SampleProgress]]) -> Iterator[SampleProgress]:
         try:
             while not job.begun.wait(POLL_SECONDS):
                 _, ahead = self._queue.find(self)
                 yield SampleProgress(f"In line, {ahead} before you" if ahead else "Your turn comes next", None, ())
             if self._queue.find(self)[0] is job:
-                yield from self._queue.engine.sample(request, self.store)
+                yield from begin()
             else:
                 yield SampleProgress("Stopped", None, ())
         finally:
@@ -173,7 +183,9 @@ class QueuedEngine(Engine):
     def _finish(self, job: Job) -> None:
         """Let the next job begin, but only once the engine has stopped drawing for a page that was closed."""
         end = time.monotonic() + SECONDS_TO_STOP
-        while job.begun.is_set() and self._queue.engine.status.job == "sampling" and time.monotonic() < end:
+        while (
+            job.begun.is_set() and self._queue.engine.status.job in ("sampling", "exporting") and time.monotonic() < end
+        ):
             self._queue.engine.stop()
             time.sleep(POLL_SECONDS)
         self._queue.remove(job)

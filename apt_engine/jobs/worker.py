@@ -68,6 +68,8 @@ class Worker(SharedEngine):
             raise BusyError(f"The engine is training {status.run_id}; wait for it to finish, or stop it first.")
         if status.job == "sampling":
             raise BusyError("The engine is drawing pictures; wait until they are done.")
+        if status.job == "exporting":
+            raise BusyError("The engine is writing LoRA files; wait until they are done.")
 
     def start_training(self, run_id: str, *, resume: bool = False, store: RunStore | None = None) -> None:
         store = store or self._default_store
@@ -90,6 +92,16 @@ class Worker(SharedEngine):
             self._begin(
                 EngineStatus("sampling"), {"job": "sample", "request": request.to_dict(), "folder": str(folder)}
             )
+        return _follow(answers)
+
+    def export(self, run_id: str, checkpoint: str, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        store = store or self._default_store
+        run = store.open(run_id)
+        with self._lock:
+            self.refuse_if_busy()
+            self._store = store
+            self._answers = answers = queue.SimpleQueue()
+            self._begin(EngineStatus("exporting"), {"job": "export", "run": run.id, "checkpoint": checkpoint})
         return _follow(answers)
 
     def stop(self) -> None:

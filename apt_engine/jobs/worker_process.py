@@ -1,8 +1,8 @@
-"""The engine process: owns the device and runs one job at a time, training or sampling.
+"""The engine process: owns the device and runs one job at a time, training, sampling or exporting.
 
 Started by `worker.Worker` as `python -m apt_engine.jobs.worker_process`. Jobs arrive as lines of JSON on standard input: train,
-sample, stop; each names its data directory. When standard input ends, the page is gone: the job is stopped, saved, and the
-process ends.
+sample, export, stop; each names its data directory. When standard input ends, the page is gone: the job is stopped, saved, and
+the process ends.
 """
 
 import json
@@ -18,10 +18,12 @@ from typing import Any, TextIO
 from PIL import Image
 
 from apt_engine.jobs.session import explain, train
+from apt_engine.runs.history import checkpoint_of
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
 from apt_engine.sampling.sampler import Stopped
 from apt_engine.settings.sampling import SampleRequest
+from apt_engine.training.exports import export_checkpoint
 
 
 class Child:
@@ -56,6 +58,8 @@ class Child:
             store = RunStore(Path(job["data_dir"]))
             if job["job"] == "train":
                 self._train(store, job["run"])
+            elif job["job"] == "export":
+                self._export(store, job["run"], job["checkpoint"])
             else:
                 self._sample(store, SampleRequest.from_dict(job["request"]), Path(job["folder"]))
             self._tell("done")
@@ -68,6 +72,15 @@ class Child:
         self._generator.forget()
         for _ in train(store, store.open(run_id), self._stop.is_set):
             pass
+
+    def _export(self, store: RunStore, run_id: str, checkpoint: str) -> None:
+        self._generator.forget()
+        self._tell(
+            "progress", message="Writing the LoRA files and checking that they draw the same picture", fraction=None
+        )
+        run = store.open(run_id)
+        for written in export_checkpoint(run, checkpoint_of(run, checkpoint)):
+            self._tell("image", path=str(run.path / written.path))
 
     def _sample(self, store: RunStore, request: SampleRequest, folder: Path) -> None:
         def on_progress(message: str, fraction: float | None) -> None:

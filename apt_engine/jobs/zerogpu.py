@@ -14,7 +14,7 @@ from typing import Any
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress, SharedEngine
 from apt_engine.jobs.session import tell_death, train
-from apt_engine.runs.history import refuse_restart, summarize
+from apt_engine.runs.history import checkpoint_of, refuse_restart, summarize
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
@@ -50,6 +50,18 @@ def draw_pictures(data_dir: str, request: dict[str, Any], folder: str) -> tuple[
         return [], str(error)
 
 
+def write_files(data_dir: str, run_id: str, checkpoint: str) -> tuple[list[str], str]:
+    """Export a checkpoint, on the GPU; returns the files' paths, and a sentence where that failed."""
+    from apt_engine.training.exports import export_checkpoint
+
+    try:
+        run = RunStore(Path(data_dir)).open(run_id)
+        written = export_checkpoint(run, checkpoint_of(run, checkpoint))
+        return [str(run.path / file.path) for file in written], ""
+    except EngineError as error:
+        return [], str(error)
+
+
 class ZeroGpuEngine(SharedEngine):
     """An engine over a GPU that is borrowed call by call.
 
@@ -62,7 +74,7 @@ class ZeroGpuEngine(SharedEngine):
     def __init__(self, store: RunStore, borrow: GpuDecorator, seconds: float = SLICE_SECONDS) -> None:
         self._default_store = store
         self._seconds = seconds
-        self._train, self._draw = borrow(train_slice), borrow(draw_pictures)
+        self._train, self._draw, self._write = borrow(train_slice), borrow(draw_pictures), borrow(write_files)
         self._status = EngineStatus()
         self._lock = threading.Lock()
         self._stop_file: Path | None = None
@@ -93,7 +105,14 @@ class ZeroGpuEngine(SharedEngine):
         with self._lock:
             self.refuse_if_busy()
             self._status = EngineStatus("sampling")
-        return self._sample(store, request, folder)
+        return self._call(self._draw, str(store.data_dir), request.to_dict(), str(folder))
+
+    def export(self, run_id: str, checkpoint: str, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        store = store or self._default_store
+        with self._lock:
+            self.refuse_if_busy()
+            self._status = EngineStatus("exporting")
+        return self._call(self._write, str(store.data_dir), run_id, checkpoint)
 
     def stop(self) -> None:
         """Ask a training to stop after its step; pictures in work are finished."""
@@ -127,10 +146,10 @@ class ZeroGpuEngine(SharedEngine):
             self._stop_file.unlink(missing_ok=True)
         self._status = EngineStatus(message=message)
 
-    def _sample(self, store: RunStore, request: SampleRequest, folder: Path) -> Iterator[SampleProgress]:
+    def _call(self, borrowed: Callable[..., Any], *arguments: Any) -> Iterator[SampleProgress]:
         try:
             yield SampleProgress("Borrowing a GPU", None, ())
-            paths, sentence = self._draw(str(store.data_dir), request.to_dict(), str(folder))
+            paths, sentence = borrowed(*arguments)
             if sentence:
                 raise EngineError(sentence)
             yield SampleProgress("Done", 1.0, tuple(Path(path) for path in paths))

@@ -35,6 +35,11 @@ class Engine(Worker):
         yield SampleProgress("Drawing", 0.5, ())
         yield SampleProgress("Done", 1.0, (Path("a.png"),))
 
+    def export(self, run_id: str, checkpoint: str, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        assert store
+        self.begun.append(f"{checkpoint} of {store.open(run_id).config.subject}")
+        yield SampleProgress("Done", 1.0, (Path("a.safetensors"),))
+
     def stop(self) -> None:
         self.finish()
 
@@ -136,6 +141,17 @@ def test_pictures_wait_their_turn_and_say_so(engine: Engine, visitors: list[Queu
     thread.join(10)
     assert told_so_far[-2:] == ["Drawing", "Done"]
     assert visitors[1].status.job == "idle"
+
+
+def test_files_wait_their_turn_too(engine: Engine, visitors: list[QueuedEngine]) -> None:
+    progress = visitors[0].export(new_run(visitors[0]).id, "50")
+    assert visitors[0].status.job == "waiting"
+    soon(lambda: visitors[0].status.job == "exporting")
+    with pytest.raises(BusyError, match="still writing files"):
+        visitors[0].refuse_if_busy()
+    assert list(progress)[-1].images == (Path("a.safetensors"),)
+    assert engine.begun == ["50 of car"]
+    assert visitors[0].status.job == "idle"
 
 
 def test_a_run_that_is_gone_when_its_turn_comes_holds_nobody_up(engine: Engine, visitors: list[QueuedEngine]) -> None:

@@ -65,6 +65,17 @@ def test_it_trains_and_then_draws(worker: Worker, new_run: Callable[..., Run], s
     assert all(path.is_relative_to(store.data_dir / "generated") and path.exists() for path in last.images)
     assert worker.status.job == "idle"
 
+    exported = summarize(run).exports
+    written = list(worker.export(run.id, "2"))[-1]
+    assert [path.name for path in written.images] == [
+        "zwx_car-000002.safetensors",
+        "zwx_car-000002-diffusers.safetensors",
+    ]
+    assert all(path.parent == run.path / "exports" and path.exists() for path in written.images)
+    assert summarize(run).exports == exported  # those of the run as it ended
+    with pytest.raises(EngineError, match="no checkpoint"):
+        list(worker.export(run.id, "3000"))
+
 
 def test_a_failure_is_a_sentence_and_the_engine_goes_on(worker: Worker, new_run: Callable[..., Run]) -> None:
     run = new_run()

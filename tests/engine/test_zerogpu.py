@@ -120,6 +120,10 @@ def test_pictures_take_one_call_and_a_mistake_is_a_sentence(
     with pytest.raises(EngineError, match="has no checkpoint yet"):
         list(worker.sample(SampleRequest(prompt="a cat", run=run.id)))
     assert worker.status.job == "idle"
+    nearby = ZeroGpuEngine(store, lambda function: function)
+    with pytest.raises(EngineError, match="has no checkpoint yet"):
+        list(nearby.export(run.id, "kept"))
+    assert nearby.status.job == "idle"
 
 
 def test_zero_gpu_is_used_where_its_package_is(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
