@@ -1,19 +1,32 @@
 // The sample table: a row a prompt, first and last step beside a step of choice; any picture opens large, beside another step.
-// value: {prompts: [string], steps: [number], urls: {"step-index": url}}
+// The middle column begins at the kept step. value: {prompts: [string], steps: [number], urls: {"step-index": url}, kept: number}
 const root = element.querySelector(".samples-root");
-let chosen = null; // a step, or null while it follows the middle one
+let chosen = null; // a step, or null while it follows the kept one, or the middle one where none is kept
 let made = "";
 
 function nameOf(step, steps) {
   if (step === null) return "\u00a0";
   if (step === 0) return "before";
   const words = `step ${step.toLocaleString("en")}`;
+  if (step === props.value.kept) return `${words}, kept`;
   return step === steps[steps.length - 1] ? `${words}, now` : words;
 }
 
+function nearest(steps, wanted) {
+  return steps.reduce((best, step) => (Math.abs(step - wanted) < Math.abs(best - wanted) ? step : best));
+}
+
+// Where a step lies along the slider, whose stops are the sampled steps, as a share of its length.
+function shareOf(steps, wanted) {
+  const after = steps.findIndex((step) => step >= wanted);
+  if (after < 1) return after < 0 ? 1 : 0;
+  return (after - (steps[after] - wanted) / (steps[after] - steps[after - 1])) / (steps.length - 1);
+}
+
 // Always three, so that nothing moves when pictures come in.
-function columnsOf(steps) {
-  const middle = steps.length < 3 ? null : chosen ?? steps[Math.round((steps.length - 1) / 2)];
+function columnsOf(steps, kept) {
+  const first = kept ? nearest(steps, kept) : steps[Math.round((steps.length - 1) / 2)];
+  const middle = steps.length < 3 ? null : chosen ?? first;
   return [steps[0], middle, steps.length > 1 ? steps[steps.length - 1] : null];
 }
 
@@ -58,7 +71,7 @@ function render() {
   made = key;
   const steps = value.steps.length ? value.steps : [0];
   if (!steps.includes(chosen)) chosen = null;
-  const columns = columnsOf(steps);
+  const columns = columnsOf(steps, value.kept);
   const heads = columns.map((step, place) =>
     node("th", { scope: "col", class: place === 1 ? "chosen" : "" },
       nameOf(step, steps)));
@@ -74,7 +87,11 @@ function render() {
   slider.disabled = steps.length < 3;
   slider.value = steps.indexOf(columns[1]);
   slider.setAttribute("aria-valuetext", nameOf(columns[1], steps));
-  const line = root.querySelector(".choose") ?? node("label", { class: "choose" }, slider, node("b"));
+  const line = root.querySelector(".choose") ?? node("label", { class: "choose" }, node("span", {}, slider, node("i", { class: "kept" })), node("b"));
+  const mark = line.querySelector("i");
+  mark.hidden = !value.kept || steps.length < 3;
+  mark.title = `kept, step ${value.kept}`;
+  mark.style.setProperty("--share", shareOf(steps, value.kept));
   line.querySelector("b").textContent = nameOf(columns[1], steps);
   if (line.parentNode === root) root.firstChild.replaceWith(scroller);
   else root.replaceChildren(scroller, line);
@@ -83,7 +100,7 @@ function render() {
 document.addEventListener("show-step", ({ detail: wanted }) => {
   const steps = props.value?.steps ?? [];
   if (steps.length < 3) return;
-  chosen = steps.reduce((best, step) => (Math.abs(step - wanted) < Math.abs(best - wanted) ? step : best));
+  chosen = nearest(steps, wanted);
   render();
 });
 render();

@@ -6,6 +6,7 @@ from typing import Any
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.events import (
     RunStarted,
+    SplitMeasured,
     StepFinished,
 )
 from apt_engine.runs.run import Run
@@ -30,6 +31,14 @@ def begun(run: Run, steps: int) -> Run:
     run.append(RunStarted(run=run.id, base="pocket", subject="backpack", photo_count=1, first_step=0, last_step=10))
     for number in range(1, steps + 1):
         run.append(step(number))
+    return run
+
+
+def checked(run: Run, kept_step: int) -> Run:
+    """A run after a check at its sixth step, that tells a step from the last."""
+    run.append(
+        SplitMeasured(step=6, cells=(), gains=(), shots=0.4, views=0.25, kept_step=kept_step, message="No better.")
+    )
     return run
 
 

@@ -114,15 +114,22 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
         "select": (opened, shown_run),
         "play": (
             partial(generate_with, view, context),
-            [*shown_run, view.followed, view.generate.settings["run"]],
+            [*shown_run, view.followed, *view.generate.chosen],
         ),
         "copy": (partial(train_again, view, context), [view.tabs, *view.train.filled]),
     }
     runs.connect(view.runs, context, actions)
+    view.watch.pictures.click(
+        partial(make_pictures, view, context),
+        {view.watch.watched},
+        actions["play"][1],
+        show_progress="hidden",
+        api_visibility="private",
+    )
     view.generate_tab.select(
         partial(open_generate, view, context),
-        {view.generate.settings["run"], view.watch.watched, view.followed},
-        [view.generate.settings["run"], view.followed, view.generate.history],
+        {view.generate.settings["run"], view.generate.settings["prompt"], view.watch.watched, view.followed},
+        [*view.generate.chosen, view.followed, view.generate.history],
         show_progress="hidden",
     )
     view.runs_tab.select(partial(runs.refresh, view.runs, context), None, view.runs.table, show_progress="hidden")
@@ -178,10 +185,15 @@ def generate_with(view: PageView, context: AppContext, run_id: str) -> Values:
     """Go to the Generate tab with a run chosen; it is the one to watch, too."""
     return {
         **watch.open_run(view.watch, context, run_id),
-        **generate.offer_runs(view.generate, context, run_id, run_id),
+        **generate.choose_run(view.generate, context, run_id, ""),
         view.followed: run_id,
         view.tabs: gr.Tabs(selected="generate"),
     }
+
+
+def make_pictures(view: PageView, context: AppContext, values: Values) -> Values:
+    """Go to the Generate tab with the run in view and its kept step chosen."""
+    return generate_with(view, context, values[view.watch.watched].run_id)
 
 
 def train_again(view: PageView, context: AppContext, run_id: str) -> Values:
@@ -192,11 +204,15 @@ def train_again(view: PageView, context: AppContext, run_id: str) -> Values:
 
 def open_generate(view: PageView, context: AppContext, values: Values) -> Values:
     """Offer the runs as they are now and show the history. A run that was trained or opened since then is chosen."""
-    chosen, watched = values[view.generate.settings["run"]], values[view.watch.watched].run_id
-    followed = values[view.followed]
-    if watched != followed and watched in [run_id for _, run_id in generate.list_runs(context)]:
+    run, prompt = view.generate.settings["run"], values[view.generate.settings["prompt"]]
+    watched, followed, chosen = values[view.watch.watched].run_id, values[view.followed], values[run]
+    ids = [run_id for _, run_id in generate.list_runs(context)]
+    if watched != followed and watched in ids:
         chosen = followed = watched
-    offered = generate.offer_runs(view.generate, context, chosen, watched)
+    elif chosen not in ids:
+        chosen = ids[0]
+    offer = generate.offer_runs if chosen == values[run] else generate.choose_run
+    offered = offer(view.generate, context, chosen, prompt)
     return {**offered, view.followed: followed, view.generate.history: generate.list_history(context)}
 
 
@@ -213,6 +229,7 @@ def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
     waits = {
         "training": "Train: wait for the run",
         "sampling": "Train: wait for the pictures",
+        "exporting": "Train: wait for the files",
         "waiting": "Train: in line",
     }
     button = gr.Button(waits.get(status.job, "Train"), interactive=status.job == "idle")

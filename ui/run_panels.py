@@ -1,6 +1,8 @@
 """What the page shows of a run: from its history to HTML. Pure functions."""
 
+import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -19,48 +21,70 @@ from ui.plots import (
     weight_bars,
 )
 
+LAYOUTS = {"kohya": "LoRA for ComfyUI, Forge, A1111", "diffusers": "LoRA for diffusers"}
+
 
 def _title(title: str, about: str) -> str:
     return f'<h2 class="title">{title}</h2><p>{about}</p>'
 
 
+def draw_split(history: History) -> str:
+    """How much better than the untrained model the photos are fitted, and new views of them, which are never trained on."""
+    title = "Learning or memorizing"
+    if history.state in ("finished", "stopped") and not history.splits:
+        return _title(title, "This run was not checked for it, so its last step is kept.")
+    about = "New views (mirrored, enlarged) are never trained on. Where only your photos still rise, it memorizes."
+    series = [
+        Series("your photos", [(0, 0.0), *((split.step, 100 * split.shots) for split in history.splits)], "dashed"),
+        Series("new views of them", [(0, 0.0), *((split.step, 100 * split.views) for split in history.splits)]),
+    ]
+    return _title(title, about) + _lines_of(history, series, title, unit="% better than untrained")
+
+
 def draw_indicator(history: History) -> str:
+    """The heat map of the overfitting indicator."""
     if history.step and not history.gammas:
         return _title("Overfitting indicator", "This run does not compute it: all that would use it is off.")
     about = "Stronger color: fits your photos far better than the untrained model does. Rows: noise level."
-    return _title("Overfitting indicator", about) + gamma_map(history.gammas, history.last_step)
+    drawn = gamma_map(history.gammas, history.last_step, history.kept_step)
+    return _title("Overfitting indicator", about) + drawn
 
 
 def draw_lines(history: History) -> str:
-    return gamma_lines(history.gammas, history.last_step)
+    """The same as lines."""
+    return gamma_lines(history.gammas, history.last_step, history.kept_step)
 
 
 def draw_loss(history: History) -> str:
+    """The loss, smoothed, beside that of the untrained model on the same noise."""
     series = [Series("yours", smoothed(history.losses))]
     if history.references:
         series.append(Series("untrained", smoothed(history.references), "dashed"))
-    plot = line_plot(series, history.last_step, "Loss", unit="squared error")
+    plot = _lines_of(history, series, "Loss", unit="squared error")
     return _title("Loss", "how far the guess of the noise is off") + plot
 
 
 def draw_drift(history: History) -> str:
     """How far the model moved where the subject is not asked for; the untrained model is the line at nothing."""
     series = [Series("drift", history.drifts, "warm")]
-    plot = line_plot(series, history.last_step, "Drift", unit="squared difference")
+    plot = _lines_of(history, series, "Drift", unit="squared difference")
     return _title("Drift", "how far pictures without your subject have moved; 0 is the untrained model") + plot
 
 
 def draw_samples(history: History) -> dict[str, Any]:
+    """What `assets/samples.js` draws: urls by step and prompt, and the kept step."""
     return {
         "prompts": list(history.prompts),
         "steps": sorted({step for step, _ in history.samples}) or [0],
         "urls": {
             f"{step}-{index}": file_url(history.run.path / path) for (step, index), path in history.samples.items()
         },
+        "kept": history.kept_step,
     }
 
 
 def draw_views(history: History) -> str:
+    """The newest re-framed photos."""
     if not history.views:
         return ""
     about = "what the trainer really saw in the last steps"
@@ -89,10 +113,15 @@ def draw_details(history: History) -> str:
 
 
 def _plot(name: str, points: Sequence[tuple[int, float]], history: History, top: float | None = None) -> str:
-    return line_plot([Series(name, smoothed(points))], history.last_step, name, unit=name, top=top)
+    return _lines_of(history, [Series(name, smoothed(points))], name, unit=name, top=top)
+
+
+def _lines_of(history: History, series: Sequence[Series], about: str, *, unit: str, top: float | None = None) -> str:
+    return line_plot(series, history.last_step, about, unit=unit, top=top, kept_step=history.kept_step)
 
 
 def draw_progress(history: History, state: str) -> str:
+    """How far the run is: a bar, and numbers below it."""
     # While samples are drawn between two steps the bar stays where it is.
     is_waiting = state in ("waiting", "waking") or (
         state == "training" and history.stage not in ("", "training", "sampling")
@@ -109,16 +138,22 @@ def draw_progress(history: History, state: str) -> str:
         numbers.append(("about", duration(seconds * (history.last_step - history.step)), "left"))
     if history.memory:
         numbers.append(("memory", size(history.memory), ""))
+    if history.kept_step:
+        numbers.append(("kept: step", f"{history.kept_step:,}", ""))
     if history.saved_step:
-        numbers.append(("kept: last, step", f"{history.saved_step:,}", ""))
+        numbers.append(("last saved: step", f"{history.saved_step:,}", ""))
     return progress_line(fraction, numbers)
 
 
 def draw_files(history: History) -> str:
     """Links to the LoRA files for other programs."""
-    names = {"kohya": "LoRA for ComfyUI, Forge, A1111", "diffusers": "LoRA for diffusers"}
     return "".join(
         f'<a class="button" id="{layout}" href="export/{quote(history.run.id)}/{layout}" download>{words}</a>'
-        for layout, words in names.items()
+        for layout, words in LAYOUTS.items()
         if layout in history.exports
     )
+
+
+def draw_links(paths: Sequence[Path]) -> str:
+    """Links to LoRA files that were just written."""
+    return "".join(f'<a class="button" href="{file_url(path)}" download>{html.escape(path.name)}</a>' for path in paths)

@@ -38,7 +38,6 @@ def engine_notes(status: EngineStatus, training: Training | None, history: Histo
 
 def sentence(history: History, state: str, ahead: int = 0) -> str:
     """What is going on, for somebody who sees this for the first time; `ahead` jobs come first while it waits."""
-    where = f"step {history.step:,} of {history.last_step:,}"
     subject = history.subject
     match state:
         case "new":
@@ -49,17 +48,24 @@ def sentence(history: History, state: str, ahead: int = 0) -> str:
             return f"Waking the engine for your {subject}."
         case "training":
             is_learning = history.stage in ("", "training")
-            return f"Learning your {subject} ({where}).{_remark(history)}" if is_learning else history.message
+            return f"Learning your {subject}.{_remark(history)}" if is_learning else history.message
         case "finished":
-            return f"It knows your {subject}. {history.message}"
+            return f"{'It knows your' if history.kept_step else 'Trained on your'} {subject}. {history.message}{_kept(history)}"
         case "stopped":
-            return f"{history.message} Resume goes on from there."
+            return f"{history.message}{_kept(history)} Resume goes on from there."
         case "interrupted":
             saved = history.saved_step
             kept = f"from step {saved:,}, the last one saved" if saved else "from the beginning"
-            return f"Training was interrupted at {where}; Resume goes on {kept}."
+            return f"Training was interrupted at step {history.step:,} of {history.last_step:,}; Resume goes on {kept}."
         case _:
             return history.message
+
+
+def _kept(history: History) -> str:
+    """Which step is kept, where that can be told."""
+    if not history.kept_step:
+        return ""
+    return f" Step {history.kept_step:,} is kept."
 
 
 def _remark(history: History) -> str:
@@ -73,7 +79,7 @@ def _remark(history: History) -> str:
     if worn < WORN:
         return ""
     what = ("Fine detail", "Shape", "Layout")[min(2, 3 * gamma.index(worn) // len(gamma))]
-    remark = f" {what} fits the photos closely ({worn:.2f})"
+    remark = f" {what} fits the photos closely ({worn:.1f})"
     chance = statistics.fmean(chance for _, chance in history.chances[-STEPS_TIMED:]) if history.chances else 0.0
     return f"{remark}, so {_share(chance)} of the photos are now re-framed." if chance >= 0.05 else f"{remark}."
 

@@ -55,7 +55,7 @@ def test_a_person_goes_from_photos_to_pictures(page: Page, photos: list[Path], t
     page.tab("Watch")
     page.until(lambda: "car" in page.sentence())
     page.until(lambda: page.pictures_of_grid() > before)
-    page.until(lambda: "It knows your car" in page.sentence())
+    page.until(lambda: "Trained on your car" in page.sentence())
     page.tab("Train")
     assert page.field("2. What is it?").get_attribute("value") == "car"
     assert len(page.find("#photos img.photo")) == len(photos)

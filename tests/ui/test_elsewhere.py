@@ -34,7 +34,7 @@ def test_a_run_that_another_process_trains_is_training_and_cannot_be_stopped_her
     with held(context.store, run.id) as process:
         shown = watch.attach(view, context)
         assert shown[view.watched].run_id == run.id != newer.id
-        assert "Learning your backpack (step 4 of 10)." in shown[view.sentence]
+        assert "Learning your backpack." in shown[view.sentence]
         assert f"trains it (process {process.pid}); stop it there" in shown[view.sentence]
         assert [shown[part].visible for part in (view.stop, view.resume, view.more)] == [False, False, False]
         working = {row["id"]: (row["state"], row["working"]) for row in runs.rows(context)["runs"]}

@@ -24,7 +24,7 @@ from apt_engine.runs.events import (
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from tests.histories import count_reads
-from tests.pages import begun, engine, new_run, step
+from tests.pages import begun, checked, engine, new_run, step
 from ui.context import AppContext, Values, plain_errors
 from ui.layout import (
     PageView,
@@ -239,8 +239,12 @@ def test_a_click_on_a_run_leads_to_a_tab_and_changes_what_belongs_there(
     assert trained[page_view.train.settings["rank"]] == 7
     # Gradio refuses a handler that changes more than it was wired to
     assert watched.keys() <= {page_view.tabs, *page_view.watch.outputs}
-    run_input = page_view.generate.settings["run"]
-    assert chosen.keys() <= {page_view.tabs, page_view.followed, run_input, *page_view.watch.outputs}
+    assert chosen.keys() <= {
+        page_view.tabs,
+        page_view.followed,
+        *page_view.generate.chosen,
+        *page_view.watch.outputs,
+    }
     assert trained.keys() <= {page_view.tabs, *page_view.train.filled}
 
 
@@ -249,7 +253,13 @@ def test_the_generate_tab_offers_the_watched_run_and_what_was_drawn(context: App
     for run in (older, newer):
         run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
     run_input, history = page_view.generate.settings["run"], page_view.generate.history
-    inputs: Values = {run_input: None, page_view.watch.watched: watch.Watch(older.id), page_view.followed: ""}
+    prompt_input = page_view.generate.settings["prompt"]
+    inputs: Values = {
+        run_input: None,
+        prompt_input: "an owl",
+        page_view.watch.watched: watch.Watch(older.id),
+        page_view.followed: "",
+    }
     values = open_generate(page_view, context, inputs)
     assert values[run_input].value == older.id
     assert values[history] == {"pictures": [], "pick": True}
@@ -261,7 +271,12 @@ def test_generate_follows_the_run_last_trained_or_opened(context: AppContext, pa
     first, second = (begun(new_run(context), steps=4) for _ in range(2))
     first.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
     run_input = page_view.generate.settings["run"]
-    seen: Values = {run_input: first.id, page_view.watch.watched: watch.Watch(second.id), page_view.followed: first.id}
+    seen: Values = {
+        run_input: first.id,
+        page_view.generate.settings["prompt"]: "an owl",
+        page_view.watch.watched: watch.Watch(second.id),
+        page_view.followed: first.id,
+    }
 
     def come_back() -> str:
         values = open_generate(page_view, context, seen)
@@ -297,24 +312,42 @@ def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: g
     run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
     run.append(CheckpointSaved(step=4, path="checkpoints/000004"))
     assert [run_id for _, run_id in generate.list_runs(context)] == [run.id, generate.BARE]
-    offered = generate.offer_runs(generate_view, context, None, run.id)
-    assert offered[generate_view.settings["run"]].value == run.id
-
-    def follow(run_id: str, prompt: str) -> Values:
-        inputs: Values = {generate_view.settings["run"]: run_id, generate_view.settings["prompt"]: prompt}
-        return generate.follow_run(generate_view, context, inputs)
-
     prompt_input = generate_view.settings["prompt"]
-    changes = follow(run.id, generate.suggest_prompts(generate.BARE)[0])
+
+    def choose(run_id: str, prompt: str) -> Values:
+        return generate.choose_run(generate_view, context, run_id, prompt)
+
+    changes = choose(run.id, generate.suggest_prompts(generate.BARE)[0])
     prompt = changes[prompt_input]
     assert prompt == generate.suggest_prompts(run.id)[0]
-    assert prompt_input not in follow(run.id, "my own words")
-    assert "{subject}" not in follow(generate.BARE, prompt)[prompt_input]
+    assert prompt_input not in choose(run.id, "my own words")
+    assert "{subject}" not in choose(generate.BARE, prompt)[prompt_input]
+    assert changes.keys() <= {*generate_view.chosen}
+    assert changes[generate_view.settings["run"]].value == run.id
     assert all("{subject}" in prompt for prompt in changes[generate_view.suggestions]["prompts"])
     assert not any("{subject}" in prompt for prompt in generate.suggest_prompts(generate.BARE))
-    assert [value for _, value in changes[generate_view.settings["checkpoint"]].choices] == ["kept", "last", "4"]
+    assert changes[generate_view.settings["checkpoint"]].choices == [
+        ("kept: here the last", "kept"),
+        ("last: step 4", "last"),
+        ("step 4", "4"),
+    ]
     assert [value for _, value in changes[generate_view.compare].choices] == [generate.BASE_TOO, "step 4"]
     assert "zwx backpack" in changes[generate_view.meaning]
+
+
+def test_the_kept_step_is_chosen_and_says_so(
+    context: AppContext, page_view: PageView, generate_view: generate.GenerateView
+) -> None:
+    run = checked(begun(new_run(context), steps=6), kept_step=4)
+    for saved in (2, 4, 6):
+        run.save_checkpoint(saved, lambda folder: (folder / "lora.safetensors").touch())
+    chosen = generate.choose_run(generate_view, context, run.id, "")[generate_view.settings["checkpoint"]]
+    assert chosen.value == "kept"
+    assert chosen.choices[:3] == [("kept: step 4", "kept"), ("last: step 6", "last"), ("step 6", "6")]
+    view = page_view.generate
+    assert generate_with(page_view, context, run.id)[view.settings["checkpoint"]].value == "kept"
+    (row,) = runs.rows(context)["runs"]
+    assert row["step"] == "kept 4, last 6"
 
 
 def form_of(view: generate.GenerateView, **changes: Any) -> Values:
@@ -355,7 +388,7 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
         values = generate.use_again(generate_view, context, 0)
     again = {name: values[component] for name, component in generate_view.settings.items()}
     assert (again["prompt"], again["seed"], again["steps"], again["sampler"]) == ("a {subject}", 41, 7, "Euler")
-    assert (again["run"], values[generate_view.keep_seed]) == (generate.BARE, True)
+    assert (again["run"].value, values[generate_view.keep_seed]) == (generate.BARE, True)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_axe_finds_nothing_serious_on_any_tab(page: Page, theme: str) -> None:
         page.tab(tab)
         page.until(lambda tab=tab: len([panel for panel in page.find("[role=tabpanel]") if panel.is_displayed()]) == 1)
         if tab == "Watch":
-            page.until(lambda: "It knows your teddy bear" in page.sentence())
+            page.until(lambda: "Trained on your teddy bear" in page.sentence())
         page.browser.execute_script(AXE_SCRIPT)
         violations = page.browser.execute_async_script(RUN_AXE)
         found += [

@@ -1,5 +1,6 @@
 """The Generate tab: a prompt becomes pictures, with a run's LoRA, with any LoRA file, or with the bare base model."""
 
+import contextlib
 import html
 import random
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,12 @@ class GenerateView:
     history: gr.HTML
 
     @property
+    def chosen(self) -> list[Component]:
+        """What `choose_run` changes."""
+        names = ("run", "checkpoint", "prompt")
+        return [*(self.settings[name] for name in names), self.compare, self.meaning, self.suggestions]
+
+    @property
     def kept(self) -> dict[str, Component]:
         """The inputs whose values a reload finds again, by name. The run is chosen anew, after the one in view."""
         settings = {name: component for name, component in self.settings.items() if name not in ("run", "checkpoint")}
@@ -99,7 +106,14 @@ def build(context: AppContext) -> GenerateView:
                 run = gr.Dropdown(
                     list_runs(context), value=BARE, label="LoRA", interactive=True, scale=3, elem_id="run"
                 )
-                checkpoint = gr.Dropdown([*NAMED], value=NAMED[0], label="Checkpoint", interactive=True, scale=2)
+                checkpoint = gr.Dropdown(
+                    list_checkpoints(context, BARE)[0],
+                    value=NAMED[0],
+                    label="Checkpoint",
+                    interactive=True,
+                    scale=2,
+                    elem_id="checkpoint",
+                )
                 compare = gr.Dropdown(
                     [BASE_TOO],
                     value=[],
@@ -152,10 +166,11 @@ def connect(view: GenerateView, context: AppContext) -> None:
     """Wire the tab."""
     run = view.settings["run"]
     assert isinstance(run, gr.Dropdown)
-    run.change(
-        partial(follow_run, view, context),
-        {run, view.settings["prompt"]},
-        [view.settings["checkpoint"], view.compare, view.meaning, view.suggestions, view.settings["prompt"]],
+    prompt = view.settings["prompt"]
+    run.input(
+        lambda values: choose_run(view, context, values[run], values[prompt]),
+        {run, prompt},
+        view.chosen,
         show_progress="hidden",
     )
     view.generate.click(
@@ -177,9 +192,8 @@ def connect(view: GenerateView, context: AppContext) -> None:
     def reuse(event: gr.EventData) -> Values:
         return use_again(view, context, int(event.index))
 
-    view.history.select(
-        reuse, None, [*view.settings.values(), view.keep_seed], show_progress="hidden", api_visibility="private"
-    )
+    reused = [*view.settings.values(), view.keep_seed, view.compare, view.meaning, view.suggestions]
+    view.history.select(reuse, None, reused, show_progress="hidden", api_visibility="private")
 
 
 def stop(context: AppContext) -> None:
@@ -209,31 +223,45 @@ def list_runs(context: AppContext) -> list[tuple[str, str]]:
     return [*offered, ("no run: the base model as it is", BARE)]
 
 
-def offer_runs(view: GenerateView, context: AppContext, chosen: str | None, preferred: str) -> Values:
-    """Offer the runs as they are now; the preferred one is chosen where none was."""
-    offered = list_runs(context)
-    ids = [run_id for _, run_id in offered]
-    value = next(run_id for run_id in (chosen or preferred, preferred, *ids) if run_id in ids)
-    return {view.settings["run"]: gr.Dropdown(offered, value=value)}
-
-
-def follow_run(view: GenerateView, context: AppContext, values: Values) -> Values:
-    """Offer the checkpoints of the chosen run, newest first, and prompts for it. A prompt that was not typed changes too."""
-    run_id, prompt = values[view.settings["run"]], view.settings["prompt"]
-    try:
-        steps = [str(item.step) for item in reversed(context.store.open(run_id).checkpoints())] if run_id else []
-    except EngineError:
-        steps = []
-    others = [BASE_TOO, *(f"step {step}" for step in steps)] if run_id else [BASE_TOO]
+def choose_run(view: GenerateView, context: AppContext, run_id: str, prompt: str, checkpoint: str = NAMED[0]) -> Values:
+    """Choose a run, a checkpoint (the kept one where it has no such), prompts for it. A prompt that was not typed changes too."""
     changes: Values = {
-        view.settings["checkpoint"]: gr.Dropdown([*NAMED, *steps], value=NAMED[0]),
-        view.compare: gr.Dropdown(others, value=[], multiselect=True),
+        **offer_runs(view, context, run_id, prompt),
         view.meaning: explain_subject(context, run_id),
         view.suggestions: {"prompts": suggest_prompts(run_id)},
     }
-    if values[prompt] in (SUBJECT_PROMPTS[0], suggest_prompts(BARE)[0]):
-        changes[prompt] = suggest_prompts(run_id)[0]
+    checkpoints, others = list_checkpoints(context, run_id)
+    is_there = checkpoint in [value for _, value in checkpoints]
+    changes[view.settings["checkpoint"]] = gr.Dropdown(checkpoints, value=checkpoint if is_there else NAMED[0])
+    changes[view.compare] = gr.Dropdown(others, value=[], multiselect=True)
     return changes
+
+
+def offer_runs(view: GenerateView, context: AppContext, run_id: str, prompt: str) -> Values:
+    """Offer the runs and the checkpoints of the chosen one as they are now; what is chosen stays."""
+    checkpoints, others = list_checkpoints(context, run_id)
+    changes: Values = {
+        view.settings["run"]: gr.Dropdown(list_runs(context), value=run_id),
+        view.settings["checkpoint"]: gr.Dropdown(checkpoints),
+        view.compare: gr.Dropdown(others, multiselect=True),
+    }
+    if prompt in (SUBJECT_PROMPTS[0], suggest_prompts(BARE)[0]):
+        changes[view.settings["prompt"]] = suggest_prompts(run_id)[0]
+    return changes
+
+
+def list_checkpoints(context: AppContext, run_id: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Checkpoints of a run as (words, value), the kept and the last one first, then newest first; and what may stand beside."""
+    steps, kept = [], 0
+    if run_id:
+        with contextlib.suppress(EngineError):
+            run = context.store.open(run_id)
+            kept = summarize(run).kept_step
+            steps = [item.step for item in reversed(run.checkpoints())]
+    best = f"kept: step {kept:,}" if kept else "kept: here the last"
+    last = f"last: step {steps[0]:,}" if steps else "last"
+    choices = [*zip((best, last), NAMED, strict=True), *((f"step {step:,}", str(step)) for step in steps)]
+    return choices, [BASE_TOO, *(["last"] if kept else []), *(f"step {step}" for step in steps)]
 
 
 def suggest_prompts(run_id: str) -> list[str]:
@@ -345,7 +373,8 @@ def use_again(view: GenerateView, context: AppContext, index: int) -> Values:
     if values["run"] not in known:
         gr.Warning("The run behind this picture is gone; its other settings are taken over.")
         values["run"] = BARE
-    return {view.keep_seed: True, **{component: values[name] for name, component in view.settings.items()}}
+    chosen = choose_run(view, context, values["run"], "", values["checkpoint"])
+    return {**{component: values[name] for name, component in view.settings.items()}, **chosen, view.keep_seed: True}
 
 
 def _gallery(paths: Sequence[Path], name: str, first_seed: int) -> list[dict[str, str]]:

@@ -177,12 +177,16 @@ def _row(status: EngineStatus, training: Training | None, run: Run) -> dict[str,
         "title": _name(run),
         "base": Path(summary.base).name,
         "state": ". ".join([f"{words}: {summary.message}" if state == "failed" else words, *newer]),
-        "step": f"last, {checkpoints[-1].step:,}" if checkpoints else "nothing yet",
+        "step": _kept(summary.kept_step, checkpoints[-1].step) if checkpoints else "nothing yet",
         "picture": file_url(photo) if photo else "",
         "files": list(summary.exports),
         "working": state in AT_WORK,
         "drawable": bool(checkpoints),
     }
+
+
+def _kept(kept_step: int, last_step: int) -> str:
+    return f"kept {kept_step:,}, last {last_step:,}" if kept_step else f"last {last_step:,}"
 
 
 def _name(run: Run) -> str:

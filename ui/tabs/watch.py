@@ -2,9 +2,10 @@
 
 import dataclasses
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -21,17 +22,21 @@ from ui.run_panels import (
     draw_files,
     draw_indicator,
     draw_lines,
+    draw_links,
     draw_loss,
     draw_progress,
     draw_samples,
+    draw_split,
     draw_views,
 )
 from ui.scripted import scripted
 from ui.sentences import engine_notes, is_at_work, sentence, state_under
 
 WELCOME = "Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train."
+GO_ON = "Go on for so many more steps"
+ENDED = ("finished", "stopped")
 RESUMABLE = ("stopped", "failed", "interrupted")
-NO_SAMPLES: dict[str, Any] = {"prompts": ["your subject"], "steps": [0], "urls": {}}
+NO_SAMPLES: dict[str, Any] = {"prompts": ["your subject"], "steps": [0], "urls": {}, "kept": 0}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class WatchView:
     watched: gr.State
     sentence: gr.HTML
     progress: gr.HTML
+    split: gr.HTML
     indicator: gr.HTML
     lines: gr.HTML
     loss: gr.HTML
@@ -57,25 +63,31 @@ class WatchView:
     samples: gr.HTML
     views: gr.HTML
     details: gr.HTML
+    pictures: gr.Button
     stop: gr.Button
     resume: gr.Button
     more: gr.Row
     files: gr.HTML
     more_steps: gr.Number
     go_on: gr.Button
+    other: gr.Accordion
+    other_step: gr.Dropdown
+    write: gr.Button
+    written: gr.HTML
 
     @property
     def outputs(self) -> list[Block]:
         """All that changes when the run goes on."""
         everything = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return [component for component in everything if component not in (self.more_steps, self.go_on)]
+        return [component for component in everything if component not in (self.more_steps, self.write)]
 
 
 def build() -> WatchView:
     """Make the components."""
     sentence = gr.HTML(f'<p class="sentence">{WELCOME}</p>', elem_id="sentence")
     progress = gr.HTML(progress_line(0.0, []), elem_id="progress")
-    with gr.Row(elem_classes="actions"):
+    with gr.Row(elem_classes=["actions", "watch-actions"]):
+        pictures = gr.Button("Make pictures", variant="primary", visible=False, size="sm", elem_id="make-pictures")
         stop = gr.Button("Stop and keep", visible=False, size="sm", elem_id="stop")
         resume = gr.Button("Resume", variant="primary", visible=False, size="sm", elem_id="resume")
         files = gr.HTML("", elem_id="files")
@@ -83,9 +95,15 @@ def build() -> WatchView:
             more_steps = gr.Number(
                 100, label="more steps", minimum=1, maximum=10_000, precision=0, min_width=90, container=False, scale=0
             )
-            go_on = gr.Button("Go on for so many more steps", size="sm", elem_id="go-on", scale=0, min_width=90)
+            go_on = gr.Button(GO_ON, size="sm", elem_id="go-on", scale=0, min_width=90)
+    fold = gr.Accordion("LoRA files of another step", open=False, visible=False, elem_classes="fold")
+    with fold as other, gr.Row(elem_classes="actions"):
+        other_step = gr.Dropdown([], label="Step", container=False, interactive=True, scale=0, elem_id="other-step")
+        write = gr.Button("Write the files", size="sm", elem_id="write-files", scale=0, min_width=120)
+        written = gr.HTML("", elem_id="written")
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320):
+            split = _card("split", draw_split(History.empty()))
             with gr.Column(elem_classes="card", elem_id="indicator"):
                 indicator = gr.HTML(draw_indicator(History.empty()))
                 with gr.Accordion("as lines", open=False, elem_classes="fold"):  # a details element would close
@@ -106,6 +124,7 @@ def build() -> WatchView:
         watched=gr.State(Watch()),
         sentence=sentence,
         progress=progress,
+        split=split,
         indicator=indicator,
         lines=lines,
         loss=loss,
@@ -113,12 +132,17 @@ def build() -> WatchView:
         samples=samples,
         views=views,
         details=details,
+        pictures=pictures,
         stop=stop,
         resume=resume,
         more=more,
         files=files,
         more_steps=more_steps,
         go_on=go_on,
+        other=other,
+        other_step=other_step,
+        write=write,
+        written=written,
     )
 
 
@@ -141,6 +165,14 @@ def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
         partial(go_on, view, context),
         {view.watched, view.more_steps},
         view.outputs,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+    view.write.click(
+        partial(write_files, view, context),
+        {view.watched, view.other_step},
+        [view.written, view.write],
         show_progress="hidden",
         api_visibility="private",
     )
@@ -206,6 +238,23 @@ def go_on(view: WatchView, context: AppContext, values: Values) -> Values:
     return refresh(view, context, values)
 
 
+def write_files(view: WatchView, context: AppContext, values: Values) -> Iterator[Values]:
+    """Write the LoRA files of a step of the run in view, and show where they can be had."""
+    run_id, step = values[view.watched].run_id, values[view.other_step]
+    paths: tuple[Path, ...] = ()
+    try:
+        for progress in context.engine.export(run_id, str(step or "kept")):
+            yield {view.written: _note(f"{progress.message}."), view.write: gr.Button(interactive=False)}
+            paths = progress.images
+        yield {view.written: draw_links(paths), view.write: gr.Button(interactive=True)}
+    except EngineError as error:
+        yield {view.written: _note(str(error)), view.write: gr.Button(interactive=True)}
+
+
+def _note(sentence: str) -> str:
+    return f'<p class="note">{html.escape(sentence)}</p>'
+
+
 def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
     history = watched.history
     assert history
@@ -244,6 +293,7 @@ def _show(view: WatchView, history: History, state: str) -> Values:
     """What the page shows of a run below its sentence."""
     return {
         view.progress: draw_progress(history, state),
+        view.split: draw_split(history),
         view.indicator: draw_indicator(history),
         view.lines: draw_lines(history),
         view.loss: draw_loss(history),
@@ -251,10 +301,22 @@ def _show(view: WatchView, history: History, state: str) -> Values:
         view.samples: draw_samples(history),
         view.views: draw_views(history),
         view.details: draw_details(history),
-        view.resume: gr.Button(visible=state in RESUMABLE),
+        view.pictures: gr.Button(visible=state in ENDED and history.saved_step > 0),
+        view.resume: gr.Button(visible=state in RESUMABLE, variant="secondary" if state in ENDED else "primary"),
         view.more: gr.Row(visible=state == "finished"),
+        view.go_on: gr.Button(GO_ON.replace("Go on", "Go on anyway") if history.ended_by_itself else GO_ON),
+        **_show_steps(view, history, state),
         view.files: draw_files(history),
     }
+
+
+def _show_steps(view: WatchView, history: History, state: str) -> Values:
+    """The steps whose files can be written once the run has ended; while it trains the list stays as it is."""
+    if state not in (*ENDED, "failed", "interrupted"):
+        return {view.other: gr.Accordion(visible=False)}
+    kept, steps = history.kept_step, [item.step for item in reversed(history.run.checkpoints())]
+    choices = [(f"step {step:,}{', kept' if step == kept else ''}", str(step)) for step in steps]
+    return {view.other: gr.Accordion(visible=bool(steps)), view.other_step: gr.Dropdown(choices), view.written: ""}
 
 
 def _card(elem_id: str, value: str) -> gr.HTML:
