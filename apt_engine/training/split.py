@@ -86,13 +86,15 @@ class SplitProbe:
         latents: of the photos and their new views.
         captions: of the photos; both models are told the same.
         seed: of the noises.
+        batch: cells measured at once.
     """
 
-    def __init__(self, base: BaseModel, latents: Latents, captions: Captions, seed: int) -> None:
+    def __init__(self, base: BaseModel, latents: Latents, captions: Captions, seed: int, batch: int = BATCH) -> None:
         self._base = base
         self._latents = latents
         self._captions = captions
         self._seed = seed
+        self._batch = batch
         self._levels = base.levels(BINS)
         self._reference: dict[Cell, Tensor] = {}
 
@@ -100,7 +102,9 @@ class SplitProbe:
     def measure(self, cells: Sequence[Cell]) -> dict[Cell, float]:
         """The gain 1 - L_tuned / L_ref of each cell; not finite where a loss is not. One pass a cell, two the first time."""
         shots, views = ([cell for cell in cells if (cell.framing == SHOT) is is_shot] for is_shot in (True, False))
-        batches = [part[start : start + BATCH] for part in (views, shots) for start in range(0, len(part), BATCH)]
+        batches = [
+            part[start : start + self._batch] for part in (views, shots) for start in range(0, len(part), self._batch)
+        ]
         gains = torch.cat([self._gains(batch) for batch in batches]).tolist()
         return dict(zip([cell for batch in batches for cell in batch], gains, strict=True))
 
