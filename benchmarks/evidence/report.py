@@ -1,0 +1,136 @@
+"""Writes `docs/evidence.md` from the rows alone: the same rows, the same page."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy
+
+from benchmarks.evidence.curves import Trajectory, best_of
+from benchmarks.evidence.equal import at_equal_likeness, pairs, ratio
+from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, STEPS
+from benchmarks.evidence.pictures import PLACES_ASKED, SEEDS
+from benchmarks.evidence.replay import Choose, at_last, by_rule
+from benchmarks.evidence.scores import HEAD, line, outcomes, signed
+from benchmarks.evidence.tuning import THINNINGS, controls
+
+PLANNED = {"evidence": 24, "tuning": 6}  # runs of a method: subjects x seeds
+MEASURES = {"likeness": "likeness", "follows": "prompts", "copies": "copies", "moved": "others moved", "drift": "drift"}
+INTRODUCTION = f"""# Evidence: does it know when to stop, and is it better?
+
+Made by `python -m benchmarks.evidence report` from `benchmarks/evidence/measured/`; do not edit. All of it was measured on the
+pocket model, a toy of 64 px, with things it had never seen; how far it holds for a large model it cannot say.
+
+A run trains {STEPS} steps on five photos. Every {CHECK_EVERY} steps the whole split is measured, so that any rule can be
+asked afterwards as if the run had been live. At steps {", ".join(map(str, DRAWN_AT))} pictures are drawn, with the same
+prompts and seeds for all, and looked at by networks that no rule sees:
+
+- **likeness**: cosine (EfficientNet-Lite0) to held-out photos, of {len(PLACES_ASKED) * len(SEEDS)} pictures, in places that
+  no photo shows: {", ".join(PLACES_ASKED)};
+- **prompts**: share of pictures that show the place or the treatment that was asked for, by the judge (`benchmarks/judge.py`);
+- **copies**: cosine of pictures by the caption alone to the nearest photo;
+- **others moved**: 1 - cosine of pictures without the subject to the untrained model's own;
+- **drift**: mean squared change of the model's predictions where the subject is not asked for.
+
+The **best step** is the checkpoint with the best likeness among those that follow prompts as the untrained model does, within one
+standard error, and whose pictures are less like a photo than the photos are like each other. Checkpoints that qualify and are
+within one standard error of it are as good; a **hit** is a kept step between the first and the last of them, or within 20 % of
+that. What is **lost** is the best step's figure minus the kept one's; for likeness half of the pictures choose the best step and
+the other half tell the loss, so it is not flattered by luck and can be below 0. Between the steps that were drawn figures are
+read off a straight line. Intervals are 95 %, by drawing subjects anew. The rule's numbers and the best constant were found on
+the tuning subjects alone. The machine was shared, so costs are in steps, not seconds.
+"""
+
+
+def page(runs: Mapping[str, Sequence[Trajectory]]) -> str:
+    """The whole page; `runs` by the role of their subjects."""
+    parts = [INTRODUCTION]
+    for role in PLANNED:
+        if not runs[role]:
+            parts.append(f"## The {role} subjects\n\nNothing is measured yet.\n")
+            continue
+        parts.append(f"## The {role} subjects\n")
+        for method in dict.fromkeys(run.finished.method for run in runs[role]):
+            own = [run for run in runs[role] if run.finished.method == method]
+            parts += [_of_rule(role, method, own, controls(_same(runs["tuning"], method) or own)), _of_runs(own)]
+        parts += [_of_methods(runs[role]), _at_equal_likeness(runs[role])]
+    return "\n".join(parts)
+
+
+def _same(runs: Sequence[Trajectory], method: str) -> list[Trajectory]:
+    return [run for run in runs if run.finished.method == method]
+
+
+def _of_rule(role: str, method: str, runs: Sequence[Trajectory], ways: Mapping[str, Choose]) -> str:
+    """The rule against its controls, on the runs of a method."""
+    seeds = sorted({run.finished.seed for run in runs})
+    without = sum(best_of(run) is None for run in runs)
+    errors = [one.std(ddof=1) / len(one) ** 0.5 for run in runs for one in run.pictures("likeness")]
+    subjects = len({run.finished.subject for run in runs})
+    count = f"n = {len(runs)} of {PLANNED[role]} runs planned ({subjects} subjects, seeds {', '.join(map(str, seeds))})"
+    noise = f"The likeness of a checkpoint has a standard error of {numpy.mean(errors):.3f}."
+    lines = [
+        f"### When to stop: {method}\n",
+        f"{count}; {without} of them have no best step and do not count. {noise}\n",
+    ]
+    if without == len(runs):
+        return "\n".join(lines)
+    rule = outcomes(runs, by_rule())
+    lines += [HEAD, line("**our rule, as in the app**", rule)]
+    lines += [line(f"our rule, {name}", outcomes(runs, by_rule(thinning=one))) for name, one in THINNINGS.items()]
+    lines += [line(name, outcomes(runs, choose)) for name, choose in ways.items()]
+    return "\n".join([*lines, ""])
+
+
+def _of_runs(runs: Sequence[Trajectory]) -> str:
+    """A line a run."""
+    heads = "subject, seed | kept | ended | best (as good) | likeness: untrained, kept, best, last"
+    lines = [f"| {heads} | prompts | copies (photos) | drift |", "| --- |" + " ---: |" * 7]
+    for run in runs:
+        choice, best = by_rule()(run), best_of(run)
+        steps = (0, choice.kept, best.step if best else None, run.last_step)
+        figures = {
+            name: ", ".join("-" if step is None else f"{run.at(step, name):.{digits}f}" for step in steps)
+            for name, digits in (("likeness", 2), ("follows", 2), ("copies", 2), ("drift", 3))
+        }
+        as_good = f"{best.step} ({best.first} to {best.last})" if best else "none"
+        name, photos = f"{run.finished.subject}, {run.finished.seed}", f"({numpy.mean(run.nearest):.2f})"
+        copies = f"{figures['copies']} {photos}"
+        cells = [name, str(choice.kept), str(choice.ended), as_good, figures["likeness"], figures["follows"], copies]
+        lines.append(f"| {' | '.join(cells)} | {figures['drift']} |")
+    return "\n".join([*lines, ""])
+
+
+def _of_methods(runs: Sequence[Trajectory]) -> str:
+    """What each method's pictures show, at the step that the rule keeps and at the last one."""
+    lines = [
+        "### The methods\n",
+        f"| method, step | n | {' | '.join(MEASURES.values())} |",
+        "| --- | ---: |" + " ---: |" * len(MEASURES),
+    ]
+    for method in dict.fromkeys(run.finished.method for run in runs):
+        own = _same(runs, method)
+        for name, choose in (("kept by the rule", by_rule()), ("last", at_last)):
+            at = [(run, choose(run).kept) for run in own]
+            means = [numpy.mean([run.at(step, measure) for run, step in at]) for measure in MEASURES]
+            lines.append(f"| {method}, {name} | {len(own)} | {' | '.join(signed(mean) for mean in means)} |")
+    base = [numpy.mean([run.at(0, measure) for run in runs]) for measure in MEASURES]
+    return "\n".join([*lines, f"| untrained | | {' | '.join(signed(mean) for mean in base)} |", ""])
+
+
+def _at_equal_likeness(runs: Sequence[Trajectory]) -> str:
+    """Each method against plain training, where both are equally like the subject."""
+    told = (
+        "Each run and the plain one of the same subject and seed, each at its first step with 95 % of the likeness that both "
+        "gain: drift and others moved as shares of plain training's, prompts and copies as differences.\n"
+    )
+    lines = ["### At equal likeness\n", told, "| method | pairs | drift | others moved | prompts | copies |"]
+    lines.append("| --- |" + " ---: |" * 5)
+    for method in dict.fromkeys(run.finished.method for run in runs if run.finished.method != "plain"):
+        both = pairs(runs, method)
+        if both:
+            found = {name: [at_equal_likeness(pair, name) for pair in both] for name in MEASURES}
+            shares = " | ".join(f"{ratio(found[name]):.2f}" for name in ("drift", "moved"))
+            differences = " | ".join(
+                signed(numpy.mean([one - other for one, other in found[name]])) for name in ("follows", "copies")
+            )
+            lines.append(f"| {method} | {len(both)} | {shares} | {differences} |")
+    return "\n".join([*lines, ""])
