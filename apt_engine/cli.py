@@ -17,7 +17,7 @@ from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.jobs.session import create, train
 from apt_engine.jobs.worker import CHILD_ENVIRONMENT
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import (
     CheckpointSaved,
     Event,

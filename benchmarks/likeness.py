@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from apt_engine.bases.registry import load_base
-from apt_engine.photos import photos_in
+from apt_engine.photos.photo_set import photos_in
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig

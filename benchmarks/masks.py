@@ -18,7 +18,7 @@ from torch import Tensor
 from apt_engine.bases.profiles import build_config
 from apt_engine.bases.registry import load_base
 from apt_engine.lora import adapter
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import encode_with_warps

@@ -10,7 +10,7 @@ from apt_engine.bases.profiles import build_config
 from apt_engine.bases.registry import load_base
 from apt_engine.jobs.session import train
 from apt_engine.lora import files
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore

@@ -18,7 +18,7 @@ from PIL import Image
 from apt_engine.bases.profiles import build_config
 from apt_engine.jobs.session import train
 from apt_engine.lora import files
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import RunFinished, StageChanged
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import load_presets

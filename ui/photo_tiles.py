@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from apt_engine.errors import PhotoError
-from apt_engine.photos import MAXIMUM_COUNT, Photo, PhotoSet, read_photo, twins_of
+from apt_engine.photos.photo_set import MAXIMUM_COUNT, Photo, PhotoSet, read_photo, twins_of
 from ui.plots import file_url
 
 TILE_SIDE = 256

@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 from PIL import Image, ImageCms, ImageFilter
 
-from apt_engine.photos import Photo, read_photo
+from apt_engine.photos.photo_set import Photo, read_photo
 from benchmarks.hostile import picture_bytes
 from benchmarks.hostile.outcome import Outcome, judge
 

@@ -12,7 +12,7 @@ from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.lora import adapter
 from apt_engine.lora.adapter import reference_pass
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.captions import Captions

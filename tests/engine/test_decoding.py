@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from apt_engine.decoding import pool
 from apt_engine.errors import PhotoError, RunError
-from apt_engine.photos import photos_in, read_photo, read_photos
+from apt_engine.photos import pool
+from apt_engine.photos.photo_set import photos_in, read_photo, read_photos
 from benchmarks.hostile import picture_bytes, pictures
 
 

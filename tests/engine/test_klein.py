@@ -21,7 +21,7 @@ from apt_engine.bases.registry import load_base
 from apt_engine.errors import BaseModelError, ConfigError
 from apt_engine.jobs.session import train
 from apt_engine.lora import adapter, files
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import Calibrated, DriftMeasured, Event, ExportReady, Noticed, SampleReady, StepFinished
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore

@@ -10,7 +10,16 @@ import pytest
 from PIL import Image, ImageCms, ImageEnhance, ImageFilter
 
 from apt_engine.errors import PhotoError
-from apt_engine.photos import BLUR_LIMIT, Photo, PhotoSet, photos_in, read_photo, read_photos, sharpness, square_box
+from apt_engine.photos.photo_set import (
+    BLUR_LIMIT,
+    Photo,
+    PhotoSet,
+    photos_in,
+    read_photo,
+    read_photos,
+    sharpness,
+    square_box,
+)
 
 REAL_PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
 with_real_photos = pytest.mark.skipif(not REAL_PHOTOS.is_dir(), reason="the real photos are not beside this checkout")

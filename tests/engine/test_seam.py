@@ -11,7 +11,7 @@ from apt_engine.bases.registry import load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.errors import BaseModelError
 from apt_engine.jobs.session import train
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import ExportReady, Noticed, StepFinished
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig

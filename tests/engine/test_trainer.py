@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from apt_engine.errors import BaseModelError, BusyError, ConfigError, DiskError, EngineError, LoraError, RunError
 from apt_engine.jobs.session import train
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import (
     CheckpointSaved,
     DriftMeasured,

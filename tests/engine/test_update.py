@@ -12,7 +12,7 @@ from torch import Tensor
 from apt_engine.bases.base import PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.lora import adapter
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig

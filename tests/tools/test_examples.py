@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from tools.pocket.subjects import SUBJECTS
 from tools.pocket.vocabulary import OBJECTS, SOLID
 

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from apt_engine.jobs.engine import EngineStatus
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs import library
 from apt_engine.runs.events import (
     CheckpointSaved,

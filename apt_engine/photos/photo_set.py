@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy
 from PIL import Image
 
-from apt_engine.decoding.pool import decode
 from apt_engine.errors import PhotoError
+from apt_engine.photos.pool import decode
 from apt_engine.settings.training import SUBJECT_SLOT
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".heic", ".heif")

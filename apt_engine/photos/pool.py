@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from apt_engine.decoding.decode import KEPT_SIDE
 from apt_engine.errors import PhotoError
+from apt_engine.photos.decode import KEPT_SIDE
 
 SECONDS = 9.0  # for one photo; the largest that is taken needs two
 SECONDS_TO_WAKE = 60.0  # on a machine that is very busy; alone it takes 0.1
@@ -71,7 +71,7 @@ class Child:
     def __init__(self) -> None:
         environment = {name: os.environ[name] for name in NEEDED if name in os.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "apt_engine.decoding.child"],
+            [sys.executable, "-m", "apt_engine.photos.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The process that decodes: `python -m apt_engine.decoding.child`, started by `pool`. Imports no torch, and numpy only at need.
+"""The process that decodes: `python -m apt_engine.photos.child`, started by `pool`. Imports no torch, and numpy only at need.
 
 Asked by lines of JSON, `{"name": ..., "path": ...}`. It answers with a line, `{"size": [width, height]}` and then the pixels as
 RGB, or `{"refusal": sentence}`. Where the system has such limits, it may take little memory and write no file.
@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from apt_engine.decoding.decode import decode
 from apt_engine.errors import PhotoError
+from apt_engine.photos.decode import decode
 
 MEMORY = 900_000_000  # bytes of address space, of which Python and Pillow take 100 million
 

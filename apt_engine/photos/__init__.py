@@ -1,0 +1,1 @@
+"""Photos in: decoded in a process that has nothing to lose, checked, and cropped to squares around the subject."""
