@@ -113,6 +113,7 @@ def test_two_clicks_to_a_run_and_two_more_to_a_picture(page: Page, tmp_path: Pat
 
     before = page.clicks()
     page.tab("Generate")
+    page.until(lambda: "{subject}" in (page.field("Prompt").get_attribute("value") or ""))  # the run has been chosen
     page.click("#generate")
     page.until(lambda: len(page.find("#pictures img")) == 4)
     assert page.clicks() - before == 2
