@@ -23,6 +23,8 @@ FAST = [
     "resolution=32",
     "--set",
     "sample_prompts=a {subject}",
+    "--set",
+    "warped_views=2",
 ]
 
 

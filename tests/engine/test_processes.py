@@ -48,6 +48,7 @@ def test_two_processes_learn_what_one_learns_with_the_joint_batch(
         "learning_rate": 1e-2,
         "sensitivity": 1e4,
         "calibration_step": 10,
+        "warped_views": 2,
         "sample_every_steps": 0,
         "sample_prompts": "a {subject}",
         "sample_steps": 2,
