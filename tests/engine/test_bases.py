@@ -117,18 +117,19 @@ def test_xl_hears_a_prompt_as_a_stock_pipeline_says_it() -> None:
     assert nothing.hidden[1].any()
 
 
-def test_xl_is_told_the_size_of_the_picture_and_no_crop() -> None:
+def test_xl_is_told_the_whole_prompt_the_size_of_the_picture_and_no_crop() -> None:
     base = stable_diffusion_xl()
-    told: list[list[list[int]]] = []
-
-    def note(_module: torch.nn.Module, _inputs: object, arguments: dict[str, Any]) -> None:
-        told.append(arguments["added_cond_kwargs"]["time_ids"].tolist())
-
-    base.denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    told: list[dict[str, Any]] = []
+    base.denoiser.register_forward_pre_hook(lambda _module, _inputs, said: told.append(said), with_kwargs=True)
+    states = base.encode_prompts(["a car", "a cat"])
+    assert states.pooled is not None
     for height, width in ((8, 8), (8, 16)):
-        states = base.encode_prompts(["a car"]).expand(2)
         base.predict(torch.zeros(2, 4, height, width), torch.tensor([5, 6]), states)
-    assert told == [[[32, 32, 0, 0, 32, 32]] * 2, [[32, 64, 0, 0, 32, 64]] * 2]
+    times = [said["added_cond_kwargs"]["time_ids"].tolist() for said in told]
+    assert times == [[[32, 32, 0, 0, 32, 32]] * 2, [[32, 64, 0, 0, 32, 64]] * 2]
+    for said in told:
+        assert torch.equal(said["encoder_hidden_states"], states.hidden)
+        assert torch.equal(said["added_cond_kwargs"]["text_embeds"], states.pooled)
 
 
 def test_tokenizers_that_do_not_fit_together_are_noticed() -> None:
