@@ -7,7 +7,8 @@
 
 Augmentation zooms out and turns, so neither view is ever trained on; no photo is held out. A cell is a photo, a framing of it and
 a timestep bin, with a noise of its own. A check measures a few cells, always the same ones in turn: of each bin one view every
-second check, one shot every fourth. That is thin, and yet two checks are compared fairly, cell by cell.
+second check, one shot every fourth, and as many times that as a step has samples. That is thin, and yet two checks are compared
+fairly, cell by cell.
 """
 
 from collections.abc import Sequence
@@ -52,22 +53,29 @@ def all_cells(photos: int, views: Sequence[tuple[int, int]]) -> list[Cell]:
     return [Cell(*one, index) for one in shown for index in range(BINS)]
 
 
-def phases(photos: int, views: Sequence[tuple[int, int]]) -> list[list[Cell]]:
+def phases(photos: int, views: Sequence[tuple[int, int]], rounds: int = 1) -> list[list[Cell]]:
     """The cells of checks that follow each other, again and again: five views, of every other bin, and two or three shots.
 
     A shot is of the photo whose view is measured in the same bin at the same check, so that the two can be compared.
 
     Args:
         photos: how many.
+        rounds: so many times as many views, each another one, and the shots that belong to them.
         views: those there are, (photo, framing); a check takes them in turn, alternating framings.
     """
     kinds = sorted({framing for _, framing in views})
     turns = [(photo, kinds[(photo + turn) % len(kinds)]) for turn in range(len(kinds)) for photo in range(photos)]
     turns = [view for view in turns if view in views]
     bins = [index for phase in range(VIEW_PHASES) for index in range(phase, BINS, VIEW_PHASES)]
-    cells = [Cell(*turns[place % len(turns)], index) for place, index in enumerate(bins)]
+    rounds = min(rounds, len(turns))
+    cells = [
+        Cell(*turns[(place * rounds + number) % len(turns)], index)
+        for place, index in enumerate(bins)
+        for number in range(rounds)
+    ]
+    shots = dict.fromkeys(Cell(cell.photo, SHOT, cell.bin) for cell in cells)
     return [
         [cell for cell in cells if cell.bin % VIEW_PHASES == phase % VIEW_PHASES]
-        + [Cell(cell.photo, SHOT, cell.bin) for cell in cells if cell.bin % SHOT_PHASES == phase]
+        + [cell for cell in shots if cell.bin % SHOT_PHASES == phase]
         for phase in range(SHOT_PHASES)
     ]

@@ -112,7 +112,7 @@ def prepare_checks(
     views = new_views(latents)
     obstacle = "" if views else "the new views of your photos look like the photos themselves"
     views = views or [key for key in latents if key[1] != SHOT]
-    every = [all_cells(len(photos), views)] if config.thorough_checks else phases(len(photos), views)
+    every = [all_cells(len(photos), views)] if config.thorough_checks else phases(len(photos), views, config.batch_size)
     judge = functools.partial(stopping.stand, last_step=last_step, photos=count_different(photos), obstacle=obstacle)
     if config.indicator == "turn":
         judge = functools.partial(end_when_all_turned, judge)

@@ -26,10 +26,10 @@ def views_of(photos: int, kind: str = "both") -> list[tuple[int, int]]:
     return [(photo, framing) for photo in range(photos) for framing in VIEWS_OF[kind]]
 
 
-def passes(photos: int) -> int:
+def passes(photos: int, batch_size: int) -> int:
     """Forward passes of all checks and drifts of a run with the default settings, that of the untrained model once a cell."""
     steps = CONFIG.steps_for(photos)
-    turns = phases(photos, views_of(photos))
+    turns = phases(photos, views_of(photos), batch_size)
     checks = steps // CONFIG.check_steps(steps)
     split = sum(len(turns[check % len(turns)]) for check in range(checks)) + len(
         {cell for turn in turns for cell in turn}
@@ -38,12 +38,24 @@ def passes(photos: int) -> int:
     return split + len(CONFIG.drift_prompts) * (DRAWING_STEPS + drifts + 1)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
 @pytest.mark.parametrize("photos", range(3, 11))
-def test_checks_cost_less_than_15_percent_of_a_run_and_less_than_its_samples(photos: int) -> None:
-    steps = CONFIG.steps_for(photos)
-    assert passes(photos) <= 0.15 * PASSES_A_STEP * steps
+def test_checks_cost_less_than_15_percent_of_a_run_and_less_than_its_samples(photos: int, batch_size: int) -> None:
+    steps, cost = CONFIG.steps_for(photos), passes(photos, batch_size)
+    assert cost <= 0.15 * PASSES_A_STEP * steps * batch_size
     grid = len(CONFIG.sample_prompts) * CONFIG.sample_steps * 2  # with and without the prompt
-    assert passes(photos) < grid * (1 + steps // CONFIG.sample_every_steps)
+    assert cost < grid * (1 + steps // CONFIG.sample_every_steps)
+
+
+def test_larger_steps_afford_more_cells_all_different() -> None:
+    turns = phases(3, views_of(3), 4)
+    assert [len([cell for cell in turn if cell.framing]) for turn in turns] == [20] * 4
+    for turn in turns:
+        assert len(set(turn)) == len(turn)
+        for index in {cell.bin for cell in turn}:
+            seen = {(cell.photo, cell.framing) for cell in turn if cell.bin == index and cell.framing}
+            assert len(seen) == 4
+    assert phases(3, views_of(3), 9) == phases(3, views_of(3), 6)
 
 
 @pytest.mark.parametrize("kind", ["both", "mirrored", "enlarged"])
