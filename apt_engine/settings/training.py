@@ -93,6 +93,14 @@ class TrainingConfig(Checked):
     max_grad_norm: float = setting(
         1.0, "Longer gradients are shortened to this.", group="training", minimum=1e-3, maximum=1e3
     )
+    ema_decay: float = setting(
+        0.0,
+        "Pictures, checks and files take a running mean of the LoRA that keeps this share of itself in each step, such as 0.99; "
+        "0 takes the LoRA itself.",
+        group="training",
+        minimum=0,
+        maximum=0.9999,
+    )
     min_snr_gamma: float = setting(
         0.0,
         "Weigh noise levels by min(SNR, this)/SNR (arXiv 2303.09556, usually 5); 0 is off.",

@@ -1,5 +1,6 @@
 """All that training needs, made ready before the first step: base model, photos, LoRA, optimizer, step."""
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Generator
@@ -21,6 +22,7 @@ from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
 from apt_engine.sampling.sampler import Stopped
 from apt_engine.settings.training import FROM_CHECKS, TrainingConfig
 from apt_engine.training import state as training_state
+from apt_engine.training.averaging import Average
 from apt_engine.training.captions import Captions
 from apt_engine.training.checks import Checks, prepare_checks
 from apt_engine.training.drift import PriorDrift
@@ -46,6 +48,10 @@ class Loaded:
         """Its latents are drawn when it is first asked for: a resumed session may have nothing to measure."""
         return PriorDrift(self.base, self.config, self.stop.obey_alone)
 
+    def worn(self) -> contextlib.AbstractContextManager[None]:
+        """The model as its checkpoints have it inside: for pictures and measurements."""
+        return contextlib.nullcontext()
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prepared(Loaded):
@@ -53,20 +59,26 @@ class Prepared(Loaded):
 
     Attributes:
         parameters: the LoRA's, by name.
+        average: of them over the steps, if wished.
         views: of the re-framed photos just trained on.
         checks: of what is learnt and what is memorized; None where they are switched off.
     """
 
     parameters: dict[str, nn.Parameter]
+    average: Average
     optimizer: torch.optim.Optimizer
     step: AdaptiveStep
     views: RecentViews
     checks: Checks | None
 
+    def worn(self) -> contextlib.AbstractContextManager[None]:
+        return self.average.worn()
+
     def write(self, folder: Path) -> None:
         """The files of a checkpoint."""
-        files.save(self.base, folder / "lora.safetensors")
-        state = self.step.state_dict()
+        with self.worn():
+            files.save(self.base, folder / "lora.safetensors")
+        state = self.step.state_dict() | self.average.state_dict()
         training_state.write(
             folder / "optimizer.safetensors", self.parameters, self.optimizer, state, self.accelerator.scaler
         )
@@ -75,7 +87,9 @@ class Prepared(Loaded):
         """LoRA, optimizer and the step's own state exactly as they were."""
         files.load_weights(self.base, checkpoint.lora_path)
         path, scaler = checkpoint.optimizer_path, self.accelerator.scaler
-        self.step.load_state_dict(training_state.read(path, self.parameters, self.optimizer, scaler))
+        state = training_state.read(path, self.parameters, self.optimizer, scaler)
+        self.step.load_state_dict(state)
+        self.average.load_state_dict(state)
 
 
 def load(config: TrainingConfig, should_stop: Callable[[], bool]) -> Generator[Event, None, Loaded]:
@@ -143,6 +157,7 @@ def prepare(
         stop=loaded.stop,
         base=base,
         parameters=parameters,
+        average=Average(parameters, config.ema_decay),
         optimizer=loaded.accelerator.prepare(optimizer),
         step=AdaptiveStep(
             config,

@@ -159,7 +159,8 @@ class Trainer:
         """After a step: measure, decide, save, sample."""
         yield from self._measure(prepared, step)
         if prepared.checks and step % self._check_steps == 0:
-            self._splits.append(prepared.checks.measure(step))
+            with prepared.worn():
+                self._splits.append(prepared.checks.measure(step))
             yield self._splits[-1]
         ending = self._decide(prepared, step, skipped)
         if ending and ending.kind == "broken":
@@ -184,7 +185,7 @@ class Trainer:
             return
         if self._is_at_checkpoint(step) and RunSummary.of(self._run).has_drift(step):
             return
-        with contextlib.suppress(Stopped):
+        with contextlib.suppress(Stopped), loaded.worn():
             yield DriftMeasured(step=step, drift=loaded.drift.measure())
 
     def _decide(self, prepared: Prepared, step: int, skipped: int) -> Ending | None:
@@ -215,7 +216,8 @@ class Trainer:
         if loaded.processes.is_first:
             is_there = self._is_at_checkpoint(step) or step == self._kept_step
             there = RunSummary.of(self._run).drawn_samples(step) if is_there else set[int]()
-            yield from draw_samples(self._run, loaded.base, step, there, loaded.stop)
+            with loaded.worn():
+                yield from draw_samples(self._run, loaded.base, step, there, loaded.stop)
 
     def _finish(self, loaded: Loaded, ending: Ending) -> Generator[Event, None, None]:
         """What follows from how the loop ended."""
@@ -227,7 +229,7 @@ class Trainer:
             case "complete" | "enough" | "stopped":
                 steps = list(dict.fromkeys((ending.step, self._kept_step or ending.step)))
                 for step in steps:
-                    if step != ending.step:
+                    if loaded.processes.is_first:  # from its file: the mean over the steps, where that is wished
                         files.load_weights(loaded.base, self._run.checkpoint(str(step)).lora_path)
                     if ending.kind != "stopped":
                         yield from self._draw_samples(loaded, step)

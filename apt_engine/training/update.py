@@ -31,6 +31,7 @@ def take_step(prepared: Prepared, number: int) -> StepFinished:
     # With a loss scaler the optimizer itself skips gradients that overflowed, and lowers the scale.
     if not event.was_skipped or accelerator.scaler is not None:
         optimizer.step()
+    prepared.average.update(number)
     optimizer.zero_grad(set_to_none=True)
     return dataclasses.replace(event, seconds=time.monotonic() - started)
 
