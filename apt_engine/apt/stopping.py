@@ -1,7 +1,9 @@
 """When to stop [ours], and which checkpoint to keep: told from the split alone, by one pure function over the checks of a run.
 
 While a thing is learnt, new views of the photos are fitted better and better, as the photos themselves are. From some point on
-they are fitted no better, and then worse, while the photos go on: from there it only memorizes.
+they are fitted no better, and then worse, while the photos go on: from there it only memorizes. While they are fitted no worse,
+pictures still come closer to the thing, so the last checkpoint that is as good as the best is kept, not the first: on recorded
+runs of the tuning subjects that lost half as much likeness (`python -m benchmarks.evidence tune`).
 
 A check measures a few cells; between its own measurements a cell's gain is read off the straight line through them, from 0 at
 step 0, where the untrained model is as good as itself, and after its newest one it stays. So all checks are compared over the
@@ -20,7 +22,7 @@ class Rule:
 
     Attributes:
         least_steps, least_steps_a_photo: it never ends a run before the larger of both.
-        kept_within: the earliest checkpoint so many standard errors from the best is kept: a later one is no better that counts.
+        kept_within: the latest checkpoint no more standard errors below the best is kept: it is as good as can be told.
         patience_checks, patience_share: since that one it waits for so many checks, and for this share of the steps so far.
         memorized, cleared: the memorized share of the gain is too large above the one, and no longer below the other.
         memorized_checks: so many checks with too large a share end the waiting; without them it waits twice as long.
@@ -94,7 +96,7 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
     if obstacle:
         return Standing(0, False, unknown(obstacle), *curves)
     best = int(views.argmax())
-    kept = next(k for k in range(len(checks)) if _lead(cells, best, k) <= rule.kept_within)
+    kept = max(k for k, check in enumerate(checks) if is_finite(check) and _lead(cells, best, k) <= rule.kept_within)
     if not is_finite(checks[-1]):
         return Standing(
             steps[kept], False, f"At step {steps[-1]:,} the check gave numbers that are not finite.", *curves

@@ -1,17 +1,17 @@
 """Checked runs end by themselves, keep a checkpoint, and decide alike however often they are cut off."""
 
-import functools
+import dataclasses
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apt_engine.apt import stopping
-from apt_engine.apt.stopping import Rule
+from apt_engine.apt.stopping import Check, Rule, Standing
 from apt_engine.errors import DiskError
 from apt_engine.jobs.session import train
 from apt_engine.runs.events import (
@@ -33,14 +33,23 @@ from apt_engine.training.split import SplitProbe
 ENDS_AT = 6
 KEPT = 2
 KINDS = (".safetensors", ".png")
-IMPATIENT = Rule(least_steps=ENDS_AT, least_steps_a_photo=1, patience_checks=1, least_gain=-1.0, kept_within=1e9)
+IMPATIENT = Rule(least_steps=ENDS_AT, least_steps_a_photo=1, patience_checks=1, least_gain=-1.0, kept_within=0.0)
 Make = Callable[..., Run]
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rule that ends the toy's runs at step 6 and keeps step 2, whatever they learn."""
-    monkeypatch.setattr(stopping, "stand", functools.partial(stopping.stand, rule=IMPATIENT))
+    """A rule that ends the toy's runs at step 6 and keeps step 2: to it new views fall from the first check on."""
+    real = stopping.stand
+
+    def stand(checks: Sequence[Check], *arguments: Any, **more: Any) -> Standing:
+        fallen = [
+            dataclasses.replace(check, views={cell: gain + 100 / check.step**2 for cell, gain in check.views.items()})
+            for check in checks
+        ]
+        return real(fallen, *arguments, **more, rule=IMPATIENT)
+
+    monkeypatch.setattr(stopping, "stand", stand)
 
 
 @pytest.fixture(scope="module")
