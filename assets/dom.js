@@ -10,6 +10,12 @@ function node(tag, attributes = {}, ...children) {
   return made;
 }
 
+// Shows a picture at no more than three times its pixels; `box` is what is kept that small.
+function limit(image, box) {
+  image.addEventListener("load", () => { box.style.maxWidth = `${3 * image.naturalWidth}px`; });
+  return image;
+}
+
 function showDialog(dialog) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("close", () => dialog.remove());

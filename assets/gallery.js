@@ -9,8 +9,10 @@ function enlarge(index) {
     const count = props.value.pictures.length;
     enlarge((index + by + count) % count);
   };
+  const large = node("img", { alt: picture.words || picture.name });
+  limit(large, large).src = picture.url;
   const dialog = node("dialog", { class: "large", "aria-label": picture.words || picture.name },
-    node("img", { src: picture.url, alt: picture.words || picture.name }),
+    large,
     node("p", {}, picture.words),
     node("button", { type: "button", class: "close", onclick: () => step(-1) }, "Previous"), " ",
     node("button", { type: "button", class: "close", onclick: () => step(1) }, "Next"), " ",
@@ -27,13 +29,14 @@ function figure(picture, index, pick) {
   const words = picture.words || picture.name;
   const act = pick ? () => trigger("select", { index }) : () => enlarge(index);
   const label = pick ? `use the settings of ${words} again` : `${words}: enlarge`;
-  const children = [node("button", { type: "button", class: "tile", "aria-label": label, onclick: act },
-    node("img", { src: picture.url, alt: "", loading: "lazy" }))];
+  const image = node("img", { alt: "", loading: "lazy" });
+  const made = node("figure", {}, node("button", { type: "button", class: "tile", "aria-label": label, onclick: act }, image));
+  limit(image, made).src = picture.url;
   if (!pick) {
-    children.push(node("figcaption", {}, picture.words, " ",
+    made.append(node("figcaption", {}, picture.words, " ",
       node("a", { href: picture.url, download: picture.name, "aria-label": `download ${words}` }, "download")));
   }
-  return node("figure", {}, ...children);
+  return made;
 }
 
 function render() {

@@ -34,6 +34,12 @@ function menu(words, entries) {
   list.addEventListener("focusout", (event) => {
     if (!list.contains(event.relatedTarget)) list.open = false;
   });
+  list.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !list.open) return;
+    list.open = false;
+    list.querySelector("summary").focus();
+  });
+  list.addEventListener("toggle", () => list.open || renderOnceClosed());
   return list;
 }
 
@@ -60,7 +66,7 @@ function row(run) {
     node("td", {}, node("button", { type: "button", class: "picture", "aria-label": `open ${run.title}`, onclick: () => trigger("select", { id: run.id }) }, picture)),
     node("th", { scope: "row" }, link(run.title, () => trigger("select", { id: run.id })), node("small", {}, run.begun)),
     node("td", { "data-label": "model" }, run.base),
-    node("td", { "data-label": "state" }, run.state),
+    node("td", { "data-label": "state", title: run.state }, node("span", {}, run.state)),
     node("td", { "data-label": "kept" }, run.step),
     node("td", { class: "acts" },
       link("Generate", () => trigger("play", { id: run.id }), { disabled: !run.files.length && !run.drawable, title: run.drawable ? "" : "no checkpoint yet" }),
@@ -72,6 +78,13 @@ function binOf(runs) {
   const rows = runs.map((run) => node("li", {}, run.title, " ", link("take out", () => trigger("undo", { id: run.id }))));
   const empty = link("empty the bin for good", () => confirm(`Delete ${runs.length} run(s) for good?`) && trigger("clear", {}));
   return node("details", { class: "bin" }, node("summary", {}, `Bin (${runs.length})`), node("ul", {}, ...rows), empty);
+}
+
+// A menu that is open stays as it is; what came meanwhile is shown when it closes.
+let waits = false;
+function renderOnceClosed() {
+  waits = Boolean(root.querySelector(".menu[open]"));
+  if (!waits) render();
 }
 
 function render() {
@@ -87,9 +100,10 @@ function render() {
     onclick: () => trigger("apply", { ids: [...chosen] }),
   }, two ? "Compare the two" : "Compare: tick two runs");
   const heads = ["", "", "subject", "model", "state", "kept", ""].map((words) => node("th", { scope: "col" }, words));
-  const table = node("table", { class: "runs" }, node("thead", {}, node("tr", {}, ...heads)), node("tbody", {}, ...runs.map(row)));
+  const columns = ["box", "face", "subject", "model", "state", "kept", "acts"].map((name) => node("col", { class: name }));
+  const table = node("table", { class: "runs" }, node("colgroup", {}, ...columns), node("thead", {}, node("tr", {}, ...heads)), node("tbody", {}, ...runs.map(row)));
   root.replaceChildren(node("div", { class: "above" }, compare), table, ...[binOf(bin)].filter(Boolean));
 }
 
 render();
-watch("value", render);
+watch("value", renderOnceClosed);

@@ -35,14 +35,17 @@ function tile(value, step, index) {
   if (!url) return node("span", { class: "tile" });
   const words = `${value.prompts[index]}, ${nameOf(step, value.steps)}`;
   const open = () => enlarge(value, step, index);
-  return node("button", { class: "tile", type: "button", "aria-label": `${words}: enlarge`, onclick: open },
-    node("img", { src: url, alt: "", loading: "lazy" }));
+  const image = node("img", { alt: "", loading: "lazy" });
+  const made = node("button", { class: "tile", type: "button", "aria-label": `${words}: enlarge`, onclick: open }, image);
+  limit(image, made).src = url;
+  return made;
 }
 
 function enlarge(value, step, index) {
   const steps = value.steps.filter((one) => value.urls[`${one}-${index}`]);
   const sides = [steps[0], step === steps[0] ? steps[steps.length - 1] : step].map((shown, number) => {
     const picture = node("img", { alt: "" });
+    limit(picture, picture);
     const select = node("select", { "aria-label": number ? "right: step" : "left: step" },
       ...steps.map((one) => node("option", { value: one }, nameOf(one, value.steps))));
     const show = () => {

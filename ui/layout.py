@@ -132,6 +132,15 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
         [*view.generate.chosen, view.followed, view.generate.history],
         show_progress="hidden",
     )
+    view.pulse.tick(
+        partial(runs.follow, view.runs, context),
+        {view.runs.table},
+        view.runs.table,
+        queue=False,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+    )
     view.runs_tab.select(partial(runs.refresh, view.runs, context), None, view.runs.table, show_progress="hidden")
 
 

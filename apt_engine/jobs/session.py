@@ -98,7 +98,7 @@ def explain(error: Exception, where: str) -> str:
     # By name, torch must not be imported here: every backend's own is torch.OutOfMemoryError.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return OUT_OF_MEMORY
-    return f"Something unexpected happened ({type(error).__name__}: {error}); the details are in {where}."
+    return f"Something unexpected happened; what was saved is kept, so try again. The details, for a report, are in {where}."
 
 
 def _write_failure(run: Run, message: str, detail: str = "") -> None:

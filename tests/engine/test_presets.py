@@ -35,7 +35,8 @@ def test_augmentation_and_regularization_are_chosen_apart() -> None:
     plain = build_config(presets, ["augmentation-off", "regularization-off"], {"subject": "car"})
     assert not plain.needs_reference
     for kind in ("augmentation", "regularization"):
-        assert [key for key, preset in presets.items() if preset.kind == kind] == sorted(
+        keys = [key for key, preset in presets.items() if preset.kind == kind and key != "dreambooth"]
+        assert keys == sorted(
             f"{kind}-{strength}"
             for strength in ("gentle" if kind == "augmentation" else "light", "off", "standard", "strong")
         )

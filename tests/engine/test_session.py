@@ -29,7 +29,7 @@ def store(data_dir: Path) -> RunStore:
         (torch.OutOfMemoryError("tried to allocate"), OUT_OF_MEMORY, False),
         (
             KeyError("up"),
-            "Something unexpected happened (KeyError: 'up'); the details are in events.jsonl of run",
+            "Something unexpected happened; what was saved is kept, so try again. The details, for a report, are in events.j",
             False,
         ),
     ],

@@ -186,6 +186,19 @@ def test_each_base_model_stands_once_in_the_list(view: train.TrainView) -> None:
     assert len(names) == len(set(names)) > 3
 
 
+def test_each_preset_says_what_it_does_and_dreambooth_trains_without_apt(
+    context: AppContext, view: train.TrainView
+) -> None:
+    assert all(radio.info for radio in view.presets.values())
+    chosen: dict[Any, Any] = {view.chosen: view.chosen.value}
+    radios: dict[Any, Any] = {radio: radio.value for radio in view.presets.values()}
+    radios[view.presets["regularization"]] = "dreambooth"
+    changed = train.choose(view, context, form(view, [], subject="car") | chosen | radios)
+    assert "without APT" in changed[view.presets["regularization"]].info
+    names = ("augmentation", "stabilization", "alignment", "weighting", "prior_preservation")
+    assert [changed[view.settings[name]] for name in names] == [0, 0, 0, False, True]
+
+
 def test_an_example_brings_photos_and_word(view: train.TrainView, photo_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(photo_dir, tmp_path / "discs")
     (tmp_path / "examples.json").write_text(

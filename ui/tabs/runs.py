@@ -86,6 +86,15 @@ def refresh(view: RunsView, context: AppContext) -> Values:
     return {view.table: rows(context)}
 
 
+def follow(view: RunsView, context: AppContext, values: Values) -> Values:
+    """Show what has become of the runs since, where they were shown before."""
+    shown = values[view.table]
+    if not shown["runs"]:
+        return gr.skip()
+    now = rows(context)
+    return gr.skip() if now == shown else {view.table: now}
+
+
 def rows(context: AppContext) -> dict[str, Any]:
     """All runs as the table shows them, and those in the bin."""
     training = training_in(context.store)
@@ -133,8 +142,8 @@ def compare(context: AppContext, run_ids: Sequence[str]) -> str:
         found = [context.store.open(run_id) for run_id in run_ids[:2]]
         histories = [History.of(run) for run in found]
         differences = _differences(found)
-    names = [html.escape(_name(run)) for run in found]
-    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    names = _distinct_names(found)
+    heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
     samples = "".join(
         f'<tr><th scope="row">{html.escape(prompt)}</th>'
         + "".join(f"<td>{_sample(history, prompt)}</td>" for history in histories)
@@ -145,11 +154,12 @@ def compare(context: AppContext, run_ids: Sequence[str]) -> str:
     styles = ("accent", "dashed")
     plots = "".join(
         f"<section><h2 class='title'>{title}</h2>"
-        + line_plot([Series(*line) for line in zip(names, points, styles, strict=True)], last, title)
+        + line_plot([Series(*line) for line in zip(names, points, styles, strict=True)], last, title, unit=unit)
         + "</section>"
-        for title, points in (
-            ("Loss", [smoothed(history.losses) for history in histories]),
-            ("Drift: how far pictures without the subject have moved", [history.drifts for history in histories]),
+        for title, unit, points in (
+            ("New views of the photos", "% better than untrained", [_views(history) for history in histories]),
+            ("Loss", "squared error", [smoothed(history.losses) for history in histories]),
+            ("Drift without the subject", "squared difference", [history.drifts for history in histories]),
         )
     )
     return (
@@ -194,6 +204,18 @@ def _name(run: Run) -> str:
         return library.title_of(run) or run.config.subject
     except EngineError:
         return run.id
+
+
+def _distinct_names(found: Sequence[Run]) -> list[str]:
+    """Their names; with when they were begun where they are called alike, and numbered where that is the same too."""
+    names = [_name(run) for run in found]
+    if len(set(names)) < len(names):
+        names = [f"{name}, {_begun(run)}" for name, run in zip(names, found, strict=True)]
+    return names if len(set(names)) == len(names) else [f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _views(history: History) -> list[tuple[int, float]]:
+    return [(split.step, 100 * split.views) for split in history.splits]
 
 
 def _begun(run: Run) -> str:

@@ -147,7 +147,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
         [choice.input for choice in choices],
         partial(choose, view, context),
         {view.chosen, *choices, *view.settings.values()},
-        [view.chosen, *view.settings.values()],
+        [view.chosen, *view.presets.values(), *view.settings.values()],
         show_progress="hidden",
     ).then(look, form, shown, show_progress="hidden", api_visibility="private")
     summed_up = [view.settings[name].change for name in ("steps", "batch_size", "rank", "resolution")]  # pyright: ignore[reportAttributeAccessIssue]
@@ -265,6 +265,9 @@ def restore(view: TrainView, context: AppContext, values: Values) -> Values:
     form: Values = {component: initial_value(component) for component in inputs} | own
     tiles = [tile for tile in (form[view.photos] or NO_PHOTOS)["photos"] if Path(str(tile.get("path"))).is_file()]
     form[view.photos] = {"photos": tiles, "problems": []}
+    for radio in view.presets.values():
+        if radio in own:
+            own[radio] = gr.Radio(value=own[radio], info=context.presets[own[radio]].description)
     return {**own, **show_photos(view, context, form), view.chosen: _choice(view, form)}
 
 
@@ -276,7 +279,11 @@ def choose(view: TrainView, context: AppContext, values: Values) -> Values:
         after = build_config(context.presets, new.presets, {"subject": "thing", "base": new.base})
     shown = {name: values[component] for name, component in view.settings.items() if name not in SHOWN_ABOVE}
     moved = changed_by(before, after, shown)
-    return {view.chosen: new, **{view.settings[name]: value for name, value in moved.items()}}
+    said: Values = {
+        radio: gr.Radio(info=context.presets[key].description)
+        for radio, key in zip(view.presets.values(), new.presets, strict=True)
+    }
+    return {view.chosen: new, **said, **{view.settings[name]: value for name, value in moved.items()}}
 
 
 def config_of(view: TrainView, values: Values) -> TrainingConfig:
@@ -298,9 +305,10 @@ def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> s
     folder = context.store.data_dir
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     memory = psutil.virtual_memory().total
+    stops = "stops by itself, " if config.stop == "auto" and config.check_every_steps else ""
     facts = [
         f"<b>{photo_count}</b> photo{'' if photo_count == 1 else 's'}",
-        f"at most <b>{config.steps_for(photo_count):,}</b> steps",
+        f"{stops}at most <b>{config.steps_for(photo_count):,}</b> steps",
         f"<b>{config.resolution}</b> px",
         *([f"about <b>{duration(needs.seconds)}</b>"] if needs.seconds and photo_count else []),
         f"memory <b>{_bytes(needs.memory)}</b>" + (f" of {size(memory)}" if config.base == "pocket" else ""),
@@ -377,4 +385,5 @@ def credits_of(examples: Iterable[Example]) -> str:
 def _preset_choice(context: AppContext, kind: str) -> gr.Radio:
     presets = [(preset.name, key) for key, preset in context.presets.items() if preset.kind == kind]
     presets.sort(key=lambda item: ORDER.index(end) if (end := item[1].rpartition("-")[2]) in ORDER else len(ORDER))
-    return gr.Radio(presets, value=DEFAULTS[kind], label=CHOICES[kind], interactive=True)
+    about = context.presets[DEFAULTS[kind]].description
+    return gr.Radio(presets, value=DEFAULTS[kind], label=CHOICES[kind], info=about, interactive=True)

@@ -101,7 +101,7 @@ def build() -> WatchView:
         other_step = gr.Dropdown([], label="Step", container=False, interactive=True, scale=0, elem_id="other-step")
         write = gr.Button("Write the files", size="sm", elem_id="write-files", scale=0, min_width=120)
         written = gr.HTML("", elem_id="written")
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="watch-columns"):
         with gr.Column(scale=6, min_width=320):
             split = _card("split", draw_split(History.empty()))
             with gr.Column(elem_classes="card", elem_id="indicator"):
@@ -111,7 +111,7 @@ def build() -> WatchView:
             with gr.Row(equal_height=True, elem_classes="plots"):
                 loss = _card("loss", draw_loss(History.empty()))
                 drift = _card("drift", draw_drift(History.empty()))
-        with gr.Column(scale=6, min_width=320, elem_classes="card"):
+        with gr.Column(scale=6, min_width=320, elem_classes=["card", "pictures-first"]):
             gr.HTML(
                 '<h2 class="title">Samples</h2><p>Same prompts, same seeds. Drag to any step; click a picture to '
                 "compare it with another step.</p>",
