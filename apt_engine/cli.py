@@ -25,6 +25,7 @@ from apt_engine.runs.events import (
     Noticed,
     RunFinished,
     RunStarted,
+    SplitMeasured,
     StageChanged,
     StepFinished,
 )
@@ -102,6 +103,8 @@ def _show(event: Event) -> None:
             if event.step % 10:
                 return
             line = f"step {event.step}: loss {event.loss:.4f}, {event.seconds:.2f} s"
+        case SplitMeasured():
+            line = f"check at step {event.step}: {event.message}"
         case CheckpointSaved():
             line = f"checkpoint {event.path}"
         case ExportReady():

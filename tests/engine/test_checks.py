@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from apt_engine.apt import stopping
 from apt_engine.apt.stopping import Check, Rule, Standing
@@ -197,6 +198,21 @@ def test_where_it_cannot_be_told_the_last_checkpoint_is_kept_and_the_run_says_wh
     assert isinstance(end, RunFinished)
     assert end.step == checkpoint_of(run).step == 8
     assert "cannot be told: there is only one photo, or all are the same. So it goes on" in end.reason
+
+
+def test_of_a_symmetric_thing_the_mirror_image_tells_nothing(make: Make) -> None:
+    run = make(new_views="mirrored")
+    for path in run.photo_paths:
+        with Image.open(path) as photo:
+            half = photo.crop((0, 0, photo.width // 2, photo.height))
+        whole = Image.new("RGB", (2 * half.width, half.height))
+        whole.paste(half, (0, 0))
+        whole.paste(half.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (half.width, 0))
+        whole.save(path)
+    end = finish(run)[-1]
+    assert isinstance(end, RunFinished)
+    assert end.step == checkpoint_of(run).step == 8
+    assert "cannot be told: the new views of your photos look like the photos themselves. So it goes on" in end.reason
 
 
 def test_numbers_that_are_not_finite_end_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

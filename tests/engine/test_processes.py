@@ -12,6 +12,7 @@ from apt_engine.errors import ConfigError
 from apt_engine.jobs.worker import ROOT
 from apt_engine.runs.events import (
     Calibrated,
+    SplitMeasured,
 )
 from apt_engine.runs.store import RunStore
 from apt_engine.training.processes import ALONE, Processes
@@ -50,6 +51,7 @@ def test_two_processes_learn_what_one_learns_with_the_joint_batch(
         "calibration_step": 10,
         "warped_views": 2,
         "sample_every_steps": 0,
+        "check_every_steps": 5,
         "sample_prompts": "a {subject}",
         "sample_steps": 2,
     }
@@ -75,6 +77,13 @@ def test_two_processes_learn_what_one_learns_with_the_joint_batch(
         assert two.gamma == pytest.approx(one.gamma, abs=1e-4)
         assert two.loss == pytest.approx(one.loss, rel=1e-5)
     assert any(any(step.warped) for step in steps["one"])
+    splits = {
+        name: [event for event in run.events()[0] if isinstance(event, SplitMeasured)] for name, run in runs.items()
+    }
+    assert [split.step for split in splits["two"]] == [5, 10, 15, 20]
+    for one, two in zip(splits["one"], splits["two"], strict=True):
+        assert two.cells == one.cells
+        assert two.gains == pytest.approx(one.gains, abs=1e-5)
     calibrated = {
         name: [event for event in run.events()[0] if isinstance(event, Calibrated)] for name, run in runs.items()
     }
