@@ -13,11 +13,13 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from apt_engine import tensor_files
 from apt_engine.errors import BaseModelError
+from apt_engine.reading import open_regular
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "families"
 TOKENIZER_DIR = ASSETS / "clip-tokenizer"
-LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses more
+LONGEST_HEADER = tensor_files.LONGEST_HEADER
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -132,7 +134,7 @@ def read_header(path: Path) -> Header:
     """
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(8)
             _refuse_other_formats(path, start)
             length = int.from_bytes(start, "little")
@@ -148,13 +150,17 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         reason = error.strerror or error
         raise BaseModelError(f"The model file {path} cannot be read ({reason}); check the drive it is on.") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BaseModelError(f"{path} is not a safetensors file or is damaged; get the file again.") from None
     end = max((end for _, end in header.places.values()), default=0)
     if end > size:
         raise BaseModelError(
             f"{path} is cut off: {size / 1e9:.2f} of {end / 1e9:.2f} GB are there; get the file again."
         )
+    try:
+        tensor_files.read_header(path)
+    except ValueError as error:
+        raise BaseModelError(f"{path} is damaged: {error}; get the file again.") from None
     return header
 
 

@@ -1,6 +1,5 @@
 """From what the user wrote (pocket, a folder, an id of the hub) to a loaded base model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,13 @@ from apt_engine.bases import hub, variants
 from apt_engine.bases.base import BaseModel, unanswered
 from apt_engine.bases.checkpoints import SingleFile, inspect
 from apt_engine.bases.hub import parts_of
+from apt_engine.bases.inspection import inspect_folder
 from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
-from apt_engine.errors import BaseModelError, ConfigError
+from apt_engine.bases.trial import try_out
+from apt_engine.errors import BaseModelError, ConfigError, EngineError
+from apt_engine.reading import read_json
 from apt_engine.settings.presets import POCKET_DIR, is_hub_id, looks_like_path
 
 ALL_THREADS = torch.get_num_threads()
@@ -77,16 +79,19 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
     where = choose_device(device)
     source = _find(name)
     try:
-        base = FAMILIES[kind_of(name, source)].load(
+        kind = kind_of(name, source)
+        if isinstance(source, Path):
+            inspect_folder(name, source)
+        base = FAMILIES[kind].load(
             source,
             name=name,
             device=where,
             dtype=choose_dtype(dtype, where),
             attention=attention,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (EngineError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of a damaged file libraries raise anything, tokenizers a bare Exception
         reason = " ".join(str(error).split())[:300]
         raise BaseModelError(
             f"The base model {name} cannot be loaded ({reason}); check that the model is complete."
@@ -98,6 +103,7 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
         )
     if where.type == "cpu":
         choose_threads(base.denoiser)
+    try_out(base)
     return base
 
 
@@ -140,7 +146,7 @@ def _supported(name: str, kind: str) -> str:
 def _kind_of_folder(name: str, folder: Path) -> str:
     """The class a folder says it is, once all its parts are there."""
     try:
-        index: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index: dict[str, Any] = read_json(folder / "model_index.json")
         kind = str(index["_class_name"])
     except (OSError, ValueError, TypeError, KeyError):
         raise BaseModelError(

@@ -4,11 +4,11 @@ Many models have the class of Stable Diffusion and are none that a LoRA can be t
 noise, were trained with other noise levels, or were distilled to draw in a few steps.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import BaseModelError
+from apt_engine.reading import read_json
 
 SHOWN = {
     9: "an inpainting model",
@@ -106,7 +106,7 @@ def _class_of(given: Any) -> str:
 def _config(path: Path) -> dict[str, Any]:
     """A part's config; loading says what is wrong with one that cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.loaders.peft import PeftAdapterMixin
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from apt_engine.bases.base import BaseModel
@@ -33,6 +32,7 @@ from apt_engine.lora.adapter import (
     to_fp32,
     trainable_parameters,
 )
+from apt_engine.lora.tensors import read
 from apt_engine.runs.files import write_atomically
 
 
@@ -63,7 +63,7 @@ def load_weights(base: BaseModel, path: Path) -> None:
     Raises:
         LoraError: the file cannot be read or holds another LoRA than the attached one; nothing has changed.
     """
-    tensors, header = _open(path)
+    tensors, header = read(path)
     own = trainable_parameters(base.denoiser)
     _match(path, tensors, {base.lora.prefix + name: tuple(parameter.shape) for name, parameter in own.items()})
     _, alpha = _rank_and_alpha(base, path, header)
@@ -144,7 +144,7 @@ def _load_with_diffusers(base: BaseModel, path: Path) -> int:
     """Leave it all to diffusers; returns how many keys the file has."""
     denoiser, prefix, names = base.denoiser, base.lora.prefix.rstrip("."), base.lora.kohya
     assert isinstance(denoiser, PeftAdapterMixin)
-    tensors, header = _open(path)
+    tensors, header = read(path)
     with torch.random.fork_rng(devices=[]):
         if names and kohya.is_kohya(tensors):
             converted, alphas = names.read(tensors.copy())
@@ -205,18 +205,9 @@ def _serialize(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
-def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the header of a file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # no iterator
-    except (OSError, SafetensorError) as error:
-        raise LoraError(f"The LoRA file {path} cannot be read ({error}); choose another checkpoint.") from error
-
-
 def _read(base: BaseModel, path: Path) -> _Stored:
     """The LoRA of a file of either layout, held against a bare base key by key."""
-    tensors, header = _open(path)
+    tensors, header = read(path)
     names = base.lora.kohya if kohya.is_kohya(tensors) else None
     keys_of = partial(kohya.keys, names) if names else partial(_diffusers_keys, base.lora.prefix)
     rank, alpha = kohya.rank_and_alpha(path, tensors) if names else _rank_and_alpha(base, path, header)

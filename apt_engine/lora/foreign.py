@@ -13,7 +13,6 @@ from pathlib import Path
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from apt_engine.bases.base import BaseModel
@@ -21,6 +20,7 @@ from apt_engine.bases.layer_names import ENDING, layer_of
 from apt_engine.errors import LoraError
 from apt_engine.lora import adapter
 from apt_engine.lora.adapter import ADAPTER
+from apt_engine.lora.tensors import read
 
 # By a part of a key: formats that change a layer otherwise than by B A.
 FORMATS = {
@@ -59,7 +59,7 @@ def load(base: BaseModel, path: Path) -> list[str]:
         LoraError: the file cannot be read, is no LoRA, or belongs to another base model; the base is then without a LoRA.
     """
     remove(base)
-    tensors, header = _read(path)
+    tensors, header = read(path)
     _refuse_other_formats(path, tensors)
     _refuse_other_families(base, path, tensors, header)
     ignored = {key for key in tensors if _NOT_APPLIED.search(key)}
@@ -93,14 +93,6 @@ def set_strength(base: BaseModel, strength: float) -> None:
     for _, part in _named_parts(base):
         adapter.set_strength(part, strength)
     base.forget_prompts()
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # no iterator
-    except (OSError, SafetensorError) as error:
-        raise LoraError(f"The LoRA file {path} cannot be read ({error}); choose another file.") from error
 
 
 def _refuse_other_formats(path: Path, tensors: dict[str, Tensor]) -> None:

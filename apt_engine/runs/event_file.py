@@ -11,7 +11,7 @@ from apt_engine.runs.events import Event, from_json
 # use for more steps, and of the stages the last one counts.
 FREQUENT = {b'{"kind": "StepFinished"': 10_000, b'{"kind": "StageChanged"': 100}
 LAST_KEPT = 20  # of each of these, whatever else is left out: they tell the pace and where the run stands
-MOST_LINES = 200_000  # of other kinds; where there are more, only the last part of the file is looked at
+MOST_LINES = 100_000  # of other kinds; where there are more, only the last part of the file is looked at
 LONGEST_LINE = 1_000_000  # bytes
 BLOCK = 1 << 22
 

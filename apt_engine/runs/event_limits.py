@@ -16,16 +16,24 @@ def check(name: str, value: Any) -> Any:
     Raises:
         ValueError: it is negative where things are counted, too large or long, not finite, no text, or a path to elsewhere.
     """
-    if isinstance(value, tuple) and len(value) > MOST_ITEMS:
-        raise ValueError(f"{name} has too many items")
-    for item in value if isinstance(value, tuple) else (value,):
-        if isinstance(item, str):
-            _check_text(name, item)
-        elif isinstance(item, int) and not 0 <= item <= LARGEST:
-            raise ValueError(f"{name} is out of range")
-        elif isinstance(item, float) and not (math.isfinite(item) or name not in FINITE):
-            raise ValueError(f"{name} cannot be {item}")
+    if isinstance(value, tuple):
+        if len(value) > MOST_ITEMS:
+            raise ValueError(f"{name} has too many items")
+        for item in value:
+            _check_one(name, item)
+    else:
+        _check_one(name, value)
     return value
+
+
+def _check_one(name: str, value: Any) -> None:
+    if isinstance(value, str):
+        _check_text(name, value)
+    elif isinstance(value, int):
+        if not 0 <= value <= LARGEST:
+            raise ValueError(f"{name} is out of range")
+    elif isinstance(value, float) and name in FINITE and not math.isfinite(value):
+        raise ValueError(f"{name} cannot be {value}")
 
 
 def _check_text(name: str, text: str) -> None:

@@ -166,7 +166,8 @@ class RunSummary:
         """What comes of it: pictures, measurements, files."""
         match event:
             case DriftMeasured():
-                self.drifts = [*before(self.drifts, event.step), (event.step, event.drift)]
+                self.drifts = before(self.drifts, event.step)
+                self.drifts.append((event.step, event.drift))
             case SplitMeasured():
                 self.splits = [*self.splits_until(event.step - 1), event]
             case ViewsShown():
@@ -240,6 +241,8 @@ class History(RunSummary):
 
 def before(points: list[tuple[int, Point]], step: int) -> list[tuple[int, Point]]:
     """The points of steps before one."""
+    if not points or points[-1][0] < step:  # as always but after a resume; a copy at each event would take minutes
+        return points
     return [point for point in points if point[0] < step]
 
 
