@@ -1,5 +1,5 @@
 // All runs, newest first, with what can be done to each; below them the bin.
-// value: {runs: [{id, title, subject, base, state, step, picture, files: [kind], working}], bin: [{id, title}]}
+// value: {runs: [{id, title, subject, base, state, step, picture, files: [kind], working, place}], bin: [{id, title}]}
 const root = element.querySelector(".runs-root");
 const chosen = new Set();
 
@@ -54,7 +54,11 @@ function row(run) {
     .map(([kind, words]) => link(words, () => download(run, kind)));
   const exported = menu("Export", [...files, link("zip, without photos", () => download(run, "zip")),
     link("zip, with photos", () => download(run, "zip-with-photos"))]);
-  const more = menu("More", [
+  const inLine = run.place ? [
+    link("Train sooner", () => trigger("submit", { id: run.id, move: "sooner" }), { disabled: run.place === 1 }),
+    link("Take out of the line", () => trigger("submit", { id: run.id, move: "out" })),
+  ] : [];
+  const more = menu("More", [...inLine,
     link("Rename", () => rename(run)),
     link("Train like this again", () => trigger("copy", { id: run.id })),
     link("Put into the bin", () => confirm(`Put "${run.title}" into the bin? It can be taken out again.`) && trigger("delete", { id: run.id }),

@@ -12,6 +12,7 @@ from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
 from apt_engine.jobs.engine import Engine
+from apt_engine.jobs.line import RunLine
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import Preset, load_presets
 from ui.serving.tenants import Tenants
@@ -55,6 +56,11 @@ class AppContext:
     def engine(self) -> Engine:
         """The engine as this visitor sees it."""
         return self.tenants.find_current().engine
+
+    @property
+    def line(self) -> RunLine | None:
+        """The runs in line; None on a Space, where each visitor has one job at a time."""
+        return self.tenants.find_current().line
 
     @property
     def uploads_dir(self) -> Path:

@@ -242,6 +242,8 @@ def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
         "waiting": "Train: in line",
     }
     button = gr.Button(waits.get(status.job, "Train"), interactive=status.job == "idle")
+    if context.line and status.job != "idle":
+        button = gr.Button("Train next: put in line", interactive=True)
     return {view.status: status, view.header: show_status(status), view.train.train: button}
 
 

@@ -61,6 +61,12 @@ def sentence(history: History, state: str, ahead: int = 0) -> str:
             return history.message
 
 
+def in_line(subject: str, place: int) -> str:
+    """A run that waits for the engine, at a place counted from 1."""
+    before = "it begins when the engine is free" if place < 2 else f"{place - 1} before it"
+    return f"Your {subject} is in line: {before}. The Runs tab shows the order."
+
+
 def _kept(history: History) -> str:
     """Which step is kept, where that can be told."""
     if not history.kept_step:

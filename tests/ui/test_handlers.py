@@ -1,6 +1,7 @@
 """What the page's buttons do, without a browser: real run folders, and an engine that has not been woken."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -468,7 +469,7 @@ def test_a_run_begun_elsewhere_comes_into_an_empty_view(context: AppContext, wat
     assert watch.refresh(watch_view, context, deleted) == gr.skip()
 
 
-def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppContext, page_view: PageView) -> None:
+def test_train_puts_in_line_while_the_engine_is_at_work(context: AppContext, page_view: PageView) -> None:
     first = tell_status(page_view, context, {page_view.status: None})
     header, button = first[page_view.header], first[page_view.train.train]
     assert ("ready" in header, button.interactive, button.value) == (True, True, "Train")
@@ -476,10 +477,14 @@ def test_train_waits_while_the_engine_is_at_work_and_says_for_what(context: AppC
     engine(context)._status = EngineStatus("training", "r1")
     later = tell_status(page_view, context, first)
     header, button = later[page_view.header], later[page_view.train.train]
-    assert ("training" in header, button.interactive, button.value) == (True, False, "Train: wait for the run")
+    assert ("training" in header, button.interactive, button.value) == (True, True, "Train next: put in line")
 
 
-def test_a_place_in_line_stands_in_the_header(context: AppContext, page_view: PageView) -> None:
+def test_a_place_in_line_stands_in_the_header(
+    context: AppContext, page_view: PageView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = replace(context.tenants.find_current(), line=None)  # as a visitor's is
+    monkeypatch.setattr(context.tenants, "find_current", lambda: workspace)
     engine(context)._status = EngineStatus("waiting", "r1", ahead=2)
     values = tell_status(page_view, context, {page_view.status: None})
     button = values[page_view.train.train]

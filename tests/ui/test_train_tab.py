@@ -2,8 +2,9 @@
 
 import html
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 import pytest
@@ -13,7 +14,7 @@ from apt_engine.jobs.engine import EngineStatus
 from tests.pages import engine, form
 from ui.context import AppContext, load_examples
 from ui.photo_tiles import read_tiles
-from ui.tabs import train
+from ui.tabs import runs, train
 
 
 @pytest.mark.parametrize(
@@ -42,15 +43,28 @@ def test_a_mistake_is_one_sentence_where_it_was_made_and_leaves_no_run(
     assert engine(context).process_id is None
 
 
-@pytest.mark.parametrize(
-    ("status", "sentence"),
-    [(EngineStatus("training", "r1"), "The engine is training r1"), (EngineStatus("sampling"), "is drawing pictures")],
-)
-def test_an_engine_at_work_takes_no_second_run(
-    context: AppContext, view: train.TrainView, photos: list[Path], status: EngineStatus, sentence: str
+@pytest.mark.parametrize("job", ["training", "sampling"])
+def test_while_the_engine_is_at_work_a_run_is_put_in_line(
+    context: AppContext, view: train.TrainView, photos: list[Path], job: Literal["training", "sampling"]
 ) -> None:
-    engine(context)._status = status
-    with pytest.raises(gr.Error, match=sentence):
+    engine(context)._status = EngineStatus(job, "r1")
+    for words in ("Your car is in line: it begins when the engine is free.", "Your car is in line: 1 before it."):
+        said = train.start(view, context, lambda run_id: {}, form(view, photos, subject="car"))
+        assert words in said[view.summary]
+    assert context.line
+    assert context.line.waiting() == [run.id for run in reversed(context.store.list())]
+    first, second = runs.rows(context)["runs"][::-1]
+    assert (first["state"], second["state"]) == ("in line, comes next", "in line, 1 before it")
+    assert engine(context).process_id is None
+
+
+def test_where_there_is_no_line_an_engine_at_work_takes_no_second_run(
+    context: AppContext, view: train.TrainView, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = replace(context.tenants.find_current(), line=None)  # as a visitor's of a Space is
+    monkeypatch.setattr(context.tenants, "find_current", lambda: workspace)
+    engine(context)._status = EngineStatus("training", "r1")
+    with pytest.raises(gr.Error, match="The engine is training r1"):
         train.start(view, context, lambda run_id: {}, form(view, photos, subject="car"))
     assert context.store.list() == []
     assert engine(context).process_id is None

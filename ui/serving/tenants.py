@@ -22,6 +22,7 @@ from starlette.requests import cookie_parser
 
 from apt_engine.errors import EngineError
 from apt_engine.jobs.engine import Engine, SharedEngine
+from apt_engine.jobs.line import RunLine
 from apt_engine.jobs.queue import JobQueue, QueuedEngine
 from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import CALL_SECONDS, ZeroGpuEngine
@@ -45,10 +46,11 @@ class NoVisitorError(EngineError):
 
 @dataclass(frozen=True)
 class Workspace:
-    """One store of runs and the engine that works on them."""
+    """One store of runs, the engine that works on them, and on a computer of one's own the runs in line for it."""
 
     store: RunStore
     engine: Engine
+    line: RunLine | None = None
 
     @property
     def uploads_dir(self) -> Path:
@@ -89,7 +91,13 @@ class SingleTenant:
 
     def __init__(self, data_dir: Path) -> None:
         store = RunStore(data_dir)
-        self._workspace = Workspace(store, Worker(store))
+        engine = Worker(store)
+        self._line = RunLine(store, engine)
+        self._workspace = Workspace(store, engine, self._line)
+
+    def start_line(self) -> None:
+        """From now on train the runs in line."""
+        self._line.start()
 
     def delete_old_uploads(self, now: float | None = None) -> None:
         """Delete uploads of more than UPLOADS_KEPT_DAYS days ago; runs have copies of their photos."""
@@ -106,6 +114,7 @@ class SingleTenant:
         return self._workspace
 
     def close(self) -> None:
+        self._line.close()
         self._workspace.engine.close()
 
 
@@ -213,6 +222,7 @@ def open_tenants(data_dir: Path) -> Tenants:
         return VisitorTenants(data_dir, JobQueue(open_engine(RunStore(data_dir))))
     tenants = SingleTenant(data_dir)
     tenants.delete_old_uploads()
+    tenants.start_line()
     return tenants
 
 

@@ -69,6 +69,7 @@ def connect(
         "delete": lambda event: discard(view, context, str(event.id)),
         "undo": lambda event: restore(view, context, str(event.id)),
         "clear": lambda event: empty_bin(view, context),
+        "submit": lambda event: move(view, context, str(event.id), str(event.move)),
         "apply": lambda event: {view.comparison: compare(context, [str(run_id) for run_id in event.ids])},
     }
     for name, change in changes.items():
@@ -98,8 +99,9 @@ def follow(view: RunsView, context: AppContext, values: Values) -> Values:
 def rows(context: AppContext) -> dict[str, Any]:
     """All runs as the table shows them, and those in the bin."""
     training = training_in(context.store)
+    waiting = context.line.waiting() if context.line else []
     return {
-        "runs": [_row(context.engine.status, training, run) for run in context.store.list()],
+        "runs": [_in_line(_row(context.engine.status, training, run), waiting) for run in context.store.list()],
         "bin": [{"id": run.id, "title": _name(run)} for run in library.discarded(context.store)],
     }
 
@@ -125,6 +127,14 @@ def restore(view: RunsView, context: AppContext, run_id: str) -> Values:
     """Take a run out of the bin."""
     with plain_errors():
         library.restore(context.store, run_id)
+    return {view.table: rows(context)}
+
+
+def move(view: RunsView, context: AppContext, run_id: str, where: str) -> Values:
+    """Let a run in line be trained sooner, or take it out."""
+    if context.line:
+        with plain_errors():
+            (context.line.hasten if where == "sooner" else context.line.remove)(run_id)
     return {view.table: rows(context)}
 
 
@@ -193,6 +203,13 @@ def _row(status: EngineStatus, training: Training | None, run: Run) -> dict[str,
         "working": state in AT_WORK,
         "drawable": bool(checkpoints),
     }
+
+
+def _in_line(row: dict[str, Any], waiting: Sequence[str]) -> dict[str, Any]:
+    """A row with its place in line, 0 for none."""
+    place = waiting.index(row["id"]) + 1 if row["id"] in waiting else 0
+    words = {0: row["state"], 1: "in line, comes next"}.get(place, f"in line, {place - 1} before it")
+    return {**row, "place": place, "state": words}
 
 
 def _kept(kept_step: int, last_step: int) -> str:

@@ -23,6 +23,7 @@ from ui.form import build_input, build_settings, changed_by, initial_value, to_c
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of
 from ui.plots import duration, size
 from ui.scripted import scripted
+from ui.sentences import in_line
 from ui.vocabulary import describe_word, known_words
 
 ORDER = ("off", "quick", "gentle", "light", "standard", "strong", "dreambooth")
@@ -187,7 +188,13 @@ def start(view: TrainView, context: AppContext, started: Callable[[str], Values]
     except ConfigError as error:
         return {view.summary: _problem(error)}
     with plain_errors():
+        line = context.line if context.engine.status.job != "idle" else None
         run = context.store.create(config, lambda folder: photos.save(folder, config.resolution))
+        if line:
+            line.add(run.id)
+            return {
+                view.summary: f'<p class="quiet" role="alert">{html.escape(in_line(config.subject, len(line.waiting())))}</p>'
+            }
         try:
             context.engine.start_training(run.id)
         except BusyError:
