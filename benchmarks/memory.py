@@ -1,0 +1,205 @@
+"""What a step of training takes of memory: `python -m benchmarks.memory`.
+
+The real U-Nets of SD 1.5 (512 px) and SDXL (1024 px) with a LoRA of rank 16 take a real step on tensors without numbers
+(torch's FakeTensorMode). Every storage that comes to life is counted until it is gone: what is alive at most during forward (with
+the reference pass), backward, and the optimizer's step, weights and LoRA left out. Formats are those of a GPU in half precision:
+frozen weights in bf16, LoRA in fp32, autocast, norms in fp32. The same on the CPU, whose autocast leaves norms in half
+precision; they are set to fp32 by hand. What a kernel takes for itself while it runs is not seen.
+"""
+
+import argparse
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from apt_engine.bases.base import PromptStates
+from apt_engine.lora import adapter
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.latents import LatentSource, View
+from benchmarks.step_cost import PARTS, SD15, SDXL, BareBase, NumberlessStep
+
+ENDINGS = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+    "feed_forward": ("ff.net.0.proj", "ff.net.2"),
+    "convolutions": ("conv1", "conv2"),
+}
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all storages made inside and still alive.
+
+    Args:
+        known: tensors that do not count.
+    """
+
+    def __init__(self, known: list[Tensor]) -> None:
+        super().__init__()
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}  # noqa: SLF001  # a storage's only name
+        self.now = 0
+        self.peak = 0
+
+    def begin_phase(self) -> int:
+        """The peak since the phase before; a new one begins."""
+        peak, self.peak = self.peak, self.now
+        return peak
+
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._note(leaf.untyped_storage())
+        return result
+
+    def _note(self, storage: Any) -> None:
+        key = storage._cdata  # noqa: SLF001
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+class HalfBase(BareBase):
+    """Computes under autocast, as a base in half precision does."""
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
+        """The U-Net's output."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype != torch.float32):
+            return super().predict(noisy_latents, timesteps, states)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is measured."""
+
+    unet: dict[str, Any]
+    part: str = "APT"
+    side: int = 0  # of the latents; the U-Net's own where 0
+    batch: int = 1
+    rank: int = 16
+    is_half: bool = True
+    is_checkpointed: bool = False
+    trained: tuple[str, ...] = ("attention",)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Peaks in bytes; weights, LoRA and AdamW's moments left out."""
+
+    forward: int
+    backward: int
+    optimizer: int
+
+
+def measure(setting: Setting) -> Phases:
+    """Peaks of a step whose optimizer has its moments already."""
+    step = _step_of(setting, FakeTensorMode(allow_non_fake_inputs=True))
+    trained = [parameter for parameter in step.parameters if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, foreach=True)
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    marks: list[int] = []
+
+    def backward(loss: Tensor) -> None:
+        marks.append(alive.begin_phase())
+        loss.backward()
+
+    gc.collect()
+    with Alive([*step.parameters, *moments]) as alive:
+        step(1, backward)
+        marks.append(alive.begin_phase())
+        torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
+        optimizer.step()
+    forward, backward_peak = marks
+    return Phases(forward, backward_peak, alive.peak)
+
+
+def _step_of(setting: Setting, mode: FakeTensorMode) -> NumberlessStep:
+    """A step over a U-Net whose weights have shapes and no numbers."""
+    with torch.device("meta"):
+        net = UNet2DConditionModel(**setting.unet)
+    endings = tuple(ending for kind in setting.trained for ending in ENDINGS[kind])
+    adapter.attach(net, setting.rank, float(setting.rank), endings, 0)
+    if setting.is_checkpointed:
+        net.enable_gradient_checkpointing()
+    frozen = torch.bfloat16 if setting.is_half else torch.float32
+
+    def pretend(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        with mode:
+            return torch.empty(tensor.shape, dtype=dtype)
+
+    for module in net.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_trained = parameter.requires_grad
+            stand_in = pretend(parameter, torch.float32 if is_trained else frozen)
+            module.register_parameter(name, nn.Parameter(stand_in, requires_grad=is_trained))
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm) and setting.is_half:
+            setattr(module, "forward", _norm_in_fp32(module))  # noqa: B010  # that it may be replaced is not typed
+    base: Any = HalfBase(net, "cpu")  # a step asks a base for no more
+    base.dtype = frozen
+    side = setting.side or setting.unet["sample_size"]
+    latents, mask = torch.empty(4, side, side, device="meta"), torch.empty(side, side, device="meta")
+    view = View(pretend(latents), pretend(latents), pretend(mask))
+    config = TrainingConfig.from_dict(
+        {
+            "subject": "backpack",
+            "stabilization_lambda": 1,
+            "alignment_lambda": 1,
+            "batch_size": setting.batch,
+            **PARTS[setting.part],
+        }
+    )
+    return NumberlessStep(config, base, LatentSource([view], lambda _photo, _generator: view))
+
+
+def _norm_in_fp32(norm: nn.GroupNorm | nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    """As CUDA's autocast calls it."""
+
+    def forward(inputs: Tensor) -> Tensor:
+        weight, bias = norm.weight.float(), norm.bias.float()
+        if isinstance(norm, nn.GroupNorm):
+            return F.group_norm(inputs.float(), norm.num_groups, weight, bias, norm.eps)
+        return F.layer_norm(inputs.float(), list(norm.normalized_shape), weight, bias, norm.eps)
+
+    return forward
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="What a step takes of memory, plain against APT.")
+    parser.parse_args()
+    print("| MB at most, batch 1 | | forward | backward | optimizer |")
+    print("| --- | --- | ---: | ---: | ---: |")
+    for name, unet in (("SD 1.5, 512 px", SD15), ("SDXL, 1024 px", SDXL)):
+        for is_checkpointed in (False, True):
+            plain, apt = (
+                measure(Setting(unet=unet, part=part, is_checkpointed=is_checkpointed)) for part in ("plain", "APT")
+            )
+            cells = [
+                f"{getattr(apt, phase) / 1e6:,.0f} / {getattr(plain, phase) / 1e6:,.0f} = "
+                f"{getattr(apt, phase) / getattr(plain, phase):.3f}"
+                for phase in ("forward", "backward", "optimizer")
+            ]
+            how = "checkpointing" if is_checkpointed else "no checkpointing"
+            print(f"| {name} | {how} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
