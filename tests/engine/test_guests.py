@@ -14,6 +14,8 @@ from apt_engine.bases.registry import load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.sampling.sampler import Picture, Sampler
+from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.latents import encode_with_warps
 from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 from tests.klein import save_toy_klein, toy_klein
 
@@ -126,3 +128,22 @@ def test_only_large_pictures_go_through_the_vae_in_tiles(monkeypatch: pytest.Mon
     assert base.encode_images(pixels)[0].shape == latents.shape
     monkeypatch.undo()
     assert torch.equal(base.decode(latents), pixels)
+
+
+def test_the_bank_of_views_stays_on_the_host_and_a_view_comes_when_it_is_drawn(photo_dir: Path) -> None:
+    base = stable_diffusion()
+    config = TrainingConfig(subject="car", resolution=32, warped_views=2)
+    paths = sorted(photo_dir.glob("*.png"))[:2]
+    encoding = encode_with_warps(base, paths, config, "", lambda: None)
+    while True:
+        try:
+            next(encoding)
+        except StopIteration as done:
+            source = done.value
+            break
+    before = source.warped(1, torch.Generator().manual_seed(0))
+    base.device = torch.device("meta")
+    after = source.warped(1, torch.Generator().manual_seed(0))
+    assert {before.mean.device.type, before.mask.device.type} == {"cpu"}
+    assert {after.mean.device.type, after.std.device.type, after.mask.device.type} == {"meta"}
+    assert after.shown is before.shown
