@@ -15,7 +15,8 @@ from apt_engine.runs.files import write_atomically
 from apt_engine.settings.sampling import SAMPLERS
 from apt_engine.settings.training import TrainingConfig
 
-BATCH = 4
+BATCH = 4  # pictures drawn at once
+BATCH_PIXELS = BATCH * 512 * 512  # and so many pixels at most, so that larger pictures take no more memory
 PREVIEWS = 5
 PREVIEW_CELLS = 32
 
@@ -50,6 +51,11 @@ class Picture:
         )
 
 
+def batch_of(picture: Picture) -> int:
+    """How many pictures of its size are drawn at once."""
+    return max(1, min(BATCH, BATCH_PIXELS // (picture.width * picture.height)))
+
+
 class Sampler:
     """Makes pictures with a base model and whatever LoRA is attached to it."""
 
@@ -82,7 +88,8 @@ class Sampler:
         on_preview: Callable[[Image.Image], None] | None = None,
     ) -> Iterator[torch.Tensor]:
         """The same, before the VAE: scaled latents (B, C, h, w), a batch at a time."""
-        batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+        at_once = batch_of(pictures[0]) if pictures else 1
+        batches = [pictures[start : start + at_once] for start in range(0, len(pictures), at_once)]
         for number, batch in enumerate(batches):
             self._check_size(batch[0])
 

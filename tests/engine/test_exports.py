@@ -70,6 +70,17 @@ def test_a_file_is_checked_on_the_model_in_memory_and_leaves_it_to_the_bit(run: 
     assert torch.equal(predict(base), drawn)
 
 
+def test_the_check_draws_a_small_picture_whatever_size_was_trained(run: Run) -> None:
+    """At 1024 px the VAE alone would take more than the base model leaves free of a small card."""
+    base = trained()
+    sizes: list[int] = []
+    base.pipeline.vae.decoder.register_forward_pre_hook(lambda _module, inputs: sizes.append(inputs[0].shape[-1]))
+    large = run.config.replace(resolution=1024)
+    exports._check_picture(base, large)
+    exports._check_picture(base, run.config)
+    assert [side * base.pipeline.vae_scale_factor for side in sizes] == [256, 32]
+
+
 def test_a_strength_other_than_one_is_kept(run: Run) -> None:
     base = trained()
     adapter.set_strength(base.denoiser, 0.5)

@@ -18,7 +18,7 @@ from apt_engine.lora import adapter, files
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
-from apt_engine.sampling.sampler import Picture, Sampler, Stopped
+from apt_engine.sampling.sampler import Picture, Sampler, Stopped, batch_of
 from apt_engine.settings.sampling import SAMPLERS, SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from tests.toy import toy_pipeline, toy_xl_pipeline
@@ -43,6 +43,12 @@ def test_a_picture_depends_on_its_own_seed_alone(sampler: Sampler) -> None:
     for one, other in zip(together, alone, strict=True):
         assert numpy.abs(one - other).max() <= 1  # a batch rounds differently in the last bit
     assert numpy.abs(together[0] - together[1]).max() > 1
+
+
+def test_large_pictures_are_drawn_one_at_a_time(sampler: Sampler) -> None:
+    sides = {64: 4, 512: 4, 768: 1, 1024: 1, 2048: 1}
+    assert {side: batch_of(picture(0, side)) for side in sides} == sides
+    assert len(list(sampler.latents([picture(seed) for seed in range(5)]))) == 2
 
 
 def test_sizes_may_differ_from_the_training_size(sampler: Sampler) -> None:
