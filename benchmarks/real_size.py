@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from apt_engine.bases.checkpoints import ASSETS, TOKENIZER_DIR
 from apt_engine.jobs.session import train
-from apt_engine.photos import photos_in, read_photos
+from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import ExportReady, StageChanged, StepFinished
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
