@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from apt_engine.bases.profiles import build_config
-from apt_engine.errors import ConfigError, EngineError
+from apt_engine.errors import ConfigError, EngineError, is_device_lost, is_out_of_memory
+from apt_engine.jobs.failures import explain
 from apt_engine.jobs.session import create, train
 from apt_engine.jobs.worker import CHILD_ENVIRONMENT
 from apt_engine.photos.photo_set import photos_in, read_photos
@@ -52,6 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (
+        MemoryError,
+        OSError,
+        RuntimeError,
+    ) as error:  # of an export or pictures; a session makes its own a sentence
+        if not (is_out_of_memory(error) or is_device_lost(error)):
+            raise
+        print(f"apt_engine: {explain(error, '')}", file=sys.stderr)
+        return 1
 
 
 def _train(options: argparse.Namespace, store: RunStore) -> int:

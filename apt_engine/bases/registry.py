@@ -17,7 +17,7 @@ from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.bases.trial import try_out
-from apt_engine.errors import BaseModelError, ConfigError, EngineError
+from apt_engine.errors import BaseModelError, ConfigError, EngineError, is_out_of_memory
 from apt_engine.reading import read_json
 from apt_engine.settings.presets import POCKET_DIR, is_hub_id, looks_like_path
 
@@ -89,9 +89,11 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
             dtype=choose_dtype(dtype, where),
             attention=attention,
         )
-    except (EngineError, MemoryError, torch.OutOfMemoryError):
+    except EngineError:
         raise
     except Exception as error:  # of a damaged file libraries raise anything, tokenizers a bare Exception
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise BaseModelError(
             f"The base model {name} cannot be loaded ({reason}); check that the model is complete."

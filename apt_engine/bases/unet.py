@@ -28,9 +28,7 @@ from apt_engine.bases.variants import variant_of
 from apt_engine.errors import BaseModelError
 
 VAE_DTYPE = torch.float32  # in fp16 some of them overflow, SDXL's own among them
-LARGEST_WHOLE = (
-    1024 * 1024
-)  # pixels; in fp32 a VAE's widest layers take 4 GB for so many. Larger pictures go through in tiles
+LARGEST_WHOLE = 1024 * 1024  # pixels; a VAE takes 3 GB for so many in fp32. Larger pictures go through in tiles
 
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
 

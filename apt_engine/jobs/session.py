@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from apt_engine.errors import EngineError
-from apt_engine.runs.events import Event, RunFailed
+from apt_engine.jobs.failures import explain, lighter
+from apt_engine.runs.events import Event, Noticed, RunFailed
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.runs.training_lock import training_lock
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.process_rank import process_count, process_rank
 
-OUT_OF_MEMORY = (
-    "The memory ran out; close other programs, turn on gradient_checkpointing, or lower resolution or batch_size."
+LIGHTER = (
+    "The memory ran out while a training step was computed; going on from the last checkpoint with gradient_checkpointing, "
+    "which learns the same, takes less memory and a third more time."
 )
 
 
@@ -65,12 +67,10 @@ def train(
     has_begun = False
     with _locked(store, run.id):
         try:
-            from apt_engine.training.trainer import Trainer
-
             if steps is not None and not process_rank():
                 run.replace_config(run.config.replace(steps=steps))
             _meet(run.config)
-            for event in Trainer(run, should_stop, should_pause).run():
+            for event in _learn(run, should_stop, should_pause):
                 if not process_rank():
                     run.append(event)
                 has_begun = True
@@ -85,20 +85,29 @@ def train(
             raise EngineError(message) from error
 
 
+def _learn(run: Run, should_stop: Callable[[], bool], should_pause: Callable[[], bool]) -> Iterator[Event]:
+    """The events of a session. Where a step does not fit into memory, it goes on from the last checkpoint with less."""
+    from apt_engine.training.memory import release_memory
+    from apt_engine.training.trainer import Trainer
+
+    while True:
+        try:
+            yield from Trainer(run, should_stop, should_pause).run()
+            return
+        except Exception as error:
+            config = lighter(run.config, error) if process_count() == 1 else None
+            if config is None:
+                raise
+        # Out here the error is gone, and with it the frames that hold the tensors of the step.
+        release_memory()
+        run.replace_config(config)
+        yield Noticed(message=LIGHTER)
+
+
 def tell_death(store: RunStore, run_id: str, message: str) -> None:
     """Write down that the process which trained a run is dead, unless the run is gone or another process trains already."""
     with contextlib.suppress(EngineError), training_lock(store):
         _write_failure(store.open(run_id), message)
-
-
-def explain(error: Exception, where: str) -> str:
-    """A sentence for the user; `where` the details are, if it is no plain error."""
-    if isinstance(error, EngineError):
-        return str(error)
-    # By name, torch must not be imported here: every backend's own is torch.OutOfMemoryError.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OUT_OF_MEMORY
-    return f"Something unexpected happened; what was saved is kept, so try again. The details, for a report, are in {where}."
 
 
 def _write_failure(run: Run, message: str, detail: str = "") -> None:

@@ -17,7 +17,9 @@ from typing import Any, TextIO
 
 from PIL import Image
 
-from apt_engine.jobs.session import explain, train
+from apt_engine.errors import is_device_lost
+from apt_engine.jobs.failures import explain
+from apt_engine.jobs.session import train
 from apt_engine.runs.history import checkpoint_of
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
@@ -106,6 +108,10 @@ class Child:
     def _fail(self, error: Exception) -> None:
         traceback.print_exception(error)
         self._tell("failed", message=explain(error, "engine.log"))
+        if is_device_lost(
+            error.__cause__ or error
+        ):  # nothing works on it in this process any more: the next has a new one
+            self._jobs.put(None)
 
     def _tell(self, kind: str, **values: Any) -> None:
         self._answers.write(json.dumps({"kind": kind, **values}) + "\n")
