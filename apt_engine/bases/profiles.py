@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apt_engine.bases.checkpoints import inspect
+from apt_engine.bases.checkpoints import ASSETS, inspect
 from apt_engine.errors import BaseModelError, ConfigError
 from apt_engine.settings.presets import Preset
 from apt_engine.settings.training import TrainingConfig
@@ -18,7 +18,7 @@ class Needs:
     """Of a family of base models, in bytes.
 
     Attributes:
-        memory: to train.
+        memory: to train, where it cannot be told from the shapes of a U-Net.
         download: of the base model.
         lora: of a LoRA of rank 16 in fp32: its attention, its feed-forward layers, its convolutions.
     """
@@ -54,6 +54,13 @@ def needs_of(base: str, presets: dict[str, Preset]) -> Needs | None:
     key = profile_of(base, presets).key
     folder = Path(base)
     return NEEDS.get(key) or (NEEDS.get(_family_key(folder)) if folder.exists() else None)
+
+
+def unet_config(base: str, presets: dict[str, Preset]) -> dict[str, Any]:
+    """The config of a base model's U-Net: its own, or that of its family; empty where it has none, or nothing is known of it."""
+    own = _read_json(Path(base) / "unet" / "config.json")
+    family = ASSETS / profile_of(base, presets).key.removeprefix("base-")
+    return own or _read_json(family / "unet" / "config.json")
 
 
 def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict[str, Any]) -> TrainingConfig:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from apt_engine.bases import footprint
 from apt_engine.bases.hub import is_downloaded
-from apt_engine.bases.profiles import needs_of
+from apt_engine.bases.profiles import needs_of, unet_config
 from apt_engine.errors import EngineError
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES
@@ -13,6 +14,11 @@ from apt_engine.settings.training import TrainingConfig
 
 RUNS_LOOKED_AT = 8
 STEPS_NEEDED = 5  # to tell a pace
+HALF = ("bf16", "fp16")
+LATENT_CELL = 8  # pixels a side, of every Stable Diffusion
+LARGEST_WHOLE = 1024 * 1024  # pixels that go through the VAE at once
+VAE_NUMBERS = 83_653_863  # of every Stable Diffusion, in fp32
+VAE_BYTES_PER_PIXEL = 3 * 256 * 4  # measured: three times the widest layer of its last block
 POCKET_SECONDS_PER_STEP = 0.23  # on one core, batch 4, samples in between
 
 
@@ -43,7 +49,31 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
     attention, feed_forward, convolutions = needs.lora
     at_rank_16 = attention + feed_forward * config.feed_forward + convolutions * config.convolutions
     disk = at_rank_16 * config.rank // 16 * (1 + config.checkpoints_in(steps) + 2 * KEPT_OPTIMIZER_STATES)
-    return Estimate(seconds, needs.memory, disk, 0 if is_here else needs.download)
+    return Estimate(seconds, _memory(config) or needs.memory, disk, 0 if is_here else needs.download)
+
+
+def _memory(config: TrainingConfig) -> int | None:
+    """Bytes on the device at the most: of a step, or of a picture drawn in between. None where shapes do not tell."""
+    unet = unet_config(config.base, load_presets())
+    if not unet or config.base == "pocket":  # whose libraries take more than the model
+        return None
+    is_auto = config.dtype == "auto" and config.device not in ("cpu", "mps")
+    side = -(-config.resolution // LATENT_CELL)
+    training = footprint.Training(
+        height=side,
+        width=side,
+        batch=config.batch_size,
+        rank=config.rank,
+        feed_forward=config.feed_forward,
+        convolutions=config.convolutions,
+        is_half=is_auto or config.dtype in HALF,
+        is_plain=config.attention == "plain",
+        is_checkpointed=config.gradient_checkpointing,
+    )
+    resident = footprint.resident_bytes(unet, training)
+    pixels = min(config.resolution**2, LARGEST_WHOLE)
+    vae = footprint.FP32 * VAE_NUMBERS + VAE_BYTES_PER_PIXEL * pixels
+    return resident + max(footprint.step_bytes(unet, training), vae)
 
 
 def _pace(config: TrainingConfig, store: RunStore) -> float | None:
