@@ -3,6 +3,13 @@ const BEAT = 1000, SURELY_EVERY = 15, PATIENCE = 3;
 const root = element.querySelector(".pulse-root");
 let seen = null, beats = 0, failures = 0;
 
+// The browser's tab tells how far a training is.
+function tell() {
+  const share = document.querySelector("#progress [aria-valuenow]")?.getAttribute("aria-valuenow");
+  const isTraining = document.querySelector("h1.brand small")?.textContent === "training";
+  document.title = isTraining && share ? `${share} % - APT Studio` : "APT Studio";
+}
+
 async function beat() {
   const run = document.querySelector("#sentence [data-run]")?.dataset.run ?? "";
   try {
@@ -20,4 +27,4 @@ async function beat() {
   if (root.textContent !== words) root.textContent = words;
 }
 
-setInterval(beat, BEAT);
+setInterval(() => { beat(); tell(); }, BEAT);

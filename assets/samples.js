@@ -25,9 +25,11 @@ function shareOf(steps, wanted) {
 
 // Always three, so that nothing moves when pictures come in.
 function columnsOf(steps, kept) {
-  const first = kept ? nearest(steps, kept) : steps[Math.round((steps.length - 1) / 2)];
+  const last = steps[steps.length - 1];
+  const best = kept ? nearest(steps, kept) : last;
+  const first = best === last ? steps[Math.round((steps.length - 1) / 2)] : best; // not the same column twice
   const middle = steps.length < 3 ? null : chosen ?? first;
-  return [steps[0], middle, steps.length > 1 ? steps[steps.length - 1] : null];
+  return [steps[0], middle, steps.length > 1 ? last : null];
 }
 
 function tile(value, step, index) {

@@ -221,7 +221,7 @@ def _drawing(inside: str, right: int, kept_step: int) -> str:
         side = f"right:{100 - x:.1f}%" if x > 50 else f"left:{x:.1f}%"
         label = f'<b class="kept" style="{side}">kept, {kept_step:,}</b>'
     marks = "".join(
-        f'<span style="left:{100 * step / right:.1f}%">{step:,.0f}</span>'
+        f'<span{" class=end" if step == right else ""} style="left:{100 * step / right:.1f}%">{step:,.0f}</span>'
         for step in ticks(0, right)
         if step <= right and step.is_integer()
     )

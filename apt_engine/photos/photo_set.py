@@ -87,7 +87,7 @@ class PhotoSet:
         count = len(self.photos)
         about_set = []
         if 0 < count < GOOD_COUNT[0]:
-            about_set.append(f"{count} photos are few; 3 to 10 work better.")
+            about_set.append(f"{'One photo is' if count == 1 else f'{count} photos are'} few; 3 to 10 work better.")
         if count > GOOD_COUNT[1]:
             about_set.append(f"{count} photos are many; 3 to 10 that differ work as well and train faster.")
         return (*about_set, *(warning for photo in self.photos for warning in photo.warnings), *_twins(self.photos))

@@ -328,7 +328,7 @@ def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: g
     assert all("{subject}" in prompt for prompt in changes[generate_view.suggestions]["prompts"])
     assert not any("{subject}" in prompt for prompt in generate.suggest_prompts(generate.BARE))
     assert changes[generate_view.settings["checkpoint"]].choices == [
-        ("kept: here the last", "kept"),
+        ("kept: the last", "kept"),
         ("last: step 4", "last"),
         ("step 4", "4"),
     ]

@@ -111,13 +111,13 @@ def build(context: AppContext) -> GenerateView:
                     value=NAMED[0],
                     label="Checkpoint",
                     interactive=True,
-                    scale=2,
+                    scale=3,
                     elem_id="checkpoint",
                 )
                 compare = gr.Dropdown(
                     [BASE_TOO],
                     value=[],
-                    label="Beside it",
+                    label="Compare with",
                     multiselect=True,
                     interactive=True,
                     scale=3,
@@ -133,7 +133,7 @@ def build(context: AppContext) -> GenerateView:
             with gr.Row(elem_classes=["prompt-row", "seed-row"]):
                 seed = build_input(SampleRequest, "seed", label="Seed")
                 keep_seed = gr.Checkbox(
-                    False, label="keep it", info="Otherwise each press draws a new one.", elem_id="keep-seed"
+                    False, label="Same seed", info="Otherwise each press draws a new one.", elem_id="keep-seed"
                 )
             more = {
                 name: build_input(SampleRequest, name, label=label, is_slider=is_slider)
@@ -258,7 +258,7 @@ def list_checkpoints(context: AppContext, run_id: str) -> tuple[list[tuple[str, 
             run = context.store.open(run_id)
             kept = summarize(run).kept_step
             steps = [item.step for item in reversed(run.checkpoints())]
-    best = f"kept: step {kept:,}" if kept else "kept: here the last"
+    best = f"kept: step {kept:,}" if kept else "kept: the last"
     last = f"last: step {steps[0]:,}" if steps else "last"
     choices = [*zip((best, last), NAMED, strict=True), *((f"step {step:,}", str(step)) for step in steps)]
     return choices, [BASE_TOO, *(["last"] if kept else []), *(f"step {step}" for step in steps)]
@@ -280,7 +280,7 @@ def explain_subject(context: AppContext, run_id: str) -> str:
         phrase = context.store.open(run_id).config.phrase
     except EngineError as error:
         return f'<p class="note">{html.escape(str(error))}</p>'
-    return f'<p class="quiet">{SUBJECT_SLOT} is <span class="chip">{html.escape(phrase)}</span></p>'
+    return f'<p class="quiet">{SUBJECT_SLOT} means <span class="chip">{html.escape(phrase)}</span></p>'
 
 
 def requests_of(view: GenerateView, values: Values) -> list[tuple[str, SampleRequest]]:

@@ -96,11 +96,6 @@ def build() -> WatchView:
                 100, label="more steps", minimum=1, maximum=10_000, precision=0, min_width=90, container=False, scale=0
             )
             go_on = gr.Button(GO_ON, size="sm", elem_id="go-on", scale=0, min_width=90)
-    fold = gr.Accordion("LoRA files of another step", open=False, visible=False, elem_classes="fold")
-    with fold as other, gr.Row(elem_classes="actions"):
-        other_step = gr.Dropdown([], label="Step", container=False, interactive=True, scale=0, elem_id="other-step")
-        write = gr.Button("Write the files", size="sm", elem_id="write-files", scale=0, min_width=120)
-        written = gr.HTML("", elem_id="written")
     with gr.Row(equal_height=False, elem_classes="watch-columns"):
         with gr.Column(scale=6, min_width=320):
             split = _card("split", draw_split(History.empty()))
@@ -118,6 +113,11 @@ def build() -> WatchView:
             )
             samples = scripted("samples", NO_SAMPLES, elem_id="samples")
             views = gr.HTML("", elem_id="views")
+    fold = gr.Accordion("LoRA files of another step", open=False, visible=False)
+    with fold as other, gr.Row(elem_classes="actions"):
+        other_step = gr.Dropdown([], label="Step", container=False, interactive=True, scale=0, elem_id="other-step")
+        write = gr.Button("Write the files", size="sm", elem_id="write-files", scale=0, min_width=120)
+        written = gr.HTML("", elem_id="written")
     with gr.Accordion("More numbers", open=False, elem_id="details"):
         details = gr.HTML(draw_details(History.empty()))
     return WatchView(
