@@ -21,13 +21,13 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from apt_engine.apt.bins import bin_of
+from apt_engine.apt.bins import BINS, bin_of
 from apt_engine.bases import unet_attention
 from apt_engine.bases.base import CaptionTokens, OnAttention, OnFeatures, PromptStates, WatchedLayers
 from apt_engine.lora import adapter
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View
-from apt_engine.training.step import AdaptiveStep, Batch
+from apt_engine.training.step import AdaptiveStep, Tally
 
 SD15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
 SDXL: dict[str, Any] = {
@@ -132,15 +132,16 @@ class BareBase:
 
 
 class NumberlessStep(AdaptiveStep):
-    """On the meta device there are no numbers, so the indicator, a few numbers on the CPU, is not updated."""
+    """On the meta device there are no numbers, so none are fetched."""
 
     @property
     def parameters(self) -> list[Tensor]:
         """All of the denoiser's, trained or not."""
         return list(self._base.denoiser.parameters())
 
-    def _observe(self, batch: Batch, tuned: Tensor, reference: Tensor) -> None:
-        pass
+    def _fetch(self, tally: Tally, prior_loss: Tensor, norm: Tensor) -> list[Tensor]:
+        del tally, prior_loss, norm
+        return [torch.zeros(3, BINS), torch.zeros(6), torch.zeros(()), torch.zeros(0)]
 
 
 def build_step(kind: type[StepT], unet: dict[str, Any], part: str, *, device: str, checkpointing: bool) -> StepT:

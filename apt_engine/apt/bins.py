@@ -15,9 +15,9 @@ def bin_of(timesteps: Tensor, train_timesteps: int, bins: int = BINS) -> Tensor:
 
 
 def sums_and_counts(values: Tensor, bin_indices: Tensor, bins: int = BINS) -> tuple[Tensor, Tensor]:
-    """Per bin (N,) the sum of the values (B,) that fall into it, in fp64, and how many they are.
+    """Per bin (N,) the sum of the values (B,) that fall into it, and how many they are; a value in bin -1 falls into none.
 
-    Sums and counts, not means: those of several processes may be added.
+    Sums and counts, not means: those of several processes may be added. All stays where it is, a GPU included.
     """
-    counts = torch.bincount(bin_indices, minlength=bins).double()
-    return torch.bincount(bin_indices, weights=values.double(), minlength=bins), counts
+    is_in = bin_indices == torch.arange(bins, device=values.device)[:, None]  # (N, B)
+    return torch.where(is_in, values, 0).sum(dim=1), is_in.to(values.dtype).sum(dim=1)

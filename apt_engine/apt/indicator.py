@@ -37,12 +37,15 @@ FORMS = {"absolute": gamma_absolute, "relative": gamma_relative}
 
 @dataclass
 class OverfittingIndicator:
-    """Running mean losses of both passes in each timestep bin. Kept on the CPU: a few numbers a step.
+    """Running mean losses of both passes in each timestep bin.
+
+    The one that is kept lives on the CPU in fp64. Copies of it tell a step on the device its weights before the step's numbers
+    come to the CPU; not every device has fp64, and nothing here waits for one.
 
     Attributes:
         form: absolute or relative.
         sensitivity: S of the absolute form, k of the relative one; > 0.
-        tuned_loss, reference_loss: E_b of both (N,), fp64.
+        tuned_loss, reference_loss: E_b of both (N,).
         visits: samples seen in each bin (N,).
     """
 
@@ -59,12 +62,16 @@ class OverfittingIndicator:
             sums: (2, N) sums over this step's samples of tuned and of reference loss in each bin.
             counts: (N,) how many samples fell into each bin. Add both over all processes first.
         """
-        seen = counts > 0
-        means = sums[:, seen] / counts[seen]
-        rate = torch.where(self.visits[seen] == 0, 1.0, EMA_RATE).double()
-        for running, mean in zip((self.tuned_loss, self.reference_loss), means, strict=True):
-            running[seen] += rate * (mean - running[seen])
-        self.visits += counts
+        means = sums / counts.clamp(min=1)  # (2, N)
+        rate = torch.where(self.visits == 0, 1.0, EMA_RATE)  # (N,)
+        before = torch.stack([self.tuned_loss, self.reference_loss])
+        self.tuned_loss, self.reference_loss = torch.where(counts > 0, before + rate * (means - before), before)
+        self.visits = self.visits + counts
+
+    def on(self, device: torch.device) -> "OverfittingIndicator":
+        """A copy on a device, in fp32."""
+        state = torch.stack([self.tuned_loss, self.reference_loss, self.visits]).float().to(device)  # one upload
+        return OverfittingIndicator(self.form, self.sensitivity, *state)
 
     def raw_gamma(self) -> Tensor:
         """Gamma of every bin (N,) before clamping; 0 for bins never visited."""
@@ -73,7 +80,8 @@ class OverfittingIndicator:
 
     def gamma(self) -> Tensor:
         """Gamma of every bin (N,) in 0 .. 0.99; 0 until a bin was visited 5 times."""
-        return torch.where(self.visits >= VISITS_NEEDED, self.raw_gamma().clamp(0, GAMMA_MAX), torch.zeros(()).double())
+        gamma = self.raw_gamma().clamp(0, GAMMA_MAX)
+        return torch.where(self.visits >= VISITS_NEEDED, gamma, torch.zeros_like(gamma))
 
     def state_dict(self) -> dict[str, Tensor]:
         """What must survive a resume."""
@@ -87,7 +95,12 @@ class OverfittingIndicator:
 
 
 def step_sums(tuned: Tensor, reference: Tensor, bin_indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums (2, N) of the per-sample losses (B,) of both passes in each bin, and counts (N,), as `update` wants them."""
+    """Sums (2, N) of the per-sample losses (B,) of both passes in each bin, and counts (N,), as `update` wants them.
+
+    Samples in bin -1, and those with a loss that is not finite, are left out.
+    """
+    is_finite = torch.isfinite(tuned) & torch.isfinite(reference)
+    bin_indices = torch.where(is_finite, bin_indices, -1)
     tuned_sums, counts = sums_and_counts(tuned, bin_indices)
     reference_sums, _ = sums_and_counts(reference, bin_indices)
     return torch.stack([tuned_sums, reference_sums]), counts

@@ -71,7 +71,14 @@ class SplitIndicator:
 
     def update(self, sums: Tensor, counts: Tensor) -> None:  # noqa: ARG002  # the losses do not matter here
         """Take in one step; see `OverfittingIndicator`."""
-        self.visits += counts
+        self.visits = self.visits + counts
+
+    def on(self, device: torch.device) -> "SplitIndicator":
+        """A copy on a device, in fp32."""
+        copy = SplitIndicator(self._form, self._checks)
+        copy._told = len(self._checks()), self.raw_gamma().float().to(device)
+        copy.visits = self.visits.float().to(device)
+        return copy
 
     def raw_gamma(self) -> Tensor:
         """Gamma of every bin (N,) before clamping; 0 before its first check."""

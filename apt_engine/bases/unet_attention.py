@@ -45,16 +45,19 @@ def _watch_features(name: str, layer: Any, on_features: OnFeatures) -> Removable
 
 def _watch_attention(name: str, layer: Any, on_attention: OnAttention) -> list[RemovableHandle]:
     """The key follows the query in every processor: with it all is known."""
-    waiting: list[Tensor] = []
+    waiting: list[Tensor] = []  # one at most: checkpointing may cut a second run short between the two
 
     def by_head(projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+
+    def on_query(_module: nn.Module, _inputs: tuple[Tensor, ...], query: Tensor) -> None:
+        waiting[:] = [query]
 
     def on_key(_module: nn.Module, _inputs: tuple[Tensor, ...], key: Tensor) -> None:
         query = by_head(waiting.pop())
         on_attention(name, Attention(query, by_head(key), text_start=0, positions=query.shape[2]))
 
     return [
-        layer.to_q.register_forward_hook(lambda _module, _inputs, query: waiting.append(query)),
+        layer.to_q.register_forward_hook(on_query),
         layer.to_k.register_forward_hook(on_key),
     ]

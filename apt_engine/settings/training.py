@@ -79,7 +79,15 @@ class TrainingConfig(Checked):
         group="training",
         choices=("auto", "never"),
     )
-    batch_size: int = setting(1, "Photos seen in one step.", group="training", minimum=1, maximum=64, unit="photos")
+    batch_size: int = setting(1, "Photos computed at once.", group="training", minimum=1, maximum=64, unit="photos")
+    accumulate: int = setting(
+        1,
+        "Batches that make one step, computed one after the other: a large batch in the memory of a small one.",
+        group="training",
+        minimum=1,
+        maximum=64,
+        unit="batches",
+    )
     learning_rate: float = setting(1e-4, "Size of AdamW's steps.", group="training", minimum=1e-8, maximum=0.1)
     warmup_steps: int = setting(
         20,

@@ -2,9 +2,12 @@
 
     lambda = 0.2 |grad L_aptDM| / |grad L_RS or L_AA|, norms over the LoRA's parameters
 
-summed over the steps up to the calibration step, since one step's gradient says little. Each lambda is the one at strength 1;
-what counts in the objective is that times the strength in the config.
+Its geometric mean over the steps up to the calibration step, since one step's gradient says little; how far steps differ is
+told with it. Each lambda is the one at strength 1; what counts in the objective is that times the strength in the config.
 """
+
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +17,36 @@ from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.processes import Processes
 
 SHARE = 0.2
-STEPS = 5
+STEPS = 20
+EARLIEST = 20  # before that the LoRA has hardly moved: RS and AA, squares of what it moves, pull with next to nothing
 NAMES: tuple[str, ...] = ("stabilization", "alignment")
 
 
 class LossWeights:
-    """The lambdas. Those set in the config hold from the first step, others from their calibration; until then they are 0.
+    """The lambdas: those set in the config hold from the first step, others are 0 up to the calibration step.
+
+    Args:
+        steps: of the whole run; a short one calibrates early, to use RS and AA for four fifths of it.
+        scale: as a loss is scaled before its gradients are taken. In half precision the gradients of RS and AA alone would
+            vanish. It cancels in the ratio.
 
     Attributes:
         values: lambda of each name at strength 1.
+        spreads: of calibrated ones, the factor by which single steps differ (one standard deviation), >= 1.
     """
 
-    def __init__(self, config: TrainingConfig, processes: Processes) -> None:
+    def __init__(
+        self, config: TrainingConfig, steps: int, processes: Processes, scale: Callable[[Tensor], Tensor]
+    ) -> None:
         self._processes = processes
+        self._scale = scale
         self._strengths = {name: float(getattr(config, name)) for name in NAMES}
-        self._last_step = config.calibration_step
+        self._last_step = calibration_step(config, steps)
         self.values = {name: float(getattr(config, f"{name}_lambda")) for name in NAMES}
-        self._norms = torch.zeros(len(NAMES), 2, dtype=torch.float64)  # rows as NAMES; norms of L_aptDM and of the term
+        self._logs = torch.zeros(
+            len(NAMES), 3, dtype=torch.float64
+        )  # how many ratios, sum of their logarithms, of the squares
+        self._gradients: dict[str, Tensor] = {}  # of this step's terms (all parameters,), summed over micro-batches
 
     @property
     def lambda_rs(self) -> float:
@@ -47,41 +63,65 @@ class LossWeights:
         """Terms that are in use and have no lambda yet."""
         return [name for name in NAMES if self._strengths[name] and not self.values[name]]
 
-    def calibrate(self, step: int, terms: Terms, denoiser: nn.Module) -> None:
-        """Measure at the steps up to the calibration step, and find the unknown lambdas there; else nothing."""
-        if not self.unknown or not self._last_step - STEPS < step <= self._last_step:
+    @property
+    def spreads(self) -> dict[str, float]:
+        """See above."""
+        found = {}
+        for name, (count, total, squares) in zip(NAMES, self._logs.tolist(), strict=True):
+            if count > 1:
+                found[name] = math.exp(math.sqrt(max(0.0, squares - total**2 / count) / (count - 1)))
+        return found
+
+    def measure(self, step: int, terms: Terms, denoiser: nn.Module) -> None:
+        """Take the gradients of a micro-batch's terms at the steps up to the calibration step; else nothing.
+
+        Where no step up to there gave finite numbers, the following ones are measured until one does.
+        """
+        if not self.unknown or step <= self._last_step - STEPS:
             return
-        self._measure(terms, [parameter for parameter in denoiser.parameters() if parameter.requires_grad])
-        if step == self._last_step:
+        parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+        for name in ("adapted", *self.unknown):
+            term = self._scale(getattr(terms, name))
+            parts = torch.autograd.grad(term, parameters, retain_graph=True, materialize_grads=True)
+            gradient = torch.cat([part.flatten() for part in parts])  # (all,)
+            self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient
+
+    def norms(self) -> Tensor:
+        """Norms (k,) of the joint batch's gradients, on the device: L_aptDM, then the unknown terms; (0,) if not measured."""
+        norms = [self._processes.mean(gradient).norm() for gradient in self._gradients.values()]
+        self._gradients = {}
+        return torch.stack(norms) if norms else torch.zeros(0)
+
+    def take_in(self, step: int, norms: Sequence[float]) -> None:
+        """This step's norms, on the host; from the calibration step on, lambdas follow from all of them."""
+        for name, own in zip(self.unknown, norms[1:], strict=False):
+            ratio = SHARE * norms[0] / own if own else math.inf
+            if 0 < ratio < math.inf:
+                log = math.log(ratio)
+                self._logs[NAMES.index(name)] += torch.tensor([1.0, log, log * log], dtype=torch.float64)
+        if norms and step >= self._last_step:
             self._freeze()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Lambdas and the sums they come from."""
         return {
             "lambdas": torch.tensor([self.values[name] for name in NAMES], dtype=torch.float64),
-            "norms": self._norms,
+            "lambda_logs": self._logs,
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over a saved state, exactly."""
+        """Take over a saved state, exactly. Where the sums are of an earlier version, they begin anew."""
         self.values = dict(zip(NAMES, state["lambdas"].tolist(), strict=True))
-        self._norms = state["norms"].clone()
-
-    def _measure(self, terms: Terms, parameters: list[nn.Parameter]) -> None:
-        """Add the norms of this step, unless one is not finite."""
-        adapted = self._gradient_norm(terms.adapted, parameters)
-        for index, name in enumerate(NAMES):
-            if name in self.unknown:
-                pair = torch.tensor([adapted, self._gradient_norm(getattr(terms, name), parameters)])
-                self._norms[index] += pair if torch.isfinite(pair).all() else 0
+        self._logs = state.get("lambda_logs", torch.zeros_like(self._logs)).clone()
 
     def _freeze(self) -> None:
-        for index, name in enumerate(NAMES):
-            adapted, own = self._norms[index].tolist()
-            if name in self.unknown and own > 0:
-                self.values[name] = SHARE * adapted / own
+        for name in self.unknown:
+            count, total, _ = self._logs[NAMES.index(name)].tolist()
+            if count:
+                self.values[name] = math.exp(total / count)
 
-    def _gradient_norm(self, term: Tensor, parameters: list[nn.Parameter]) -> float:
-        """Norm over all parameters of the joint batch's gradient of a term (); the graph is kept."""
-        gradients = torch.autograd.grad(term, parameters, retain_graph=True, materialize_grads=True)
-        return float(self._processes.mean(torch.cat([gradient.flatten() for gradient in gradients])).norm())  # (all,)
+
+def calibration_step(config: TrainingConfig, steps: int) -> int:
+    """Where unset lambdas are found: as set, but within the first fifth of the run's steps unless that has too few."""
+    fifth = steps // 5
+    return min(config.calibration_step, fifth) if fifth >= EARLIEST else config.calibration_step

@@ -113,10 +113,9 @@ def encode_with_warps(
 
     def draw(photo: int, generator: torch.Generator) -> View:
         for _ in range(TRIES):  # where there are few latent cells a small photo may cover none, and would teach nothing
-            warp = draw_warp(generator, config.max_zoom, config.max_rotation_degrees)
-            view = encode_view(base, pictures[photo], warp)
-            if config.border == "paper" or view.mask.any():
-                return view
+            warped = _warp(base, pictures[photo], draw_warp(generator, config.max_zoom, config.max_rotation_degrees))
+            if config.border == "paper" or warped[1].any():
+                return _encode_warped(base, *warped)
         return plain[photo]
 
     plain: list[View] = []
@@ -128,7 +127,7 @@ def encode_with_warps(
             plain.append(encode_view(base, pictures[number]))
         else:
             photo, view = divmod(number - len(pictures), count)
-            bank.append(draw(photo, random.generator(config.seed, view, photo, "bank")).to("cpu"))
+            bank.append(_check(base, draw(photo, random.generator(config.seed, view, photo, "bank"))).to("cpu"))
     if not count:
         return LatentSource(plain, draw)
 
@@ -145,18 +144,36 @@ def _progress(message: str, done: int, total: int) -> Iterator[StageChanged]:
 
 
 def encode_view(base: BaseModel, pixels: Tensor, warp: Warp | None = None) -> View:
-    """One picture (3, H, W) in [-1, 1], warped first if so wished."""
-    mask = None
+    """One picture (3, H, W) in [-1, 1], warped first if so wished.
+
+    Raises:
+        BaseModelError: the VAE returns numbers that are not finite.
+    """
     if warp:
-        pixels, mask = warp_pixels(pixels, warp)
+        return _check(base, _encode_warped(base, *_warp(base, pixels, warp)))
     mean, std = (part[0] for part in base.encode_images(pixels[None]))
-    if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
+    return _check(base, View(mean, std, mean.new_ones(mean.shape[1:])))
+
+
+def _warp(base: BaseModel, pixels: Tensor, warp: Warp) -> tuple[Tensor, Tensor]:
+    """A warped picture (3, H, W) and the mask (h, w) of its latent cells, both on the CPU."""
+    height, width = pixels.shape[1:]
+    warped, mask = warp_pixels(pixels, warp)
+    return warped, latent_mask(mask, width // base.latent_shape(width, height)[2])
+
+
+def _encode_warped(base: BaseModel, pixels: Tensor, mask: Tensor) -> View:
+    mean, std = (part[0] for part in base.encode_images(pixels[None]))
+    return View(mean, std, mask.to(mean.device), _reduce(pixels))
+
+
+def _check(base: BaseModel, view: View) -> View:
+    """Before the first step. A view that is drawn during one is not waited for; the step's own numbers tell."""
+    if not (torch.isfinite(view.mean).all() and torch.isfinite(view.std).all()):
         raise BaseModelError(
             f"The VAE of {base.name} returns numbers that are not finite; its files may be damaged: get the model again."
         )
-    if mask is None:
-        return View(mean, std, mean.new_ones(mean.shape[1:]))
-    return View(mean, std, latent_mask(mask, pixels.shape[-1] // mean.shape[-1]).to(mean.device), _reduce(pixels))
+    return view
 
 
 def _reduce(pixels: Tensor) -> Image.Image:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from apt_engine.apt.memorized import SplitIndicator
 from apt_engine.bases import hub
@@ -83,6 +83,14 @@ class Prepared(Loaded):
             folder / "optimizer.safetensors", self.parameters, self.optimizer, state, self.accelerator.scaler
         )
 
+    def clip_gradients(self) -> Tensor:
+        """Gradients over all processes, unscaled and clipped; their norm () before that, on the device."""
+        parameters = list(self.parameters.values())
+        self.processes.average_gradients(parameters)
+        norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        assert norm is not None
+        return norm
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """LoRA, optimizer and the step's own state exactly as they were."""
         files.load_weights(self.base, checkpoint.lora_path)
@@ -150,6 +158,17 @@ def prepare(
     parameters = adapter.trainable_parameters(base.denoiser)
     _check_disk(run, parameters, last_step - (checkpoint.step if checkpoint else 0))
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    scaler = loaded.accelerator.scaler
+    step = AdaptiveStep(
+        config,
+        base,
+        photos,
+        prior,
+        captions=run.captions,
+        processes=loaded.processes,
+        indicator=_indicator_from(checks, config),
+        scale=scaler.scale if scaler else lambda loss: loss,
+    )
     prepared = Prepared(
         config=config,
         accelerator=loaded.accelerator,
@@ -159,15 +178,7 @@ def prepare(
         parameters=parameters,
         average=Average(parameters, config.ema_decay),
         optimizer=loaded.accelerator.prepare(optimizer),
-        step=AdaptiveStep(
-            config,
-            base,
-            photos,
-            prior,
-            captions=run.captions,
-            processes=loaded.processes,
-            indicator=_indicator_from(checks, config),
-        ),
+        step=step,
         views=RecentViews(run),
         checks=checks,
     )

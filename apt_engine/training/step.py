@@ -6,18 +6,25 @@
     4  latents                                  9   update the indicator with both errors
     5  noise, noisy latents                     10  weigh, add RS and AA, backward
 
-Shapes: B samples of this step, C latent channels, h and w latent height and width, N timestep bins.
+A step may be cut into `accumulate` micro-batches. The weight of a sample depends on all errors of the joint batch in its bin, so
+a micro-batch that shares a bin with one before it is looked at ahead, without gradients: the price of exactness is a third of
+such a sample's passes.
+
+Numbers leave the device once a step, all together, at its end; up to there nothing waits for it. What must be known on the host
+before (timesteps, coins) comes from generators and from the indicator of earlier steps.
+
+Shapes: B samples of a micro-batch, N timestep bins.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from apt_engine.apt import random
 from apt_engine.apt.augment import augmentation_probability
+from apt_engine.apt.bins import BINS
 from apt_engine.apt.indicator import OverfittingIndicator, step_sums
 from apt_engine.apt.losses import masked_mean, min_snr_weight
 from apt_engine.apt.memorized import SplitIndicator
@@ -27,102 +34,90 @@ from apt_engine.lora.adapter import reference_pass
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.calibration import LossWeights
 from apt_engine.training.captions import Captions, class_caption
-from apt_engine.training.latents import LatentSource, View
+from apt_engine.training.draws import Batch, Draw
+from apt_engine.training.latents import LatentSource
 from apt_engine.training.processes import ALONE, Processes
-from apt_engine.training.watch import Probes
+from apt_engine.training.watch import Probes, Watched
 
 Indicator = OverfittingIndicator | SplitIndicator
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One draw: a timestep, a photo and the chance that it had of being warped, its view, latents and noise (C, h, w)."""
-
-    timestep: float
-    photo: int
-    chance: float
-    view: View
-    latents: Tensor
-    noise: Tensor
+def _not_measured() -> Tensor:
+    return torch.zeros(())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What a step trains on, on the device, and what is told of it.
+def _unscaled(loss: Tensor) -> Tensor:
+    return loss
+
+
+@dataclass(kw_only=True)
+class Compared:
+    """A micro-batch and what the two passes say of it.
 
     Attributes:
-        latents, noise, noisy: x_0, eps and x_t (B, C, h, w).
-        timesteps: (B,).
-        mask: (B, h, w), 1 for latent cells that count; a sample of which none counts has no error.
-        bins: (B,), on the CPU.
-        photos: number of each sample's photo.
-        chances: of each sample to be warped.
-        warped: whether it was.
-        shown: small pictures of the warped ones.
+        batch: what they are told.
+        seen: the reference pass, layer by layer, for the tuned one to be held against.
+        reference: its errors (B,); None before it, or where it is not needed.
+        is_counted: whether the errors are in the sums of the step.
     """
 
-    latents: Tensor
-    noise: Tensor
-    noisy: Tensor
-    timesteps: Tensor
-    mask: Tensor
-    bins: Tensor
-    photos: tuple[int, ...]
-    chances: tuple[float, ...]
-    warped: tuple[bool, ...]
-    shown: tuple[Image.Image, ...]
+    batch: Batch
+    seen: Watched
+    reference: Tensor | None = None
+    is_counted: bool = False
+
+
+@dataclass
+class Tally:
+    """What the samples of a step amount to so far, on the device.
+
+    Attributes:
+        sums: (3, N), of tuned and of reference errors in each bin, in eps space, and how many they are.
+        totals: (5,), how many samples count, and the sums of their tuned and reference errors, RS and AA.
+    """
+
+    sums: Tensor
+    totals: Tensor
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], base: BaseModel, border: str) -> "Batch":
-        """The draws of all samples, stacked and made noisy; with the border of the paper every latent cell counts."""
-        numbers = torch.tensor([sample.timestep for sample in samples])  # (B,), on the CPU
-        timesteps = numbers.to(base.device)
-        latents = torch.stack([sample.latents for sample in samples])  # (C, h, w) -> (B, C, h, w)
-        noise = torch.stack([sample.noise for sample in samples]).to(base.device)  # (C, h, w) -> (B, C, h, w)
-        mask = torch.stack([sample.view.mask for sample in samples])  # (h, w) -> (B, h, w)
-        return cls(
-            latents=latents,
-            noise=noise,
-            noisy=base.add_noise(latents, noise, timesteps),
-            timesteps=timesteps,
-            mask=torch.ones_like(mask) if border == "paper" else mask,
-            bins=base.bin_of(numbers),
-            photos=tuple(sample.photo for sample in samples),
-            chances=tuple(sample.chance for sample in samples),
-            warped=tuple(sample.view.shown is not None for sample in samples),
-            shown=tuple(sample.view.shown for sample in samples if sample.view.shown is not None),
-        )
-
-    @property
-    def counts(self) -> Tensor:
-        """(B,), 1 for samples of which some cell counts, else 0."""
-        return self.mask.amax(dim=(1, 2))
-
-    def mean(self, errors: Tensor) -> Tensor:
-        """Mean () of errors (B,) over the samples that count; 0 if none does."""
-        return (errors * self.counts).sum() / self.counts.sum().clamp(min=1)
+    def on(cls, device: torch.device) -> "Tally":
+        """Nothing yet."""
+        return cls(torch.zeros(3, BINS, device=device), torch.zeros(5, device=device))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step measured, on the device, to be fetched together: weights 1 - gamma (B,), the others scalars.
+    """What a step measured, on the CPU: scalars, means over all samples of the joint batch that count, 0 if none does.
 
-    None stands for what was switched off.
+    Attributes:
+        batches: the micro-batches of this process, on the device.
+        draws: of the joint batch.
+        weights: of the joint batch, 1 - gamma after this step.
+        loss, reference_loss: errors of the two passes.
+        stabilization, alignment: RS and AA before their lambdas.
+        prior_loss: of the pictures of the class. None stands for what was switched off.
+        gradient_norm: as `clip` told it.
     """
 
-    batch: Batch
+    batches: tuple[Batch, ...]
+    draws: tuple[Draw, ...]
     weights: Tensor
     loss: Tensor
     reference_loss: Tensor | None
     stabilization: Tensor | None
     alignment: Tensor | None
     prior_loss: Tensor | None
+    gradient_norm: Tensor
+
+    @property
+    def batch(self) -> Batch:
+        """The first micro-batch: all there is unless the step is cut."""
+        return self.batches[0]
 
     def per_sample(self) -> Tensor:
-        """(B, 4) on the device: timestep, chance of a warp, whether it came, weight."""
-        batch = self.batch
-        rows = [torch.tensor(values, device=batch.timesteps.device) for values in (batch.chances, batch.warped)]
-        return torch.stack([row.double() for row in (batch.timesteps, *rows, self.weights)], dim=1)
+        """Of the joint batch (samples, 4): timestep, chance of a warp, whether it came, weight."""
+        rows = [(draw.timestep, draw.chance, draw.is_warped) for draw in self.draws]
+        return torch.cat([torch.tensor(rows, dtype=torch.float64), self.weights[:, None]], dim=1)
 
 
 class AdaptiveStep:
@@ -130,7 +125,8 @@ class AdaptiveStep:
 
     Args:
         captions: of each photo, where they have their own.
-        processes: those that share the batch; the loss handed to `backward` is of this one's samples alone.
+        processes: those that share the batch; what is handed to `backward` is of this one's samples alone.
+        scale: as a loss is scaled before its gradients are taken, where half precision needs it.
         indicator: one that does not live on the losses of the two passes.
     """
 
@@ -143,6 +139,7 @@ class AdaptiveStep:
         *,
         captions: Sequence[str] = (),
         processes: Processes = ALONE,
+        scale: Callable[[Tensor], Tensor] = _unscaled,
         indicator: Indicator | None = None,
     ) -> None:
         self._config = config
@@ -150,39 +147,54 @@ class AdaptiveStep:
         self._photos = photos
         self._prior = prior
         self._processes = processes
-        self._samples = processes.samples(config.batch_size)
+        own = processes.samples(config.batch_size)
+        self._joint_size = config.batch_size * config.accumulate
+        starts = range(0, self._joint_size, config.batch_size)
+        self._micro_batches = [range(start + own.start, start + own.stop) for start in starts]
         self._captions = Captions(base, config, captions)
         self._prior_states = base.encode_prompts([class_caption(config, config.caption)])
         self._probes = Probes(base, features=config.stabilization > 0, maps=config.alignment > 0)
         self.indicator: Indicator = indicator or OverfittingIndicator(config.indicator, config.sensitivity)
-        self.loss_weights = LossWeights(config, processes)
+        self.loss_weights = LossWeights(config, config.steps_for(len(photos)), processes, scale)
 
-    def __call__(self, step: int, backward: Callable[[Tensor], None]) -> StepResult:
-        """Draw, compare, and hand each loss to `backward`; the optimizer's step is the caller's.
+    def __call__(
+        self, step: int, backward: Callable[[Tensor], None], clip: Callable[[], Tensor] = _not_measured
+    ) -> StepResult:
+        """Draw, compare, hand each loss to `backward`, then `clip`; the optimizer's step is the caller's.
 
-        The loss may be anything, finite or not: the indicator takes in finite numbers alone. A sample of which nothing counts
-        is 0 in every term; the divisor stays B, so that parts of a batch add up.
+        The losses may be anything, finite or not: the indicator takes in finite numbers alone. A sample of which nothing counts
+        is 0 in every term; the divisor stays the number of samples, so that parts of a batch add up.
+
+        Args:
+            step: its number, from 1.
+            backward: called for each micro-batch, with its share of the joint loss, and for each of pictures of the class.
+            clip: called once after that, with all gradients there; tells their norm ().
         """
-        batch = self._draw(step, self._photos, "photos")  # 1 to 5
-        # Watched through backward: with checkpointing layers run again then.
-        with self._probes.watch(batch.mask, self._captions.tokens(batch.photos)) as seen:
-            reference = self._reference_errors(batch) if self._config.needs_reference else None  # 6: (B,)
-            seen.is_tuned = True
-            tuned = self._errors(batch, self._captions.states(batch.photos))  # 7, 8: (B,)
-            if reference is not None:
-                self._observe(batch, tuned.detach(), reference)  # 9
-            weights = self._weights(batch)  # 10: (B,)
-            terms = terms_of(weights, tuned, seen.stabilization(), seen.alignment(), self._noise_weights(batch))
-            self.loss_weights.calibrate(step, terms, self._base.denoiser)
-            backward(objective(terms, self.loss_weights.lambda_rs, self.loss_weights.lambda_aa))
+        draws = [self._draw(step, number, self._photos, "photos") for number in range(self._joint_size)]  # 1 to 3
+        bins = self._base.bin_of(torch.tensor([draw.timestep for draw in draws]))  # of the joint batch, on the CPU
+        parts = [self._part([draws[number] for number in numbers]) for numbers in self._micro_batches]  # 4, 5
+        tally = Tally.on(self._base.device)
+        for part in self._to_look_at_ahead(parts, bins.tolist()):
+            self._look_ahead(part, tally)
+        for part in parts:
+            self._learn(step, part, tally, backward)
+        prior_loss = self._learn_prior(step, backward)
+        sums, totals, norm, norms = self._fetch(tally, prior_loss, clip())
+        if self._config.needs_reference:
+            self.indicator.update(sums[:2].double(), sums[2].double())
+        self.loss_weights.take_in(step, norms.tolist())
+        count, loss, reference_loss, stabilization, alignment, prior = totals
+        means = [total / count.clamp(min=1) for total in (loss, reference_loss, stabilization, alignment)]
         return StepResult(
-            batch=batch,
-            weights=weights,
-            loss=batch.mean(tuned.detach()),
-            reference_loss=None if reference is None else batch.mean(reference),
-            stabilization=terms.stabilization.detach() if self._config.stabilization else None,
-            alignment=terms.alignment.detach() if self._config.alignment else None,
-            prior_loss=self._prior_step(step, backward),
+            batches=tuple(part.batch for part in parts),
+            draws=tuple(draws),
+            weights=self._weights(self.indicator, bins),
+            loss=means[0],
+            reference_loss=means[1] if self._config.needs_reference else None,
+            stabilization=means[2] if self._config.stabilization else None,
+            alignment=means[3] if self._config.alignment else None,
+            prior_loss=None if self._prior is None else prior / self._processes.count,
+            gradient_norm=norm,
         )
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -194,25 +206,20 @@ class AdaptiveStep:
         self.indicator.load_state_dict(state)
         self.loss_weights.load_state_dict(state)
 
-    def _draw(self, step: int, source: LatentSource, purpose: str) -> Batch:
-        """This process's samples of a step."""
-        samples = [self._draw_sample(step, number, source, purpose) for number in self._samples]
-        return Batch.of(samples, self._base, self._config.border)
-
-    def _draw_sample(self, step: int, number: int, source: LatentSource, purpose: str) -> Sample:
+    def _draw(self, step: int, number: int, source: LatentSource, purpose: str) -> Draw:
         """From generators of its own: the timestep first, the photo second, the coin and the warp apart."""
         generator = random.generator(self._config.seed, step, number, purpose)
+        warps = random.generator(self._config.seed, step, number, "warp")
         timestep = self._base.draw_timestep(generator)
         photo = int(torch.randint(len(source), (), generator=generator))
         chance = self._chance(timestep) if purpose == "photos" else 0.0
-        view = self._view(source, photo, chance, random.generator(self._config.seed, step, number, "warp"))
-        return Sample(
+        return Draw(
             timestep=timestep,
             photo=photo,
             chance=chance,
-            view=view,
-            latents=view.draw(generator),  # (C, h, w)
-            noise=torch.randn(view.mean.shape, generator=generator),  # (C, h, w)
+            is_warped=float(torch.rand((), generator=warps)) < chance,
+            generator=generator,
+            warps=warps,
         )
 
     def _chance(self, timestep: float) -> float:
@@ -220,9 +227,44 @@ class AdaptiveStep:
         gamma = self.indicator.gamma()[self._base.bin_of(torch.tensor(timestep))]  # (N,) -> ()
         return augmentation_probability(float(gamma), self._config.augmentation)
 
-    def _view(self, source: LatentSource, photo: int, chance: float, generator: torch.Generator) -> View:
-        is_warped = float(torch.rand((), generator=generator)) < chance
-        return source.warped(photo, generator) if is_warped else source.plain[photo]
+    def _part(self, draws: Sequence[Draw]) -> Compared:
+        batch = Batch.of(draws, self._photos, self._base, self._config.border)
+        return Compared(batch=batch, seen=self._probes.begin(batch.mask, self._captions.tokens(batch.photos)))
+
+    def _to_look_at_ahead(self, parts: Sequence[Compared], bins: list[int]) -> list[Compared]:
+        """The micro-batches whose errors others need before them: those that share a bin with one before, in any process."""
+        if not self._config.weighting:
+            return []
+        size = self._config.batch_size
+        own = [set(bins[start : start + size]) for start in range(0, len(bins), size)]
+        return [part for number, part in enumerate(parts) if own[number] & set(bins[: number * size])]
+
+    def _look_ahead(self, part: Compared, tally: Tally) -> None:
+        """Count both errors of a micro-batch without gradients; what the reference pass showed is kept for later."""
+        with self._probes.watch_again(part.seen):
+            part.reference = self._reference_errors(part.batch)
+        with torch.no_grad():
+            tuned = self._errors(part.batch, self._captions.states(part.batch.photos))
+        self._count(part, tuned, tally)
+
+    def _learn(self, step: int, part: Compared, tally: Tally, backward: Callable[[Tensor], None]) -> None:
+        """Both passes of a micro-batch, unless the first is known, and backward."""
+        batch = part.batch
+        with self._probes.watch_again(part.seen) as seen:  # through backward: with checkpointing layers run again then
+            if self._config.needs_reference and part.reference is None:
+                part.reference = self._reference_errors(batch)  # 6: (B,)
+            seen.is_tuned = True
+            tuned = self._errors(batch, self._captions.states(batch.photos))  # 7, 8: (B,)
+            self._count(part, tuned.detach(), tally)
+            weights = self._weights_after(batch, tally)  # 9, 10: (B,)
+            features, maps = seen.stabilization(), seen.alignment()  # (B,)
+            terms = terms_of(weights, tuned, features, maps, self._noise_weights(batch))
+            self.loss_weights.measure(step, terms, self._base.denoiser)
+            loss = objective(terms, self.loss_weights.lambda_rs, self.loss_weights.lambda_aa)
+            backward(loss / self._config.accumulate)
+        reference = torch.zeros_like(tuned) if part.reference is None else part.reference
+        told = torch.stack([torch.ones_like(tuned), tuned, reference, features, maps]).detach()  # (5, B)
+        tally.totals = tally.totals + (told * batch.counts).sum(dim=1)
 
     def _reference_errors(self, batch: Batch) -> Tensor:
         """Errors (B,) of the untrained model; what it is told may differ."""
@@ -235,32 +277,61 @@ class AdaptiveStep:
         target = self._base.target(batch.latents, batch.noise, batch.timesteps)  # (B, C, h, w)
         return masked_mean((prediction.float() - target.float()).square(), batch.mask)  # (B, C, h, w) -> (B,)
 
-    def _observe(self, batch: Batch, tuned: Tensor, reference: Tensor) -> None:
-        """Take both losses (B,) into the indicator, in eps space."""
-        losses = torch.stack([tuned, reference]) * self._base.in_eps_space(batch.timesteps)  # (2, B)
-        losses = losses.double().cpu()
-        known = torch.isfinite(losses).all(dim=0) & (batch.counts > 0).cpu()  # (B,)
-        sums, counts = step_sums(losses[0, known], losses[1, known], batch.bins[known])  # (2, N) and (N,)
-        joint = self._processes.add_up(torch.cat([sums, counts[None]]))  # (3, N)
-        self.indicator.update(joint[:2], joint[2])
+    def _count(self, part: Compared, tuned: Tensor, tally: Tally) -> None:
+        """Take both errors (B,) of a micro-batch into the sums, once, in eps space."""
+        if part.reference is None or part.is_counted:
+            return
+        batch = part.batch
+        losses = torch.stack([tuned, part.reference]) * self._base.in_eps_space(batch.timesteps)  # (2, B)
+        counted_bins = torch.where(batch.counts > 0, batch.bins, -1)
+        sums, counts = step_sums(losses[0], losses[1], counted_bins)  # (2, N) and (N,)
+        tally.sums = tally.sums + torch.cat([sums, counts[None]])
+        part.is_counted = True
 
-    def _weights(self, batch: Batch) -> Tensor:
-        """1 - gamma of each sample's bin (B,), after this step's update; ones where weighting is off."""
-        if not self._config.weighting:
-            return torch.ones(len(batch.bins), device=self._base.device)
-        return loss_weight(self.indicator.gamma()[batch.bins]).float().to(self._base.device)  # (N,) -> (B,)
+    def _weights_after(self, batch: Batch, tally: Tally) -> Tensor:
+        """Weights (B,) by the indicator as it is with this step's errors of all processes in it; on the device."""
+        indicator = self.indicator.on(self._base.device)
+        if self._config.weighting:
+            joint = self._processes.add_up(tally.sums)  # (3, N)
+            indicator.update(joint[:2], joint[2])
+        return self._weights(indicator, batch.bins)
+
+    def _weights(self, indicator: Indicator, bins: Tensor) -> Tensor:
+        """1 - gamma of each sample's bin (B,); ones where weighting is off."""
+        weights = loss_weight(indicator.gamma()[bins])  # (N,) -> (B,)
+        return weights if self._config.weighting else torch.ones_like(weights)
 
     def _noise_weights(self, batch: Batch) -> Tensor:
         """Min-SNR weight of each sample (B,)."""
         snr, in_eps_space = self._base.snr(batch.timesteps), self._base.in_eps_space(batch.timesteps)
         return min_snr_weight(snr, in_eps_space, self._config.min_snr_gamma)
 
-    def _prior_step(self, step: int, backward: Callable[[Tensor], None]) -> Tensor | None:
+    def _learn_prior(self, step: int, backward: Callable[[Tensor], None]) -> Tensor:
         """The same loss on the base's own pictures of the class, unwarped and unweighed: DreamBooth's prior preservation."""
-        if self._prior is None:
-            return None
-        batch = self._draw(step, self._prior, "prior")
-        errors = self._errors(batch, self._prior_states.expand(len(batch.photos)))  # (B,)
-        loss = (self._noise_weights(batch) * errors).mean()  # (B,) -> ()
-        backward(self._config.prior_weight * loss)
-        return loss.detach()
+        total = torch.zeros((), device=self._base.device)
+        for numbers in self._micro_batches if self._prior is not None else ():
+            assert self._prior
+            draws = [self._draw(step, number, self._prior, "prior") for number in numbers]
+            batch = Batch.of(draws, self._prior, self._base, self._config.border)
+            errors = self._errors(batch, self._prior_states.expand(len(draws)))  # (B,)
+            loss = (self._noise_weights(batch) * errors).mean() / self._config.accumulate  # (B,) -> ()
+            backward(self._config.prior_weight * loss)
+            total = total + loss.detach()
+        return total
+
+    def _fetch(self, tally: Tally, prior_loss: Tensor, norm: Tensor) -> list[Tensor]:
+        """All that a step measured, over all processes, in the one transfer that waits for the device.
+
+        Returns:
+            sums (3, N), totals (6,) of which the last is the prior's loss, the gradient's norm (), and norms for calibration.
+        """
+        totals = torch.cat([tally.totals, prior_loss[None]])
+        joint = self._processes.add_up(torch.cat([tally.sums.flatten(), totals]))
+        parts = [joint, norm.to(joint).flatten(), self.loss_weights.norms().to(joint)]
+        sums, totals, norm, norms = to_cpu(torch.cat(parts)).split([3 * BINS, len(totals), 1, len(parts[2])])
+        return [sums.view(3, BINS), totals, norm[0], norms]
+
+
+def to_cpu(numbers: Tensor) -> Tensor:
+    """Numbers (n,) of the device on the CPU."""
+    return numbers.detach().cpu()

@@ -4,15 +4,12 @@ import dataclasses
 import math
 import time
 
-import torch
-from torch import Tensor
-
 from apt_engine.runs.events import StepFinished
 from apt_engine.training.memory import peak_memory_bytes
 from apt_engine.training.preparation import Prepared
 from apt_engine.training.step import StepResult
 
-SCALARS = ("loss", "reference_loss", "stabilization", "alignment", "prior_loss")
+SCALARS = ("loss", "reference_loss", "stabilization", "alignment", "prior_loss", "gradient_norm")
 
 
 def take_step(prepared: Prepared, number: int) -> StepFinished:
@@ -22,12 +19,10 @@ def take_step(prepared: Prepared, number: int) -> StepFinished:
     learning_rate = config.learning_rate * min(1.0, number / max(1, config.warmup_steps))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    result = prepared.step(number, accelerator.backward)
-    prepared.views.add(result.batch.shown)
-    prepared.processes.average_gradients(list(prepared.parameters.values()))
-    norm = accelerator.clip_grad_norm_(prepared.parameters.values(), config.max_grad_norm)
-    assert norm is not None
-    event = _describe(prepared, number, result, norm, learning_rate)
+    result = prepared.step(number, accelerator.backward, prepared.clip_gradients)
+    for batch in result.batches:
+        prepared.views.add(batch.shown)
+    event = _describe(prepared, number, result, learning_rate)
     # With a loss scaler the optimizer itself skips gradients that overflowed, and lowers the scale.
     if not event.was_skipped or accelerator.scaler is not None:
         optimizer.step()
@@ -36,13 +31,10 @@ def take_step(prepared: Prepared, number: int) -> StepFinished:
     return dataclasses.replace(event, seconds=time.monotonic() - started)
 
 
-def _describe(prepared: Prepared, number: int, result: StepResult, norm: Tensor, learning_rate: float) -> StepFinished:
-    """The event of a step; all its numbers come off the device at once."""
-    measured = {name: value for name in SCALARS if (value := getattr(result, name)) is not None}
-    means = prepared.processes.mean(torch.stack([value.float() for value in (norm, *measured.values())]))
-    gradient_norm, *values = means.tolist()
-    numbers = dict(zip(measured, values, strict=True))
-    timesteps, chances, warped, weights = prepared.processes.join(result.per_sample()).T.tolist()
+def _describe(prepared: Prepared, number: int, result: StepResult, learning_rate: float) -> StepFinished:
+    """The event of a step."""
+    numbers = {name: value.item() for name in SCALARS if (value := getattr(result, name)) is not None}
+    timesteps, chances, warped, weights = result.per_sample().T.tolist()
     indicator, config = prepared.step.indicator, prepared.config
     return StepFinished(
         step=number,
@@ -52,7 +44,7 @@ def _describe(prepared: Prepared, number: int, result: StepResult, norm: Tensor,
         prior_loss=numbers.get("prior_loss"),
         stabilization=numbers.get("stabilization"),
         alignment=numbers.get("alignment"),
-        gradient_norm=gradient_norm,
+        gradient_norm=numbers["gradient_norm"],
         learning_rate=learning_rate,
         seconds=0.0,
         timesteps=tuple(int(timestep) for timestep in timesteps),
@@ -62,6 +54,6 @@ def _describe(prepared: Prepared, number: int, result: StepResult, norm: Tensor,
         gamma=tuple(indicator.gamma().tolist()) if config.has_indicator else (),
         raw_gamma=tuple(indicator.raw_gamma().tolist()) if config.has_indicator else (),
         visits=tuple(indicator.visits.int().tolist()) if config.has_indicator else (),
-        was_skipped=not all(math.isfinite(number) for number in (gradient_norm, *values)),
+        was_skipped=not all(math.isfinite(number) for number in numbers.values()),
         memory_bytes=peak_memory_bytes(),
     )

@@ -45,7 +45,10 @@ class TokenPairs:
 
 @dataclass
 class Watched:
-    """What is known of the two passes of one step.
+    """What is known of the two passes of one micro-batch.
+
+    With gradient checkpointing each layer is called again in backward and must compute the same again, but what comes of it is
+    dropped: it holds the layer's graph, and all of them together the very memory that checkpointing is to save.
 
     Attributes:
         latent_mask: (B, H, W), 1 for latent cells inside the photo.
@@ -87,7 +90,8 @@ class Watched:
         """Keep or compare a layer's features (B, P, C)."""
         statistics = losses.channel_statistics(features, position_mask(self.latent_mask, features.shape[1]))
         if self.is_tuned:
-            self.feature_losses[name] = losses.stabilization(statistics, self.reference_features[name])
+            loss = losses.stabilization(statistics, self.reference_features[name])
+            self.feature_losses.setdefault(name, loss)
         else:
             self.reference_features[name] = statistics
 
@@ -100,7 +104,7 @@ class Watched:
         if attention.rows is not None:
             mask = mask[:, attention.rows]
         arguments = attention, self.tokens, self.reference_maps[name], mask
-        self.map_losses[name] = checkpoint(_alignment_of, *arguments, use_reentrant=False)
+        self.map_losses.setdefault(name, checkpoint(_alignment_of, *arguments, use_reentrant=False))
 
     def _mean(self, parts: dict[str, Tensor], watched: tuple[str, ...], setting: str) -> Tensor:
         if not watched:
@@ -127,7 +131,16 @@ class Probes:
     @contextlib.contextmanager
     def watch(self, latent_mask: Tensor, tokens: TokenPairs) -> Iterator[Watched]:
         """Watching inside; set `is_tuned` between the passes."""
-        seen = Watched(latent_mask, tokens, self._layers)
+        with self.watch_again(self.begin(latent_mask, tokens)) as seen:
+            yield seen
+
+    def begin(self, latent_mask: Tensor, tokens: TokenPairs) -> Watched:
+        """Nothing seen yet of a micro-batch."""
+        return Watched(latent_mask, tokens, self._layers)
+
+    @contextlib.contextmanager
+    def watch_again(self, seen: Watched) -> Iterator[Watched]:
+        """Watching inside goes on where it was."""
         on_features = seen.on_features if self._layers.features else None
         on_attention = seen.on_attention if self._layers.maps else None
         with self._base.watch(on_features, on_attention):
@@ -135,8 +148,13 @@ class Probes:
 
 
 def attention_map(query: Tensor, key: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(D)) (B, h, Q, K) of queries (B, h, Q, D) and keys (B, h, K, D), in fp32."""
-    return torch.softmax(query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)
+    """softmax(Q K^T / sqrt(D)) (B, h, Q, K) of queries (B, h, Q, D) and keys (B, h, K, D), in fp32.
+
+    Under autocast the product would be formed in half precision whatever it is made of.
+    """
+    with _no_autocast(query.device):
+        scaled = query.float() / math.sqrt(query.shape[-1])
+        return torch.softmax(scaled @ key.float().transpose(-1, -2), dim=-1)
 
 
 def caption_map(attention: Attention, tokens: TokenPairs, columns: Tensor) -> Tensor:
@@ -154,6 +172,11 @@ def position_mask(latent_mask: Tensor, count: int) -> Tensor:
     while mask.shape[-1] * mask.shape[-2] > count:
         mask = F.avg_pool2d(mask, 2, ceil_mode=True)  # windows beyond the edge are means of what there is
     return mask.flatten(1)
+
+
+def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    has_autocast = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if has_autocast else contextlib.nullcontext()
 
 
 def _alignment_of(attention: Attention, tokens: TokenPairs, reference: Tensor, mask: Tensor) -> Tensor:

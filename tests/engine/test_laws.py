@@ -253,6 +253,35 @@ def test_measuring_alone_changes_not_a_bit() -> None:
     assert all((ours == theirs).all() for ours, theirs in zip(off, measured, strict=True))
 
 
+@pytest.mark.parametrize(("kind", "cuts"), [("epsilon", [(2, 2), (1, 4)]), ("klein", [(2, 2)])])
+def test_micro_batches_learn_what_the_joint_batch_learns(kind: str, cuts: list[tuple[int, int]]) -> None:
+    """2 x 2 against 4, everything on, lambdas found on the way; some micro-batches share bins, others do not."""
+    found = []
+    for size, accumulate in ((4, 1), *cuts):
+        base = tuned_base(kind)
+        settings = {"batch_size": size, "accumulate": accumulate, "sensitivity": 3.0, "calibration_step": 4}
+        source = photos(base)
+        config = config_of(**settings, stabilization_lambda=0.0, alignment_lambda=0.0, min_snr_gamma=5)
+        step = fitted(AdaptiveStep(config, base, source, source))
+        parameters = list(adapter.trainable_parameters(base.denoiser).values())
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+        results = []
+        for number in range(1, 21):
+            results.append(step(number, Tensor.backward))
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append((parameters, step, results[-1]))
+    (expected, whole, told), *others = found
+    for parameters, step, result in others:
+        for ours, theirs in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+        assert torch.equal(step.indicator.visits, whole.indicator.visits)
+        torch.testing.assert_close(step.indicator.gamma(), whole.indicator.gamma(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(result.weights, told.weights, rtol=0, atol=1e-6)
+        assert result.loss.item() == pytest.approx(told.loss.item(), rel=1e-5)
+        assert step.loss_weights.values == pytest.approx(whole.loss_weights.values, rel=1e-4)
+
+
 @pytest.mark.parametrize("part", [{"augmentation": 0.8}, {"weighting": True}, {"stabilization": 1}, {"alignment": 1}])
 def test_each_part_alone_changes_the_result(part: dict[str, Any]) -> None:
     settings = {**OFF, "sensitivity": 1e5, "stabilization_lambda": 100, "alignment_lambda": 100}
@@ -319,7 +348,7 @@ def test_a_view_of_which_nothing_counts_moves_neither_loss_nor_indicator() -> No
         assert sorted(result.batch.photos) == [0, 0, 0, 1]
         assert result.batch.counts.tolist() == [photo == 0 for photo in result.batch.photos]
         assert float(step.indicator.visits.sum()) == 3
-        found.append((result, step.indicator.tuned_loss, gradients(base)))
+        found.append((result, step.state_dict()["tuned_loss"], gradients(base)))
     for ours, theirs in zip(*(one[2].values() for one in found), strict=True):
         assert torch.equal(ours, theirs)
     assert torch.equal(found[0][1], found[1][1])
@@ -345,7 +374,7 @@ def test_the_indicator_lives_in_eps_space() -> None:
     result = run(step)
     snr = base.snr(result.batch.timesteps)
     expected = float(result.loss * snr / (snr + 1))
-    assert float(step.indicator.tuned_loss[result.batch.bins]) == pytest.approx(expected, rel=1e-5)
+    assert float(step.state_dict()["tuned_loss"][result.batch.bins]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_numbers_that_are_not_finite_stay_out_of_the_indicator(monkeypatch: pytest.MonkeyPatch) -> None:

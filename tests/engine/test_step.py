@@ -6,8 +6,9 @@ import torch
 from apt_engine.apt import random
 from apt_engine.apt.losses import min_snr_weight
 from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.draws import Batch
 from apt_engine.training.latents import LatentSource, View
-from apt_engine.training.step import AdaptiveStep, Batch
+from apt_engine.training.step import AdaptiveStep
 from tests.engine.test_bases import stable_diffusion
 
 OFF = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
@@ -27,7 +28,9 @@ def step_of(prediction_type: str = "epsilon", size: int = 3, **settings: object)
 
 
 def batch_of(number: int, size: int = 3, seed: int = 0, purpose: str = "photos") -> Batch:
-    return step_of(size=size, seed=seed)._draw(number, source(), purpose)
+    step, base = step_of(size=size, seed=seed), stable_diffusion()
+    draws = [step._draw(number, sample, source(), purpose) for sample in range(size)]
+    return Batch.of(draws, source(), base, "masked")
 
 
 def test_a_generator_depends_on_every_part_of_its_key_and_on_nothing_else() -> None:

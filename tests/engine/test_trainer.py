@@ -242,9 +242,14 @@ def test_steps_with_broken_numbers_are_skipped_and_three_in_a_row_end_the_run(
 ) -> None:
     real = AdaptiveStep.__call__
 
-    def step(self: AdaptiveStep, step: int, backward: Callable[[torch.Tensor], None]) -> StepResult:
+    def step(
+        self: AdaptiveStep,
+        step: int,
+        backward: Callable[[torch.Tensor], None],
+        clip: Callable[[], torch.Tensor],
+    ) -> StepResult:
         factor = float("nan") if step in broken else 1.0
-        return real(self, step, lambda loss: backward(loss * factor))
+        return real(self, step, lambda loss: backward(loss * factor), clip)
 
     monkeypatch.setattr(AdaptiveStep, "__call__", step)
     run = new_run()
