@@ -34,6 +34,7 @@ NEEDS = {
     "base-pocket": Needs(700_000_000, 0, (1_200_000, 1_000_000, 2_400_000)),
     "base-sd15": Needs(6_000_000_000, 4_300_000_000, (12_800_000, 11_200_000, 31_300_000)),
     "base-sd2": Needs(7_000_000_000, 5_200_000_000, (13_400_000, 11_200_000, 31_300_000)),
+    "base-sd2-base": Needs(6_000_000_000, 5_200_000_000, (13_400_000, 11_200_000, 31_300_000)),
     "base-sdxl": Needs(12_000_000_000, 13_900_000_000, (92_900_000, 74_600_000, 20_900_000)),
     "base-klein": Needs(20_000_000_000, 16_000_000_000, (66_800_000, 10_800_000, 0)),  # its language model included
 }
@@ -81,7 +82,8 @@ def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict
 def _family_key(folder: Path) -> str:
     """Of a file what its keys say, of a folder what its configs say.
 
-    SDXL also conditions on sizes; SD 2.x on 1024 numbers a token, SD 1.x on 768. The rest is treated like SD 1.5.
+    SDXL also conditions on sizes; SD 2.x on 1024 numbers a token, SD 1.x on 768. SD 2.x comes for 768 and, as "base", for 512 px,
+    latents of 64 cells. The rest is treated like SD 1.5.
     """
     if folder.is_file():
         with contextlib.suppress(BaseModelError):  # loading will say it
@@ -92,7 +94,8 @@ def _family_key(folder: Path) -> str:
     unet = _read_json(folder / "unet" / "config.json")
     if unet.get("addition_embed_type") == "text_time":
         return "base-sdxl"
-    return "base-sd2" if unet.get("cross_attention_dim") == 1024 else "base-sd15"
+    second = "base-sd2-base" if unet.get("sample_size") == 64 else "base-sd2"
+    return second if unet.get("cross_attention_dim") == 1024 else "base-sd15"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

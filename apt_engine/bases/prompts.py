@@ -7,7 +7,14 @@ import torch
 
 from apt_engine.bases.base import PromptStates
 
+SHOWN = 60  # characters of a prompt that is told of
 PROMPTS_KEPT = 64  # the states of one take 0.3 MB of the host's memory for SDXL, 8 MB for FLUX.2 klein
+
+
+def cut_prompt(prompt: str) -> str:
+    """What to say of a prompt whose end the model cannot hear."""
+    said = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]} ..."
+    return f"\u201c{said}\u201d is longer than the model can hear, so its end is lost; shorten it."
 
 
 class RecentPrompts:

@@ -146,6 +146,10 @@ class UNetBase(Generic[PipelineT]):
             ).images
 
     def prepare_training(self, resolution: int, *, gradient_checkpointing: bool) -> None:  # noqa: ARG002  # all sizes alike
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise BaseModelError(
+                f"{self.name} predicts {self.prediction_type}, neither noise nor velocity, and cannot be trained; choose another."
+            )
         if gradient_checkpointing:
             self._pipeline.unet.enable_gradient_checkpointing()
 

@@ -81,11 +81,16 @@ class StepFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(Event):
-    """The weights of RS and AA at strength 1 are fixed from here on."""
+    """The weights of RS and AA at strength 1 are fixed from here on.
+
+    `..._spread` is the factor by which single steps would have said more or less, one standard deviation; None if not known.
+    """
 
     step: int
     stabilization_lambda: float
     alignment_lambda: float
+    stabilization_spread: float | None = None
+    alignment_spread: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

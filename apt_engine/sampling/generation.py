@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from apt_engine.bases import hub
 from apt_engine.bases.profiles import build_config
+from apt_engine.bases.prompts import cut_prompt
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.errors import LoraError
 from apt_engine.lora import files, foreign
@@ -56,6 +57,8 @@ class Generator:
         for told in self._attach(lora_path, request.strength):
             on_progress(told, None)
         prompt = config.fill(request.prompt)
+        cut = [said for said in (prompt, request.negative_prompt) if sampler.base.caption_tokens(said).is_cut]
+        message = " ".join(["Drawing.", *map(cut_prompt, cut)]) if cut else "Drawing"
         pictures = [
             Picture(
                 prompt=prompt,
@@ -70,7 +73,7 @@ class Generator:
             for index in range(request.count)
         ]
         folder.mkdir(parents=True, exist_ok=True)
-        images = sampler.generate(pictures, lambda fraction: on_progress("Drawing", fraction), on_preview)
+        images = sampler.generate(pictures, lambda fraction: on_progress(message, fraction), on_preview)
         for number, (picture, image) in enumerate(zip(pictures, images, strict=True), _next_number(folder)):
             path = folder / f"{number:02d}-seed{picture.seed}.png"
             image.save(path, pnginfo=_settings_inside(request, picture))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from apt_engine.apt.objective import Terms
+from apt_engine.errors import RunError
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.processes import Processes
 
@@ -41,8 +42,10 @@ class LossWeights:
         self._processes = processes
         self._scale = scale
         self._strengths = {name: float(getattr(config, name)) for name in NAMES}
+        self._steps = steps
         self._last_step = calibration_step(config, steps)
-        self.values = {name: float(getattr(config, f"{name}_lambda")) for name in NAMES}
+        self._set = {name: float(getattr(config, f"{name}_lambda")) for name in NAMES}
+        self.values = dict(self._set)
         self._logs = torch.zeros(
             len(NAMES), 3, dtype=torch.float64
         )  # how many ratios, sum of their logarithms, of the squares
@@ -71,6 +74,21 @@ class LossWeights:
             if count > 1:
                 found[name] = math.exp(math.sqrt(max(0.0, squares - total**2 / count) / (count - 1)))
         return found
+
+    @property
+    def notice(self) -> str | None:
+        """What a person should know before the start: that RS and AA are off for more than a fifth of the run."""
+        if not self.unknown or 5 * self._last_step <= self._steps:
+            return None
+        remedy = "train longer, or set stabilization_lambda and alignment_lambda"
+        if self._last_step >= self._steps:
+            return (
+                f"RS and AA stay off: this run of {self._steps} steps ends before their weights would be found, at step "
+                f"{self._last_step}; {remedy}."
+            )
+        return (
+            f"RS and AA are off up to step {self._last_step} of {self._steps}, where their weights are found; {remedy}."
+        )
 
     def measure(self, step: int, terms: Terms, denoiser: nn.Module) -> None:
         """Take the gradients of a micro-batch's terms at the steps up to the calibration step; else nothing.
@@ -110,8 +128,19 @@ class LossWeights:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over a saved state, exactly. Where the sums are of an earlier version, they begin anew."""
-        self.values = dict(zip(NAMES, state["lambdas"].tolist(), strict=True))
+        """Take over a saved state, exactly. Where the sums are of an earlier version, they begin anew.
+
+        Raises:
+            RunError: the settings hold another lambda than the run was trained with.
+        """
+        values = dict(zip(NAMES, state["lambdas"].tolist(), strict=True))
+        for name, value in values.items():
+            if self._set[name] and self._set[name] != value:
+                raise RunError(
+                    f"This run was trained with {name}_lambda {value:g}, and its settings now say {self._set[name]:g}; set it "
+                    "back, or start a new run."
+                )
+        self.values = values
         self._logs = state.get("lambda_logs", torch.zeros_like(self._logs)).clone()
 
     def _freeze(self) -> None:

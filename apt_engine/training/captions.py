@@ -1,6 +1,7 @@
 """What each photo is called: its caption as prompt states, and which tokens of the two passes belong together."""
 
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ class Captions:
         base: the model.
         config: how the subject is called, and what the untrained model is told.
         templates: the caption of each photo, with `{subject}` where it belongs; photos beyond the last have the config's.
+
+    Attributes:
+        cut: what is told that is longer than the model can hear.
     """
 
     def __init__(self, base: BaseModel, config: TrainingConfig, templates: Sequence[str] = ()) -> None:
@@ -25,6 +29,7 @@ class Captions:
         phrases = [config.fill(template) for template in known]
         classes = [class_caption(config, template) for template in known]
         told = classes if config.reference_caption == "class" else phrases
+        self.cut = [phrase for phrase in dict.fromkeys((*phrases, *told)) if base.caption_tokens(phrase).is_cut]
         self._states = [base.encode_prompts([phrase]) for phrase in phrases]
         self._reference_states = [base.encode_prompts([phrase]) for phrase in told]
         self._pairs = [token_pairs(base, *both) for both in zip(phrases, told, strict=True)]
@@ -60,14 +65,16 @@ def class_caption(config: TrainingConfig, template: str) -> str:
 
 
 def token_pairs(base: BaseModel, caption: str, reference_caption: str) -> TokenPairs:
-    """Which tokens of two captions belong together; what the longer one has more, the identifier, is left out."""
+    """Which tokens of two captions belong together; what one has more, the identifier wherever it stands, is left out."""
     tuned, reference = base.caption_tokens(caption), base.caption_tokens(reference_caption)
-    extra = len(tuned.ids) - len(reference.ids)
-    start = next((place for place, token in enumerate(reference.ids) if tuned.ids[place] != token), len(reference.ids))
-    kept = [column for place, column in enumerate(tuned.columns) if not start <= place < start + extra]
-    return TokenPairs(
-        tuned=torch.tensor(kept, device=base.device), reference=torch.tensor(reference.columns, device=base.device)
-    )
+    blocks = SequenceMatcher(None, tuned.ids, reference.ids, autojunk=False).get_matching_blocks()
+    pairs = [
+        (tuned.columns[block.a + place], reference.columns[block.b + place])
+        for block in blocks
+        for place in range(block.size)
+    ]
+    columns = torch.tensor(pairs, device=base.device)  # (J, 2)
+    return TokenPairs(tuned=columns[:, 0], reference=columns[:, 1])
 
 
 def _gather(states: Sequence[PromptStates], numbers: Sequence[int]) -> PromptStates:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from apt_engine.apt.memorized import SplitIndicator
 from apt_engine.bases import hub
 from apt_engine.bases.base import BaseModel
+from apt_engine.bases.prompts import cut_prompt
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.errors import ConfigError, DiskError
 from apt_engine.lora import adapter, files
@@ -143,12 +144,15 @@ def prepare(
     config, base = loaded.config, loaded.base
     photos = yield from _encode_photos(run, loaded)
     prior = (yield from _prior_of(run, loaded)) if config.prior_preservation else None
+    captions = Captions(base, config, run.captions)
+    for caption in captions.cut:
+        yield Noticed(message=cut_prompt(caption))
     checks = yield from prepare_checks(
         base,
         config,
         photos,
         paths=run.photo_paths,
-        captions=Captions(base, config, run.captions),
+        captions=captions,
         processes=loaded.processes,
         last_step=last_step,
         obey_stop=loaded.stop.obey,
@@ -182,6 +186,8 @@ def prepare(
         views=RecentViews(run),
         checks=checks,
     )
+    if notice := step.loss_weights.notice:
+        yield Noticed(message=notice)
     if checkpoint:
         prepared.restore(checkpoint)
     return prepared

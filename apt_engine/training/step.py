@@ -30,6 +30,7 @@ from apt_engine.apt.losses import masked_mean, min_snr_weight
 from apt_engine.apt.memorized import SplitIndicator
 from apt_engine.apt.objective import loss_weight, objective, terms_of
 from apt_engine.bases.base import BaseModel, PromptStates
+from apt_engine.errors import RunError
 from apt_engine.lora.adapter import reference_pass
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.calibration import LossWeights
@@ -199,10 +200,26 @@ class AdaptiveStep:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What must survive a resume besides LoRA and optimizer."""
-        return {**self.indicator.state_dict(), **self.loss_weights.state_dict()}
+        form = list(self._config.indicator.encode())
+        kind = torch.tensor([self._config.sensitivity, *form], dtype=torch.float64)
+        return {"indicator_kind": kind, **self.indicator.state_dict(), **self.loss_weights.state_dict()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over a saved state, exactly."""
+        """Take over a saved state, exactly.
+
+        Raises:
+            RunError: indicator or lambdas are set otherwise than the run was trained with; an earlier version did not save the
+                former.
+        """
+        if (kind := state.get("indicator_kind")) is not None:
+            sensitivity, *form = kind.tolist()
+            was = bytes(map(int, form)).decode(), sensitivity
+            now = self._config.indicator, self._config.sensitivity
+            if was != now:
+                raise RunError(
+                    f"This run was trained with indicator {was[0]} and sensitivity {was[1]:g}, and its settings now say {now[0]} "
+                    f"and {now[1]:g}; set them back, or start a new run."
+                )
         self.indicator.load_state_dict(state)
         self.loss_weights.load_state_dict(state)
 

@@ -48,7 +48,7 @@ from apt_engine.runs.run import Run
 from apt_engine.sampling.sampler import Stopped
 from apt_engine.training import exports
 from apt_engine.training.ending import Ending
-from apt_engine.training.memory import peak_memory_bytes
+from apt_engine.training.memory import forget_peak, peak_memory_bytes
 from apt_engine.training.pictures import draw_samples
 from apt_engine.training.preparation import Loaded, Prepared, load, prepare
 from apt_engine.training.process_rank import process_count
@@ -95,6 +95,7 @@ class Trainer:
             EngineError: the run cannot go on; its checkpoints are kept.
         """
         self._refuse_if_finished()
+        forget_peak()
         yield self._start_event()
         try:
             loaded = yield from load(self._config, self._should_stop)
@@ -149,8 +150,9 @@ class Trainer:
         event = take_step(prepared, step)
         yield event
         if were_unknown and not weights.unknown:
-            lambda_rs, lambda_aa = weights.values["stabilization"], weights.values["alignment"]
-            yield Calibrated(step=step, stabilization_lambda=lambda_rs, alignment_lambda=lambda_aa)
+            lambdas = {f"{name}_lambda": value for name, value in weights.values.items()}
+            spreads = {f"{name}_spread": value for name, value in weights.spreads.items()}
+            yield Calibrated(step=step, **lambdas, **spreads)
         if step % SHOW_VIEWS_EVERY_STEPS == 0 and prepared.processes.is_first:
             yield from prepared.views.show(step)
         return event

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from apt_engine.bases.sd import StableDiffusion
+from apt_engine.errors import RunError
 from apt_engine.lora import adapter
 from apt_engine.training.calibration import LossWeights, calibration_step
 from apt_engine.training.latents import LatentSource, View
 from apt_engine.training.processes import ALONE
 from apt_engine.training.step import AdaptiveStep, StepResult
 from apt_engine.training.watch import attention_map
-from tests.engine.test_laws import Base, config_of, fitted, perturb, photos, tuned_base
+from tests.engine.test_laws import Base, config_of, fitted, perturb, photos, step_of, tuned_base
 from tests.fake_device import DEVICE, FakeDevice
 from tests.toy import toy_pipeline
 
@@ -160,3 +161,28 @@ def test_a_short_run_calibrates_in_its_first_fifth_unless_that_is_too_short() ->
     assert [calibration_step(config, steps) for steps in (1000, 500, 300, 100)] == [100, 100, 60, 20]
     assert calibration_step(config, 99) == 100
     assert calibration_step(config_of(calibration_step=30), 300) == 30
+
+
+def test_what_is_off_for_more_than_a_fifth_of_a_run_is_told_before_it() -> None:
+    def notice(steps: int, **settings: Any) -> str | None:
+        return LossWeights(config_of(**settings), steps, ALONE, lambda term: term).notice
+
+    off = {"stabilization_lambda": 0, "alignment_lambda": 0}
+    assert notice(300, **off) is None
+    assert notice(60) is None  # the lambdas are set
+    assert "this run of 60 steps ends before their weights would be found, at step 100" in (notice(60, **off) or "")
+    assert "off up to step 30 of 60" in (notice(60, **off, calibration_step=30) or "")
+
+
+def test_a_run_does_not_go_on_with_another_lambda_or_indicator() -> None:
+    base = tuned_base()
+    state = step_of(base).state_dict()
+    step_of(base).load_state_dict(state)
+    step_of(base).load_state_dict({name: value for name, value in state.items() if name != "indicator_kind"})
+    for settings, words in (
+        ({"alignment_lambda": 2.0}, "trained with alignment_lambda 1, and its settings now say 2"),
+        ({"sensitivity": 10}, "trained with indicator absolute and sensitivity 1000, .* now say absolute and 10"),
+        ({"indicator": "relative"}, "now say relative and 1000"),
+    ):
+        with pytest.raises(RunError, match=words):
+            step_of(base, **settings).load_state_dict(state)

