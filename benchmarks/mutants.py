@@ -141,6 +141,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="how many are judged at a time, one thread each")
     options = parser.parse_args()
     mutants = [mutant for mutant in read_table() if mutant.name.startswith(tuple(options.only))]
+    if not mutants:
+        parser.error(f"no mistake of {TABLE.name} has a name that begins with {' or '.join(options.only)}")
     os.environ |= ENVIRONMENT
     get_context("forkserver").set_forkserver_preload(SLOW_IMPORTS)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutants import ROOT, Mutant, UnfitError, read_table, survivors
+from benchmarks.mutants import ROOT, Mutant, UnfitError, main, read_table, survivors
 
 KILLED = Mutant(
     name="killed",
@@ -84,3 +84,12 @@ def test_a_tree_whose_tests_fail_as_it_is_proves_nothing(tree: Path) -> None:
     (tree / "doubling.py").write_text("def double(number):\n    return 2 * number + 1\n")
     with pytest.raises(UnfitError, match="fail without a mistake"):
         survivors(tree, [KILLED], jobs=1)
+
+
+def test_a_name_that_no_mistake_has_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mutants", "--only", "nonsense"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no mistake of mutants.toml has a name that begins with nonsense" in capsys.readouterr().err
