@@ -3,7 +3,8 @@
 While a thing is learnt, new views of the photos are fitted better and better, as the photos themselves are. From some point on
 they are fitted no better, and then worse, while the photos go on: from there it only memorizes. While they are fitted no worse,
 pictures still come closer to the thing, so the last checkpoint that is as good as the best is kept, not the first: on recorded
-runs of the tuning subjects that lost half as much likeness (`python -m benchmarks.evidence tune`).
+runs of the tuning subjects that lost half as much likeness (`python -m benchmarks.evidence tune`). Only the coarser half of the
+noise levels is asked, where shapes and colors are decided: at the finer ones new views are fitted worse long before pictures are.
 
 A check measures a few cells; between its own measurements a cell's gain is read off the straight line through them, from 0 at
 step 0, where the untrained model is as good as itself, and after its newest one it stays. So all checks are compared over the
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 
 import numpy
 
+from apt_engine.apt.bins import BINS
+from apt_engine.apt.split import Cell
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -22,6 +26,7 @@ class Rule:
 
     Attributes:
         least_steps, least_steps_a_photo: it never ends a run before the larger of both.
+        first_bin: finer noise levels do not count.
         kept_within: the latest checkpoint no more standard errors below the best is kept: it is as good as can be told.
         patience_checks, patience_share: since that one it waits for so many checks, and for this share of the steps so far.
         memorized, cleared: the memorized share of the gain is too large above the one, and no longer below the other.
@@ -31,6 +36,7 @@ class Rule:
 
     least_steps: int = 150
     least_steps_a_photo: int = 40
+    first_bin: int = BINS // 2
     kept_within: float = 1.0
     patience_checks: int = 4
     patience_share: float = 0.2
@@ -64,7 +70,7 @@ class Standing:
         kept: step of the checkpoint to use; 0 for the last, while no other can be told to be better.
         is_over: whether to end.
         message: the same in a sentence.
-        shots, views: the gains at each check, as all checks together tell them.
+        shots, views: the gains at each check, as all checks together tell them, at the noise levels that count.
     """
 
     kept: int
@@ -88,8 +94,8 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
     steps = [check.step for check in checks]
     if not any(map(is_finite, checks)):
         return Standing(0, False, unknown(obstacle or "nothing could be measured"), *(2 * (tuple(0.0 for _ in steps),)))
-    shots = _gains(steps, [check.shots for check in checks]).mean(axis=1)
-    cells = _gains(steps, [check.views for check in checks])  # (K, N)
+    shots = _gains(steps, [check.shots for check in checks], rule).mean(axis=1)
+    cells = _gains(steps, [check.views for check in checks], rule)  # (K, N)
     views = cells.mean(axis=1)
     curves = tuple(shots.tolist()), tuple(views.tolist())
     obstacle = obstacle or _nothing_learnt(steps[-1], shots, cells, photos, rule)
@@ -136,12 +142,12 @@ def _nothing_learnt(step: int, shots: numpy.ndarray, cells: numpy.ndarray, photo
     return ""
 
 
-def _gains(steps: Sequence[int], measured: Sequence[Mapping[int, float]]) -> numpy.ndarray:
-    """The gain of each cell at each check (K, N), of the cells measured by now; (K, 1) zeros where there are none."""
+def _gains(steps: Sequence[int], measured: Sequence[Mapping[int, float]], rule: Rule) -> numpy.ndarray:
+    """The gain of each cell that counts at each check (K, N), of those measured by now; (K, 1) zeros where there are none."""
     known: dict[int, list[tuple[int, float]]] = {}
     for step, gains in zip(steps, measured, strict=True):
         for cell, gain in gains.items():
-            if numpy.isfinite(gain):
+            if numpy.isfinite(gain) and Cell.of(cell).bin >= rule.first_bin:
                 known.setdefault(cell, [(0, 0.0)]).append((step, gain))
     if not known:
         return numpy.zeros((len(steps), 1))

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from apt_engine.apt.bins import BINS
+from apt_engine.apt.split import MIRROR, SHOT, Cell
 from apt_engine.apt.stopping import RULE, Check, Standing, stand
 
 EVERY = 25
@@ -24,12 +26,16 @@ def rising(step: int) -> float:
 def checks(
     views: Curve, shots: Curve = rising, until: int = 500, spread: float = 0.1, thin: bool = True
 ) -> list[Check]:
-    """Ten cells of views whose gains differ by up to this share, every second of them each time, and five of shots."""
+    """Ten cells of views whose gains differ by up to this share, every second of them each time, and five of shots.
+
+    All are at noise levels that count: bins 5 to 9 of two photos' views, and of a shot.
+    """
     made = []
     for number, step in enumerate(range(EVERY, until + 1, EVERY)):
         cells = range(number % 2, 10, 2) if thin else range(10)
-        gains = {cell: views(step) * (1 + spread * (cell / 4.5 - 1)) for cell in cells}
-        made.append(Check(step, {100 + cell: shots(step) for cell in range(5)}, gains))
+        codes = [Cell(cell % 2, MIRROR, BINS // 2 + cell // 2).code for cell in range(10)]
+        gains = {codes[cell]: views(step) * (1 + spread * (cell / 4.5 - 1)) for cell in cells}
+        made.append(Check(step, {Cell(0, SHOT, index).code: shots(step) for index in range(5, BINS)}, gains))
     return made
 
 
@@ -59,6 +65,13 @@ def test_a_run_that_still_learns_goes_on_and_keeps_its_newest_checkpoint() -> No
     assert standing.kept == 500
     assert standing.message.startswith("Your photos are fitted 55 % better than before, new views of them 5")
     assert standing.message.endswith(" % better: it is learning.")
+
+
+def test_fine_noise_levels_do_not_count() -> None:
+    made = checks(rising)
+    fine = {Cell(0, MIRROR, index).code: -1.0 for index in range(5)}
+    told = [replace(one, views={**one.views, **fine}, shots={**one.shots, Cell(0, SHOT, 0).code: 0.9}) for one in made]
+    assert stand(told, 500, 3) == stand(made, 500, 3)
 
 
 def test_a_plateau_goes_on_pictures_still_improve_there() -> None:
