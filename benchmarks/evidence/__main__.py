@@ -13,7 +13,7 @@ from benchmarks.evidence.report import page
 from benchmarks.evidence.rows import Rows, read
 from benchmarks.evidence.running import measure_all
 from benchmarks.evidence.scores import HEAD, line, outcomes
-from benchmarks.evidence.tuning import THINNINGS, TRIED, controls, ranked
+from benchmarks.evidence.tuning import AS_LIVE, THINNINGS, TRIED, controls, ranked
 from benchmarks.likeness import ROOT, list_subjects
 
 ROLES = ("tuning", "evidence")
@@ -34,7 +34,7 @@ def main() -> None:
     run.add_argument("--threads", type=int, default=1)
     tune = commands.add_parser("tune", help="rank the rule's numbers on the tuning subjects")
     tune.set_defaults(do=_tune)
-    tune.add_argument("--thinning", choices=tuple(THINNINGS), default="as the engine")
+    tune.add_argument("--thinning", choices=tuple(THINNINGS), default=AS_LIVE)
     report = commands.add_parser("report", help="write docs/evidence.md from what was measured")
     report.set_defaults(do=_report)
     report.add_argument("--out", type=Path, default=ROOT / "docs" / "evidence.md", help="(%(default)s)")

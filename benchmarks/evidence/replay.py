@@ -1,5 +1,6 @@
 """Ways to choose a checkpoint, tried on recorded runs: our rule with any numbers and any thinning of its checks; controls."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,10 +34,11 @@ def all_cells_of(run: Trajectory) -> list[Cell]:
     ]
 
 
-def live_phases(run: Trajectory) -> list[list[Cell]]:
-    """The cells of checks that follow each other, as the engine measures them by default."""
+def live_phases(run: Trajectory, rounds: int | None = None) -> list[list[Cell]]:
+    """The cells of checks that follow each other, as the engine measures them: so many rounds as a step has samples."""
     photos = run.gains.shape[2]
-    return phases(photos, [(photo, framing) for photo in range(photos) for framing in (MIRROR, ZOOM)])
+    views = [(photo, framing) for photo in range(photos) for framing in (MIRROR, ZOOM)]
+    return phases(photos, views, rounds or run.finished.settings["batch_size"])
 
 
 def checks_of(run: Trajectory, cells: Sequence[Sequence[Cell]], every: int = 1) -> list[Check]:
@@ -50,9 +52,11 @@ def checks_of(run: Trajectory, cells: Sequence[Sequence[Cell]], every: int = 1) 
     return checks
 
 
+@functools.cache
 def by_rule(rule: Rule = RULE, thinning: Callable[[Trajectory], list[Check]] | None = None) -> Choose:
-    """As a run would have ended: check after check until the rule says so."""
+    """As a run would have ended: check after check until the rule says so. Asked again it does not think again."""
 
+    @functools.cache
     def choose(run: Trajectory) -> Choice:
         checks = thinning(run) if thinning else checks_of(run, live_phases(run))
         kept = 0

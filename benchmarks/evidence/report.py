@@ -10,7 +10,7 @@ from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, STEPS
 from benchmarks.evidence.pictures import PLACES_ASKED, SEEDS
 from benchmarks.evidence.replay import Choose, at_last, by_rule
 from benchmarks.evidence.scores import HEAD, line, outcomes, signed
-from benchmarks.evidence.tuning import THINNINGS, controls
+from benchmarks.evidence.tuning import AS_LIVE, THINNINGS, controls
 
 PLANNED = {"evidence": 24, "tuning": 6}  # runs of a method: subjects x seeds
 MEASURES = {"likeness": "likeness", "follows": "prompts", "copies": "copies", "moved": "others moved", "drift": "drift"}
@@ -74,8 +74,12 @@ def _of_rule(role: str, method: str, runs: Sequence[Trajectory], ways: Mapping[s
     if without == len(runs):
         return "\n".join(lines)
     rule = outcomes(runs, by_rule())
-    lines += [HEAD, line("**our rule, as in the app**", rule)]
-    lines += [line(f"our rule, {name}", outcomes(runs, by_rule(thinning=one))) for name, one in THINNINGS.items()]
+    lines += [HEAD, line("**our rule**", rule)]
+    lines += [
+        line(f"our rule, {name}", outcomes(runs, by_rule(thinning=one)))
+        for name, one in THINNINGS.items()
+        if name != AS_LIVE
+    ]
     lines += [line(name, outcomes(runs, choose)) for name, choose in ways.items()]
     return "\n".join([*lines, ""])
 

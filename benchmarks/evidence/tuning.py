@@ -22,16 +22,17 @@ from benchmarks.evidence.replay import (
 from benchmarks.evidence.scores import outcomes
 
 TRIED: dict[str, tuple[float, ...]] = {
-    "least_steps": (75, 100, 150),
-    "kept_within": (0.0, 0.5, 1.0, 2.0),
-    "patience_checks": (3, 4, 6),
-    "memorized": (0.4, 0.5, 0.6),
+    "first_bin": (0, 5, 7),
+    "kept_within": (0.0, 1.0, 2.0),
+    "patience_checks": (2, 4, 6),
     "memorized_checks": (1, 3),
 }
+AS_LIVE = "as the engine"
 THINNINGS: dict[str, Callable[[Trajectory], list[Check]]] = {
     "all cells": lambda run: checks_of(run, [all_cells_of(run)]),
-    "as the engine": lambda run: checks_of(run, live_phases(run)),
-    "as the engine, every second check": lambda run: checks_of(run, live_phases(run), every=2),
+    AS_LIVE: lambda run: checks_of(run, live_phases(run)),
+    "a quarter of the cells": lambda run: checks_of(run, live_phases(run, rounds=1)),
+    "every second check": lambda run: checks_of(run, live_phases(run), every=2),
 }
 
 

@@ -69,7 +69,7 @@ def recording(subject: str = "thing", method: str = "plain") -> list[Row]:
                 drift=step / 10_000,
             )
         )
-    return [*rows, Finished(**own, step=STEPS, seconds=100.0, photos=3, settings={}, version="x")]
+    return [*rows, Finished(**own, step=STEPS, seconds=100.0, photos=3, settings={"batch_size": 4}, version="x")]
 
 
 def run_of(rows: Sequence[Row]) -> Trajectory:
