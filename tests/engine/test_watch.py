@@ -11,6 +11,7 @@ from apt_engine.apt.losses import alignment, channel_statistics
 from apt_engine.bases.base import Attention, WatchedLayers
 from apt_engine.bases.unet import UNetBase
 from apt_engine.errors import BaseModelError
+from apt_engine.lora.adapter import reference_pass
 from apt_engine.training.captions import token_pairs
 from apt_engine.training.watch import Probes, TokenPairs, Watched, attention_map, caption_map, position_mask
 from tests.engine.test_bases import stable_diffusion
@@ -75,6 +76,26 @@ def test_hooks_are_gone_after_the_step_also_after_an_exception() -> None:
     with pytest.raises(ZeroDivisionError), probes.watch(torch.ones(2, 8, 8), all_tokens()):
         raise ZeroDivisionError
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in base.denoiser.modules())
+
+
+def test_what_layers_show_again_in_backward_is_not_kept() -> None:
+    base = tuned_base()
+    base.prepare_training(32, gradient_checkpointing=True)
+    passes: list[bool] = []
+    with watched(base).watch(torch.ones(2, 8, 8), all_tokens()) as seen:
+        layer = base.denoiser.get_submodule(base.watched_layers.features[0])
+        layer.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+        with reference_pass(base.denoiser):
+            output(base)
+        seen.is_tuned = True
+        prediction = output(base)
+        kept = {**seen.feature_losses, **seen.map_losses}
+        reference = {**seen.reference_features, **seen.reference_maps}
+        (prediction.sum() + seen.stabilization().sum() + seen.alignment().sum()).backward()
+    assert len(passes) == 3  # the last in backward
+    assert len(kept) == len(reference) > 2
+    assert all({**seen.feature_losses, **seen.map_losses}[name] is loss for name, loss in kept.items())
+    assert all({**seen.reference_features, **seen.reference_maps}[name] is value for name, value in reference.items())
 
 
 def test_a_base_that_attends_to_no_words_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
