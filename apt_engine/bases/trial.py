@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from apt_engine.bases.base import BaseModel, PromptStates
-from apt_engine.errors import BaseModelError, EngineError
+from apt_engine.errors import BaseModelError, EngineError, is_out_of_memory
 
 PROMPT = "a photo of a cat, red and blue"
 CELLS = 2  # of the coarsest level of latents, a side
@@ -34,9 +34,11 @@ def try_out(base: BaseModel) -> None:
             side,
             side,
         )
-    except (EngineError, MemoryError, torch.OutOfMemoryError):
+    except EngineError:
         raise
     except Exception as error:  # tokenizers raises no better one
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise BaseModelError(
             f"The parts of the base model {base.name} do not fit together ({reason}); get the model again."

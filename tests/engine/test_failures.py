@@ -17,6 +17,7 @@ from apt_engine.lora import files
 from apt_engine.runs.events import CheckpointSaved, ExportReady, Noticed, RunFailed, RunFinished, StepFinished
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.sampling.sampler import Sampler
 from apt_engine.training import exports
 from apt_engine.training.step import AdaptiveStep
 
@@ -94,7 +95,7 @@ PHASES = [
         "The memory ran out while photos were encoded; close other programs, or lower",
     ),
     ("step", AdaptiveStep, "__call__", 3, "The memory ran out while a training step was computed; lower batch_size or"),
-    ("samples", UNetBase, "decode", 0, "The memory ran out while samples were drawn; set sample_every_steps to 0, or"),
+    ("samples", Sampler, "_images", 0, "The memory ran out while samples were drawn; set sample_every_steps to 0, or"),
     (
         "export",
         files,
