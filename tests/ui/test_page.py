@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from apt_engine.runs.events import (
     RunFinished,
     RunStarted,
     SampleReady,
+    SplitMeasured,
     StepFinished,
 )
 from apt_engine.runs.run import Run
@@ -29,6 +31,10 @@ from tools.browser import Page, browsing, opened, serving
 
 pytestmark = NEEDS_BROWSER
 TABS = ("Train", "Watch", "Generate", "Runs")
+WATCH_SHIFTS = (  # the sum that Chromium calls cumulative layout shift
+    "window.shifted = 0; new PerformanceObserver((list) => list.getEntries().forEach((entry) => {"
+    "if (!entry.hadRecentInput) window.shifted += entry.value; })).observe({type: 'layout-shift'})"
+)
 RUN_AXE = (
     "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then((all) => done(all.violations))"
 )
@@ -43,34 +49,36 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield page
 
 
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64), "teal").save(path)
+
+
+def step_of(step: int, steps: int) -> StepFinished:
+    """One of a run of so many steps, with an indicator that grows."""
+    return StepFinished(
+        step=step,
+        loss=0.1,
+        reference_loss=0.15,
+        stabilization=0.2,
+        alignment=0.1,
+        gradient_norm=1,
+        learning_rate=1e-3,
+        seconds=0.2,
+        gamma=tuple(min(0.99, step / steps * (1.2 - row / 10)) for row in range(10)),
+        chances=(0.5,),
+    )
+
+
 def tell_a_run(store: RunStore, steps: int = 60) -> Run:
     """A finished run whose events were made up."""
-
-    def picture(path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (64, 64), "teal").save(path)
-
     config = TrainingConfig(subject="teddy bear", steps=steps)
     run = store.create(config, lambda folder: picture(folder / "01.png"))
     run.append(
         RunStarted(run=run.id, base="pocket", subject="teddy bear", photo_count=1, first_step=0, last_step=steps)
     )
     for step in range(1, steps + 1):
-        gamma = tuple(min(0.99, step / steps * (1.2 - row / 10)) for row in range(10))
-        run.append(
-            StepFinished(
-                step=step,
-                loss=0.1,
-                reference_loss=0.15,
-                stabilization=0.2,
-                alignment=0.1,
-                gradient_norm=1,
-                learning_rate=1e-3,
-                seconds=0.2,
-                gamma=gamma,
-                chances=(0.5,),
-            )
-        )
+        run.append(step_of(step, steps))
     for step in range(0, steps + 1, 10):
         picture(run.path / f"samples/{step:06d}-0.png")
         run.append(SampleReady(step=step, index=0, prompt="a photo", seed=0, path=f"samples/{step:06d}-0.png"))
@@ -168,6 +176,33 @@ def _ink(element: WebElement, above: WebElement | None = None) -> float:
     counts = picture.histogram()
     count = sum(counts[shade] for shade in range(256) if abs(shade - corner) > 60)
     return count if above else count / (picture.width * picture.height)
+
+
+def test_nothing_moves_while_a_run_goes_on_and_ends(page: Page) -> None:
+    run = page.store.create(TrainingConfig(subject="duck", steps=60), lambda folder: None)
+    run.append(RunStarted(run=run.id, base="pocket", subject="duck", photo_count=5, first_step=0, last_step=60))
+    page.open()
+    page.tab("Watch")
+    page.until(lambda: "interrupted" in page.sentence())
+    page.browser.execute_script(WATCH_SHIFTS)
+    for step in range(1, 61):
+        run.append(step_of(step, 60))
+        if step % 20 == 0:
+            run.append(
+                SplitMeasured(step=step, cells=(), gains=(), shots=0.3, views=0.2, kept_step=20, message="It learns.")
+            )
+            run.append(DriftMeasured(step=step, drift=0.001))
+            picture(run.path / f"samples/{step:06d}-0.png")
+            run.append(SampleReady(step=step, index=0, prompt="a photo", seed=0, path=f"samples/{step:06d}-0.png"))
+            run.save_checkpoint(step, lambda folder: (folder / "lora.safetensors").touch())
+            run.append(CheckpointSaved(step=step, path=f"checkpoints/{step:06d}"))
+            page.until(lambda step=step: f"last saved: step {step}" in page.text("#progress"))
+    run.append(RunFinished(step=60, reason="Enough.", is_complete=True, seconds=9, peak_memory_bytes=1))
+    page.until(lambda: "Enough. Step 20 is kept." in page.sentence())
+    page.until(lambda: page.browser.find_element(By.ID, "make-pictures").is_displayed())
+    assert page.browser.execute_script("return window.shifted") <= 0.1
+    assert len(page.find("path.kept")) >= 4
+    shutil.rmtree(run.path)  # the other tests look at the first run
 
 
 def test_the_browser_asks_nothing_of_the_outside(page: Page) -> None:
