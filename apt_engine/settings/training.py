@@ -184,7 +184,7 @@ class TrainingConfig(Checked):
     )
     calibration_step: int = setting(
         100,
-        "Where unset weights of RS and AA are found: each then pulls with a fifth of the force of the photos.",
+        "Where unset weights of RS and AA are found, within the first fifth of a short run: a fifth of the photos' force each.",
         group="regularization",
         minimum=1,
         maximum=100_000,

@@ -115,6 +115,26 @@ def test_a_base_that_hides_its_layers_is_noticed_before_anything_is_learnt(part:
     assert not learnt
 
 
+def test_nothing_is_kept_of_what_layers_say_when_checkpointing_runs_them_again() -> None:
+    """A term of the second run would hold its layer's graph up to the end of backward."""
+    base = tuned_base()
+    base.prepare_training(32, gradient_checkpointing=True)
+    base.denoiser.train()
+    with watched(base).watch(torch.ones(2, 8, 8), all_tokens()) as seen:
+        with reference_pass(base.denoiser):
+            output(base)
+        seen.is_tuned = True
+        output(base)
+        before = {**seen.feature_losses, **seen.map_losses}
+        calls: list[str] = []
+        layer = base.denoiser.get_submodule(next(iter(seen.feature_losses)))
+        layer.register_forward_pre_hook(lambda *_: calls.append("again"))
+        (seen.stabilization() + seen.alignment()).sum().backward()
+        assert calls
+        after = {**seen.feature_losses, **seen.map_losses}
+        assert [id(value) for value in after.values()] == [id(value) for value in before.values()]
+
+
 def test_attention_maps_by_hand() -> None:
     query = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])
     key = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]])
