@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         page.launch(server_name=host, server_port=port, inbrowser=options.browser, auth=auth, **served)
         print(f"APT Studio runs at http://localhost:{port} - Ctrl-C ends it.", flush=True)
+        if auth and not options.password:
+            print(f"Other computers sign in as {auth[0]} with the password {auth[1]}", flush=True)
         page.block_thread()
     finally:
         context.tenants.close()
@@ -42,10 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Teach an image model one thing from a few photos.")
     parser.add_argument("--port", type=int, help=f"default {FIRST_PORT}, or the next free one")
+    parser.add_argument("--listen", action="store_true", help="let other computers in (user name apt), with a password")
     parser.add_argument(
-        "--listen", action="store_true", help="let other computers in (user name apt); needs a password"
+        "--password",
+        default=os.environ.get("APT_STUDIO_PASSWORD", ""),
+        help="for --listen, of 12 characters or more; a new one unless given",
     )
-    parser.add_argument("--password", default=os.environ.get("APT_STUDIO_PASSWORD", ""), help="for --listen")
     parser.add_argument("--data-dir", type=Path, default=default_data_dir(), help="where runs live (%(default)s)")
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the browser")
     return parser

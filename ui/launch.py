@@ -1,5 +1,6 @@
 """How the page is served: at which port, to whom, and with which of Gradio's options."""
 
+import secrets
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from ui.serving.routes import routes
 from ui.theme import STYLE_SHEET, build_theme
 
 USER_NAME = "apt"
+SHORTEST_PASSWORD = 12
+# Sessions of pages that Gradio keeps in memory, up to 1 MB each: an older one that is still open begins anew.
+SESSIONS_KEPT = 100
 FIRST_PORT, PORTS_TRIED = 7860, 20
 
 
@@ -21,14 +25,19 @@ class LaunchError(EngineError):
 
 
 def choose_credentials(password: str, *, is_open: bool) -> tuple[str, str] | None:
-    """User name and password that the page asks for; None where only this computer reaches it.
+    """User name and password that the page asks for, a new one unless given; None where only this computer reaches it.
 
     Raises:
-        LaunchError: other computers are let in, and there is no password.
+        LaunchError: other computers are let in, and the password is too short.
     """
-    if is_open and not password:
-        raise LaunchError("--listen lets other computers in; add --password, or set APT_STUDIO_PASSWORD.")
-    return (USER_NAME, password) if is_open else None
+    if not is_open:
+        return None
+    if password and len(password) < SHORTEST_PASSWORD:
+        raise LaunchError(
+            f"--listen lets other computers in, and a password of {len(password)} characters is soon guessed; "
+            f"take {SHORTEST_PASSWORD} or more, or leave it out to be given one."
+        )
+    return USER_NAME, password or secrets.token_urlsafe(16)
 
 
 def find_port(host: str, wanted: int | None) -> int:
@@ -55,6 +64,7 @@ def launch_options(context: AppContext, data_dir: Path, auth: tuple[str, str] | 
         "footer_links": [],
         "app_kwargs": {"middleware": [guard], "routes": own_routes, "lifespan": guard_comes_first},
         "ssr_mode": False,
+        "state_session_capacity": SESSIONS_KEPT,
         "run_history": False,
         "share": False,
         "quiet": True,

@@ -14,6 +14,7 @@ from ui.scripted import scripted
 from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
 
+MOST_EVENTS = 200  # that wait; each may hold a form of 2 MB
 QUEUE_POLL_SECONDS = 0.02  # Gradio's own 0.001 keeps 3 % of a core busy while nothing happens
 GENERATE_BY_KEY = """() => document.addEventListener("keydown", (event) => {
   const button = document.querySelector("#generate");
@@ -72,6 +73,7 @@ def build_app(context: AppContext) -> gr.Blocks:
         view = build(context)
         _connect_tabs(view, context)
         _connect_page(page, view, context)
+    page.queue(max_size=MOST_EVENTS)
     page._queue.sleep_when_free = QUEUE_POLL_SECONDS  # noqa: SLF001 - Gradio has no public name for it
     return page
 

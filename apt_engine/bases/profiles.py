@@ -1,7 +1,6 @@
 """What is known of a base model without loading it: the preset that fits it, and what it needs. Imports no torch."""
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from apt_engine.bases.checkpoints import ASSETS, inspect
 from apt_engine.errors import BaseModelError, ConfigError
+from apt_engine.reading import read_json
 from apt_engine.settings.presets import Preset
 from apt_engine.settings.training import TrainingConfig
 
@@ -101,7 +101,7 @@ def _family_key(folder: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     """What a file of a model says; nothing where there is none, or it is no such file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,5 +1,6 @@
 """One engine for many visitors: their jobs wait in a queue and are done one after the other. Imports no torch."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from apt_engine.errors import BusyError, EngineError
+from apt_engine.jobs import limits
 from apt_engine.jobs.engine import Engine, EngineStatus, SampleProgress, SharedEngine
 from apt_engine.runs.history import refuse_restart
 from apt_engine.runs.store import RunStore
@@ -25,6 +27,7 @@ class Job:
         run_id: the run to train.
         resume: whether from its last checkpoint.
         kind: what it is.
+        stopped_at: when it has had its time, on the monotonic clock.
         begun: set when the job's turn has come, or when it was taken out of the queue.
     """
 
@@ -33,6 +36,7 @@ class Job:
     resume: bool = False
     kind: Literal["training", "sampling", "exporting"] = "training"
     begun: threading.Event = field(default_factory=threading.Event)
+    stopped_at: float = math.inf
 
 
 class JobQueue:
@@ -48,6 +52,7 @@ class JobQueue:
         self._waiting: list[Job] = []
         self._current: Job | None = None
         self._closed = threading.Event()
+        self._tally = limits.Tally()
         threading.Thread(target=self._run, daemon=True).start()
 
     def close(self) -> None:
@@ -60,9 +65,14 @@ class JobQueue:
 
         Raises:
             BusyError: its visitor has a job that waits or is under way.
+            LimitError: the queue is full, the visitor's folder is, or there were too many jobs within an hour.
         """
+        limits.check_room(job.visitor.store.data_dir)
         with self._lock:
             job.visitor.refuse_if_busy()
+            if len(self._waiting) >= limits.MOST_WAITING:
+                raise limits.LimitError(f"{limits.MOST_WAITING} jobs wait already; try again later.")
+            self._tally.count(str(job.visitor.store.data_dir), job.visitor.address)
             self._waiting.append(job)
 
     def remove(self, job: Job) -> None:
@@ -87,6 +97,9 @@ class JobQueue:
         while not self._closed.wait(POLL_SECONDS):
             with self._lock:
                 self._clear_finished()
+                if self._current and time.monotonic() > self._current.stopped_at:
+                    self._current.stopped_at = math.inf
+                    self.engine.stop()
                 if self._current is None and self._waiting:
                     self._begin(self._waiting.pop(0))
 
@@ -99,6 +112,7 @@ class JobQueue:
 
     def _begin(self, job: Job) -> None:
         self._current = job
+        job.stopped_at = time.monotonic() + limits.JOB_SECONDS
         if job.run_id:
             try:
                 self.engine.start_training(job.run_id, resume=job.resume, store=job.visitor.store)
@@ -114,11 +128,15 @@ class QueuedEngine(Engine):
     Args:
         queue: of the engine that all visitors share.
         store: the visitor's runs.
+
+    Attributes:
+        address: where the visitor's last request came from.
     """
 
     def __init__(self, queue: JobQueue, store: RunStore) -> None:
         self.store = store
         self.message = ""
+        self.address = ""
         self._queue = queue
 
     @property
@@ -142,10 +160,12 @@ class QueuedEngine(Engine):
         run = self.store.open(run_id)
         if not resume:
             refuse_restart(run)
+        limits.check_training(run.config, len(run.photo_paths))
         self.message = ""
         self._queue.add(Job(self, run.id, resume))
 
     def sample(self, request: SampleRequest) -> Iterator[SampleProgress]:
+        limits.check_request(request, self.store)
         job = Job(self, kind="sampling")
         self._queue.add(job)
         return self._follow(job, lambda: self._queue.engine.sample(request, self.store))

@@ -12,7 +12,7 @@ from apt_engine.bases import hub
 from apt_engine.bases.profiles import build_config
 from apt_engine.bases.prompts import cut_prompt
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
-from apt_engine.errors import LoraError
+from apt_engine.errors import ConfigError, LoraError
 from apt_engine.lora import files, foreign
 from apt_engine.runs.history import checkpoint_of
 from apt_engine.runs.store import RunStore
@@ -20,6 +20,8 @@ from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
+
+MOST_AREA = 16  # of a picture, over that of the size the run or the base was made for
 
 
 class Generator:
@@ -72,6 +74,7 @@ class Generator:
             )
             for index in range(request.count)
         ]
+        _check_area(config, pictures[0])
         folder.mkdir(parents=True, exist_ok=True)
         images = sampler.generate(pictures, lambda fraction: on_progress(message, fraction), on_preview)
         for number, (picture, image) in enumerate(zip(pictures, images, strict=True), _next_number(folder)):
@@ -104,6 +107,15 @@ class Generator:
                 told = foreign.load(base, lora_path)
             foreign.set_strength(base, strength)
         return told
+
+
+def _check_area(config: TrainingConfig, picture: Picture) -> None:
+    """A picture far larger than the base was made for shows nothing sensible, and attention to all of it takes any memory."""
+    if picture.width * picture.height > MOST_AREA * config.resolution**2:
+        side = int(MOST_AREA**0.5) * config.resolution
+        raise ConfigError(
+            f"{picture.width} x {picture.height} px are too many for {config.base}; choose at most {side} x {side}."
+        )
 
 
 def _next_number(folder: Path) -> int:

@@ -65,7 +65,7 @@ def visitors(queue: JobQueue, data_dir: Path) -> list[QueuedEngine]:
 
 
 def new_run(visitor: QueuedEngine) -> Run:
-    return visitor.store.create(TrainingConfig(subject="car"), lambda folder: None)
+    return visitor.store.create(TrainingConfig(subject="car", resolution=64), lambda folder: None)
 
 
 def soon(is_true: Callable[[], bool]) -> None:

@@ -107,19 +107,22 @@ def test_a_taken_port_is_one_sentence(taken_port: int, data_dir: Path) -> None:
     assert "--port" in said
 
 
-def test_letting_others_in_needs_a_password() -> None:
-    assert "--password" in refusal("--listen")
+def test_letting_others_in_needs_a_long_password() -> None:
+    assert "take 12 or more" in refusal("--listen", "--password", "s3cret")
 
 
 def test_with_a_password_no_route_answers_before_it(data_dir: Path) -> None:
-    with started(data_dir, "--listen", "--password", "s3cret") as address, httpx.Client(base_url=address) as browser:
+    with (
+        started(data_dir, "--listen", "--password", "s3cret-of-twelve") as address,
+        httpx.Client(base_url=address) as browser,
+    ):
         for route in ("/pulse?run=", "/export/r1/zip-with-photos"):
             assert browser.get(route).status_code == 401
         assert browser.post("/photos", files={"file": b"x"}).status_code == 401
         assert not (data_dir / "uploads").exists()
         assert browser.post("/login", data={"username": "apt", "password": "wrong"}).status_code == 400
         assert browser.get("/pulse?run=").status_code == 401
-        assert browser.post("/login", data={"username": "apt", "password": "s3cret"}).status_code == 200
+        assert browser.post("/login", data={"username": "apt", "password": "s3cret-of-twelve"}).status_code == 200
         assert browser.get("/pulse?run=").status_code == 200
         assert "There is no run r1" in browser.get("/export/r1/zip-with-photos").text
 

@@ -5,17 +5,23 @@ link. What it must never do is to read an answer, to give an order, or to run a 
 """
 
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.serving.allowed import PAGE_ROUTE, PULSE_ROUTE, UPLOAD_ROUTE, asset_type, is_route, route_path
+from ui.serving.logins import Logins
 from ui.serving.tenants import COOKIE, Tenants, new_token, set_cookie, split_cookies
 
+LOGIN_ROUTE = "/login"
+UPLOAD_ROUTES = frozenset({UPLOAD_ROUTE, "/photos"})
+LARGEST_UPLOAD, LARGEST_ORDER = 101_000_000, 2_000_000  # bytes: a photo and its frame; an event with a form's values
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 RENEWING_ROUTES = frozenset({PAGE_ROUTE, PULSE_ROUTE})  # an open page asks for the pulse as long as it is open
 # Gradio writes its config and our scripts into the page and compiles the latter: script-src cannot be stricter.
@@ -47,6 +53,7 @@ class Guard:
         self._app = app
         self._tenants = tenants
         self._is_public = is_public
+        self._logins = Logins()
         policy = CONTENT_POLICY | {"frame-ancestors": SPACE_FRAMES if tenants.is_shared else "'none'"}
         self._headers = {
             "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
@@ -69,13 +76,17 @@ class Guard:
                 message.setdefault("headers", [])
                 media_type = asset_type(path) if message["status"] in (200, 206) else None
                 self._complete(MutableHeaders(scope=message), media_type, cookie)
+                if path == LOGIN_ROUTE and message["status"] == 200:
+                    self._logins.succeed(_address(scope))
             await send(message)
 
+        refusal = refusal or (self._too_fast(scope) if path == LOGIN_ROUTE else None)
         if refusal:
             sentence, status = refusal
             await PlainTextResponse(sentence, status_code=status)(scope, receive, answer)
         else:
-            await self._app(scope, receive, answer)
+            most = LARGEST_UPLOAD if path in UPLOAD_ROUTES else LARGEST_ORDER
+            await self._app(scope, _limited(receive, most), answer)
 
     def _refusal(self, method: str, path: str, headers: Headers) -> tuple[str, int] | None:
         """Why a request may not pass, as a sentence and a status; None when it may. A websocket has no method."""
@@ -91,6 +102,11 @@ class Guard:
             return "Photos come in by the page's own route; files of other kinds are not taken here.", 403
         return None
 
+    def _too_fast(self, scope: Scope) -> tuple[str, int] | None:
+        """Why a log-in is not looked at yet."""
+        seconds = self._logins.wait(_address(scope))
+        return (f"Too many wrong passwords; try again in {math.ceil(seconds)} seconds.", 429) if seconds else None
+
     def _complete(self, headers: MutableHeaders, media_type: str | None, cookie: str) -> None:
         headers.update(self._headers)
         if media_type:
@@ -105,6 +121,26 @@ async def guard_comes_first(app: Starlette) -> AsyncIterator[None]:
     app.user_middleware.sort(key=lambda middleware: middleware.cls is not Guard)
     app.middleware_stack = app.build_middleware_stack()
     yield
+
+
+def _limited(receive: Receive, most: int) -> Receive:
+    """The body of a request, counted as it comes: a chunked one does not say its length before."""
+    taken = 0
+
+    async def take() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > most:
+            raise HTTPException(413, f"More than {most // 1_000_000} MB at once are not taken; bring a smaller file.")
+        return message
+
+    return take
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _is_of_another_site(path: str, headers: Headers) -> bool:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from apt_engine.errors import DiskError, EngineError, RunError
+from apt_engine.jobs.limits import check_room
 from apt_engine.runs import library
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
@@ -82,13 +83,19 @@ def _pulse(tenants: Tenants) -> Handler:
 def _take_photos(tenants: Tenants) -> Handler:
     async def take(request: Request) -> Response:
         """Keep one photo under a name nobody can guess."""
-        if int(request.headers.get("content-length") or 0) > LARGEST_PHOTO:
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > LARGEST_PHOTO:
             return _refusal("This file is larger than 100 MB; bring a smaller photo.", 413)
         async with request.form(max_files=1) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 return _refusal("No file came along; choose it again.", 400)
             workspace = tenants.find(request.headers)
+            if tenants.is_shared:
+                try:
+                    await run_in_threadpool(check_room, workspace.store.data_dir, file.size or 0)
+                except EngineError as error:
+                    return _refusal(str(error), 413)
             name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "photo").name)[-80:]
             path = workspace.uploads_dir / secrets.token_hex(12) / name
             try:
@@ -132,7 +139,7 @@ def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str
         return _packed(workspace, run, with_photos=kind == "zip-with-photos")
     exported = summarize(run).exports.get(kind)
     path = run.path / exported.path if exported else None
-    if path is None or not path.is_file():
+    if path is None or not path.is_file() or not path.resolve().is_relative_to(run.path.resolve()):
         raise RunError(f"Run {run.id} has no {kind} file yet; let it finish, or stop it.")
     return FileResponse(path, filename=path.name)
 

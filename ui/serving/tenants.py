@@ -34,6 +34,8 @@ COOKIE = "apt-visitor"
 TOKEN = re.compile(r"[0-9a-f]{32}")
 HOURS_KEPT = 24
 UPLOADS_KEPT_DAYS = 30
+OWNERS_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+PASSERS_BY = 1000  # remembered at once beside those who left something
 SECONDS_BETWEEN_CLEAN_UPS = 600
 
 
@@ -159,6 +161,7 @@ class VisitorTenants:
         blank = NoStore(data_dir / "nobody")
         self._blank = Workspace(blank, QueuedEngine(queue, blank))
         self._lock = threading.Lock()
+        self._most = PASSERS_BY
         self._closed = threading.Event()
         threading.Thread(target=self._clean_up_for_ever, daemon=True).start()
 
@@ -174,9 +177,14 @@ class VisitorTenants:
         name = hashlib.sha256(token.encode()).hexdigest()[:32]
         with self._lock:
             if name not in self._workspaces:
+                if len(self._workspaces) >= self._most:
+                    self._forget_passers_by()
+                    self._most = 2 * len(self._workspaces) + PASSERS_BY
                 store = RunStore(self._folder / name)
                 self._workspaces[name] = Workspace(store, QueuedEngine(self._queue, store))
             workspace = self._workspaces[name]
+            if isinstance(workspace.engine, QueuedEngine):
+                workspace.engine.address = address_of(headers)
         if workspace.store.data_dir.exists():
             os.utime(workspace.store.data_dir)
         return workspace
@@ -192,15 +200,15 @@ class VisitorTenants:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._workspaces.pop(folder.name, None)
                 gone.append(folder.name)
-        self._forget_passers_by()
+        with self._lock:
+            self._forget_passers_by()
         return gone
 
     def _forget_passers_by(self) -> None:
         """Each request of a program that keeps no cookies is another visitor; one who left nothing needs no memory."""
-        with self._lock:
-            for name, workspace in list(self._workspaces.items()):
-                if not workspace.store.data_dir.exists() and workspace.engine.status.job == "idle":
-                    del self._workspaces[name]
+        for name, workspace in list(self._workspaces.items()):
+            if not workspace.store.data_dir.exists() and workspace.engine.status.job == "idle":
+                del self._workspaces[name]
 
     def close(self) -> None:
         self._closed.set()
@@ -219,6 +227,9 @@ def is_space() -> bool:
 def open_tenants(data_dir: Path) -> Tenants:
     """A workspace for each visitor on a Space, one workspace elsewhere. Starts no process."""
     if is_space():
+        for name in OWNERS_TOKENS:  # the engine fetches what visitors ask for, and in nobody's name
+            os.environ.pop(name, None)
+        os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
         return VisitorTenants(data_dir, JobQueue(open_engine(RunStore(data_dir))))
     tenants = SingleTenant(data_dir)
     tenants.delete_old_uploads()
@@ -247,6 +258,11 @@ def split_cookies(cookies: str) -> tuple[str, list[str]]:
         elif not token and TOKEN.fullmatch(value):
             token = value
     return token, others
+
+
+def address_of(headers: Mapping[str, str]) -> str:
+    """Where a request came from, as the Space's own proxy adds it at the end of this header; empty without one."""
+    return headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
 
 
 def new_token() -> str:

@@ -1,0 +1,135 @@
+"""What a guest of a Space may ask for: bases by name, steps, sizes, and so many jobs an hour. Imports no torch."""
+
+import shutil
+import threading
+import time
+from collections import OrderedDict, deque
+from pathlib import Path
+
+from apt_engine.errors import BusyError
+from apt_engine.runs.store import RunStore
+from apt_engine.settings.presets import Preset, load_presets
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
+
+MOST_STEPS = 1500
+MOST_DRAWING_STEPS = 50
+MOST_PICTURES = 8
+MOST_BATCH = 8
+MOST_VIEWS = 64
+MOST_RANK = 64
+SIDES = 2  # a picture's side over the one the base was made for
+JOB_SECONDS = 30 * 60.0
+JOBS_AN_HOUR = 12  # of a visitor
+ADDRESS_JOBS_AN_HOUR = 30  # of all visitors from one address
+MOST_WAITING = 30  # jobs of all visitors
+ADDRESSES_REMEMBERED = 10_000
+MOST_BYTES = 1_000_000_000  # of a visitor's folder
+KEPT_FREE = 2_000_000_000  # bytes of the disk that visitors do not get
+
+
+class LimitError(BusyError):
+    """More than a guest may ask for."""
+
+
+def check_training(config: TrainingConfig, photo_count: int) -> None:
+    """Refuse a training that is more than a guest's.
+
+    Raises:
+        LimitError: says which setting, and how much is allowed.
+    """
+    base = _base(config.base)
+    side = SIDES * int(base.overrides.get("resolution", 512))
+    asked = {
+        "steps": (config.steps_for(photo_count), MOST_STEPS),
+        "batch_size": (config.batch_size, MOST_BATCH),
+        "rank": (config.rank, MOST_RANK),
+        "resolution": (config.resolution, side),
+        "warped_views": (config.warped_views, MOST_VIEWS),
+    }
+    _check(asked)
+
+
+def check_request(request: SampleRequest, store: RunStore) -> None:
+    """Refuse a request for pictures that is more than a guest's.
+
+    Raises:
+        LimitError: says which setting, and how much is allowed.
+        RunError: its run does not exist.
+    """
+    if request.lora:
+        raise LimitError("LoRA files of your own cannot be used here; train one, or run the app on your own computer.")
+    base = _base(store.open(request.run).config.base if request.run else request.base)
+    side = SIDES * int(base.overrides.get("resolution", 512))
+    _check(
+        {
+            "count": (request.count, MOST_PICTURES),
+            "steps": (request.steps, MOST_DRAWING_STEPS),
+            "width": (request.width, side),
+            "height": (request.height, side),
+        }
+    )
+
+
+def check_room(folder: Path, more: int = 0) -> None:
+    """Refuse a visitor whose folder is full, or any while the disk nearly is.
+
+    Args:
+        folder: of the visitor.
+        more: bytes that are about to come.
+
+    Raises:
+        LimitError: says how much there is.
+    """
+    used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    if used + more > MOST_BYTES:
+        raise LimitError(
+            f"Your runs, photos and pictures take {used / 1e6:,.0f} of {MOST_BYTES / 1e6:,.0f} MB; delete some of the runs."
+        )
+    disk = next(path for path in (folder, *folder.parents) if path.exists())
+    if shutil.disk_usage(disk).free - more < KEPT_FREE:
+        raise LimitError("This Space has no room left at the moment; try again tomorrow.")
+
+
+class Tally:
+    """How many jobs were begun within the last hour, by visitor and by address."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def count(self, visitor: str, address: str) -> None:
+        """One more job.
+
+        Raises:
+            LimitError: there were too many.
+        """
+        now = time.monotonic()
+        with self._lock:
+            for who, most in ((f"visitor {visitor}", JOBS_AN_HOUR), (f"address {address}", ADDRESS_JOBS_AN_HOUR)):
+                times = self._times.setdefault(who, deque())
+                while times and times[0] < now - 3600:
+                    times.popleft()
+                if len(times) >= most:
+                    minutes = max(1, round((times[0] + 3600 - now) / 60))
+                    raise LimitError(f"{most} jobs an hour are all that is given here; try again in {minutes} minutes.")
+            for who in (f"visitor {visitor}", f"address {address}"):
+                self._times[who].append(now)
+                self._times.move_to_end(who)
+            while len(self._times) > ADDRESSES_REMEMBERED:
+                self._times.popitem(last=False)
+
+
+def _base(name: str) -> Preset:
+    found = next((preset for preset in load_presets().values() if name in preset.bases), None)
+    if found is None:
+        raise LimitError(
+            "Here only the base models of the list can be used; run the app on your own computer for others."
+        )
+    return found
+
+
+def _check(asked: dict[str, tuple[int, int]]) -> None:
+    for name, (value, most) in asked.items():
+        if value > most:
+            raise LimitError(f"{name} can be at most {most:,} here, not {value:,}; lower it.")

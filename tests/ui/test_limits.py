@@ -1,0 +1,241 @@
+"""What guests of a Space may ask for, and how long whoever guesses a password waits."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from apt_engine.errors import ConfigError
+from apt_engine.jobs import limits
+from apt_engine.jobs.queue import Job, JobQueue, QueuedEngine
+from apt_engine.jobs.worker import Worker
+from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
+from apt_engine.sampling.generation import Generator
+from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import TrainingConfig
+from ui.launch import LaunchError, choose_credentials
+from ui.serving import tenants as serving
+from ui.serving.guard import LARGEST_ORDER, Guard
+from ui.serving.logins import LONGEST_WAIT, Logins
+from ui.serving.routes import routes
+from ui.serving.tenants import COOKIE, SingleTenant, VisitorTenants, open_tenants
+
+
+@pytest.fixture
+def tenants(data_dir: Path) -> Iterator[VisitorTenants]:
+    queue = JobQueue(Worker(RunStore(data_dir)))
+    queue._closed.set()  # nothing is begun
+    tenants = VisitorTenants(data_dir, queue)
+    yield tenants
+    tenants.close()
+
+
+def engine_of(tenants: VisitorTenants, number: int, address: str = "1.2.3.4") -> QueuedEngine:
+    headers = {"cookie": f"{COOKIE}={number:032x}", "x-forwarded-for": f"9.9.9.9, {address}"}
+    engine = tenants.find(headers).engine
+    assert isinstance(engine, QueuedEngine)
+    return engine
+
+
+def new_run(engine: QueuedEngine, **settings: Any) -> Run:
+    config = TrainingConfig(**{"subject": "cat", "resolution": 64, "steps": 10, **settings})
+    return engine.store.create(config, lambda folder: Image.new("RGB", (8, 8)).save(folder / "01.png"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"base": "/etc"}, "only the base models of the list"),
+        ({"base": "someone/private-model"}, "only the base models of the list"),
+        ({"steps": 100_000}, "steps can be at most 1,500 here, not 100,000"),
+        ({"batch_size": 64}, "batch_size can be at most 8"),
+        ({"resolution": 2048}, "resolution can be at most 128"),
+        ({"rank": 256}, "rank can be at most 64"),
+        ({"warped_views": 1000}, "warped_views can be at most 64"),
+    ],
+)
+def test_a_guests_training_has_limits(tenants: VisitorTenants, settings: dict[str, Any], words: str) -> None:
+    engine = engine_of(tenants, 1)
+    with pytest.raises(limits.LimitError, match=words):
+        engine.start_training(new_run(engine, **settings).id)
+    assert engine.status.job == "idle"
+    engine.start_training(new_run(engine).id)
+    assert engine.status.job == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"base": "/etc"}, "only the base models of the list"),
+        ({"lora": "/etc/passwd"}, "LoRA files of your own"),
+        ({"count": 64}, "count can be at most 8"),
+        ({"steps": 200}, "steps can be at most 50"),
+        ({"width": 2048, "height": 2048}, "width can be at most 128"),
+    ],
+)
+def test_a_guests_pictures_have_limits(tenants: VisitorTenants, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(limits.LimitError, match=words):
+        engine_of(tenants, 1).sample(SampleRequest(**{"prompt": "a cat", "run": "", **settings}))
+
+
+def test_jobs_are_counted_by_visitor_and_by_address(tenants: VisitorTenants, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "JOBS_AN_HOUR", 2)
+    monkeypatch.setattr(limits, "ADDRESS_JOBS_AN_HOUR", 3)
+
+    def begin(number: int, address: str) -> None:
+        engine = engine_of(tenants, number, address)
+        tenants._queue.add(job := Job(engine))
+        tenants._queue.remove(job)
+
+    begin(1, "1.1.1.1")
+    begin(1, "1.1.1.1")
+    with pytest.raises(limits.LimitError, match=r"2 jobs an hour are all that is given here; try again in 60 minutes"):
+        begin(1, "2.2.2.2")
+    begin(2, "1.1.1.1")
+    with pytest.raises(limits.LimitError, match="3 jobs an hour"):
+        begin(3, "1.1.1.1")
+    begin(3, "3.3.3.3")
+
+
+def test_the_queue_and_a_visitors_folder_can_be_full(tenants: VisitorTenants, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_WAITING", 1)
+    tenants._queue.add(Job(engine_of(tenants, 1)))
+    with pytest.raises(limits.LimitError, match="1 jobs wait already"):
+        tenants._queue.add(Job(engine_of(tenants, 2)))
+    monkeypatch.setattr(limits, "MOST_BYTES", 10)
+    engine = engine_of(tenants, 3)
+    with pytest.raises(limits.LimitError, match="delete some of the runs"):
+        engine.start_training(new_run(engine).id)
+
+
+def test_a_job_that_had_its_time_is_stopped(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(RunStore(data_dir))
+    stopped: list[bool] = []
+    monkeypatch.setattr(worker, "stop", lambda: stopped.append(True))
+    queue = JobQueue(worker)
+    queue._current = Job(QueuedEngine(queue, RunStore(data_dir)), kind="sampling", stopped_at=0.0)
+    for _ in range(100):
+        if stopped:
+            break
+        queue._closed.wait(0.05)
+    queue.close()
+    assert stopped == [True]
+
+
+def test_requests_without_a_cookie_leave_nothing_behind(
+    tenants: VisitorTenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "PASSERS_BY", 10)
+    tenants._most = 10
+    stays = engine_of(tenants, 999_999)
+    tenants._queue.add(Job(stays))
+    for number in range(1000):
+        engine_of(tenants, number)
+    assert len(tenants._workspaces) < 50
+    assert engine_of(tenants, 999_999) is stays
+
+
+def page_of(tenants: Any, data_dir: Path) -> Starlette:
+    async def take(request: Request) -> Response:
+        return JSONResponse({"size": len(await request.body())})
+
+    async def sign_in(request: Request) -> Response:
+        return JSONResponse({}, 200 if (await request.body()) == b"right" else 400)
+
+    own = routes(tenants, data_dir / "cache")
+    page = Starlette(
+        routes=[
+            *own,
+            Route("/gradio_api/queue/join", take, methods=["POST"]),
+            Route("/login", sign_in, methods=["POST"]),
+        ],
+        middleware=[Middleware(Guard, tenants=tenants, is_public=True)],
+    )
+    vars(page)["auth"] = None
+    return page
+
+
+def test_a_body_is_counted_while_it_comes(tenants: VisitorTenants, data_dir: Path) -> None:
+    client = TestClient(page_of(tenants, data_dir), base_url="https://me-apt.hf.space")
+    chunks = [b"x" * 100_000] * 10
+    assert client.post("/gradio_api/queue/join", content=iter(chunks)).json() == {"size": 1_000_000}
+    answer = client.post("/gradio_api/queue/join", content=iter(chunks * (1 + LARGEST_ORDER // 1_000_000)))
+    assert answer.status_code == 413
+
+
+def test_a_photo_for_a_full_folder_is_refused(
+    tenants: VisitorTenants, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = TestClient(page_of(tenants, data_dir), base_url="https://me-apt.hf.space")
+    assert client.post("/photos", files={"file": ("a.png", b"x" * 1000)}).status_code == 200
+    monkeypatch.setattr(limits, "MOST_BYTES", 1500)
+    answer = client.post("/photos", files={"file": ("a.png", b"x" * 1000)})
+    assert answer.status_code == 413
+    assert "delete some of the runs" in answer.json()["error"]
+    monkeypatch.setattr(limits, "MOST_BYTES", 10**9)
+    monkeypatch.setattr(limits, "KEPT_FREE", 10**18)
+    assert "no room left" in client.post("/photos", files={"file": ("a.png", b"x")}).json()["error"]
+    assert client.post("/photos", headers={"content-length": "many"}, content=b"").status_code == 400
+
+
+def test_whoever_guesses_waits_longer_and_longer() -> None:
+    now = 0.0
+    logins = Logins(lambda: now)
+    waits = []
+    for _ in range(20):
+        assert logins.wait("1.2.3.4") == 0
+        waits.append(logins.wait("1.2.3.4") if logins._tries["1.2.3.4"][1] > now else 0.0)
+        now = max(now, logins._tries["1.2.3.4"][1])
+    assert waits[:5] == [0, 0, 0, 1, 2]
+    assert waits[-1] == LONGEST_WAIT
+    assert logins.wait("5.6.7.8") == 0
+    logins.succeed("1.2.3.4")
+    assert logins.wait("1.2.3.4") == 0
+    for number in range(5):
+        logins.wait(f"2001:db8::{number}")
+    assert logins.wait("2001:db8::ffff") > 0
+
+
+def test_wrong_passwords_are_soon_not_looked_at(data_dir: Path) -> None:
+    client = TestClient(page_of(SingleTenant(data_dir), data_dir), base_url="http://box.lan:7860")
+    answers = [client.post("/login", content=b"wrong").status_code for _ in range(50)]
+    assert answers[:4] == [400] * 4
+    assert answers.count(429) >= 44
+    assert client.post("/login", content=b"right").status_code == 429
+    fresh = TestClient(page_of(SingleTenant(data_dir), data_dir), base_url="http://box.lan:7860")
+    assert [fresh.post("/login", content=b"right").status_code for _ in range(9)] == [200] * 9
+
+
+def test_a_short_password_is_refused_and_none_is_made_up() -> None:
+    with pytest.raises(LaunchError, match="a password of 11 characters is soon guessed; take 12 or more"):
+        choose_credentials("a" * 11, is_open=True)
+    first, second = choose_credentials("", is_open=True), choose_credentials("", is_open=True)
+    assert first and second and first[1] != second[1] and len(first[1]) >= 20
+    assert choose_credentials("a" * 12, is_open=True) == ("apt", "a" * 12)
+    assert choose_credentials("", is_open=False) is None
+
+
+def test_a_space_forgets_its_owners_token(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACE_ID", "me/apt")
+    monkeypatch.setenv("HF_TOKEN", "canary")
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")
+    tenants = open_tenants(data_dir)
+    assert "canary" not in os.environ.values()
+    assert os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
+    tenants.close()
+
+
+def test_a_picture_is_at_most_sixteen_times_what_the_base_was_made_for(data_dir: Path) -> None:
+    request = SampleRequest(prompt="a cat", run="", width=2048, height=2048)
+    with pytest.raises(ConfigError, match=r"2048 x 2048 px are too many for pocket; choose at most 256 x 256"):
+        next(Generator().generate(RunStore(data_dir), request, data_dir / "out", lambda *_: None))
