@@ -1,18 +1,19 @@
 """Writes `docs/evidence.md` from the rows alone: the same rows, the same page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy
 
-from benchmarks.evidence.curves import Trajectory, best_of
+from benchmarks.evidence.curves import Trajectory, best_of, interval
 from benchmarks.evidence.equal import at_equal_likeness, pairs, ratio
 from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, STEPS
 from benchmarks.evidence.pictures import PLACES_ASKED, SEEDS
-from benchmarks.evidence.replay import Choose, at_last, by_rule
-from benchmarks.evidence.scores import HEAD, line, outcomes, signed
-from benchmarks.evidence.tuning import AS_LIVE, THINNINGS, controls
+from benchmarks.evidence.replay import Choose, at, at_last, by_rule
+from benchmarks.evidence.scores import HEAD, Outcome, line, mean_regret, outcomes, signed
+from benchmarks.evidence.tuning import AS_LIVE, THINNINGS, best_constant, controls
 
 PLANNED = {"evidence": 24, "tuning": 6}  # runs of a method: subjects x seeds
+FEWEST = 3  # subjects, for an interval over them
 MEASURES = {"likeness": "likeness", "follows": "prompts", "copies": "copies", "moved": "others moved", "drift": "drift"}
 INTRODUCTION = f"""# Evidence: does it know when to stop, and is it better?
 
@@ -42,7 +43,7 @@ the tuning subjects alone. The machine was shared, so costs are in steps, not se
 
 def page(runs: Mapping[str, Sequence[Trajectory]]) -> str:
     """The whole page; `runs` by the role of their subjects."""
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, "## In short\n", *_in_short(runs), ""]
     for role in PLANNED:
         if not runs[role]:
             parts.append(f"## The {role} subjects\n\nNothing is measured yet.\n")
@@ -55,6 +56,35 @@ def page(runs: Mapping[str, Sequence[Trajectory]]) -> str:
     return "\n".join(parts)
 
 
+def _in_short(runs: Mapping[str, Sequence[Trajectory]]) -> Iterator[str]:
+    """A sentence for each role and method: the rule, and whether it beats the best constant."""
+    for role, planned in PLANNED.items():
+        for method in dict.fromkeys(run.finished.method for run in runs[role]):
+            own = _same(runs[role], method)
+            step = best_constant(_same(runs["tuning"], method) or own)
+            ways = {"the rule": outcomes(own, by_rule()), f"always step {step}": outcomes(own, at(step))}
+            yield f"- **{role} subjects, {method}, n = {len(own)} of {planned}.** {_comparison(ways)}"
+
+
+def _comparison(ways: Mapping[str, Sequence[Outcome]]) -> str:
+    """Two ways to choose on the same runs: what each brings, and whether the first one is told to be better."""
+    told = "; ".join(
+        f"{name}: {sum(one.is_hit for one in results)} of {len(results)} hits, likeness and prompts lost "
+        f"{signed(mean_regret(results))}, median drift {numpy.median([one.drift for one in results]):.4f}"
+        for name, results in ways.items()
+    )
+    one, other = ways.values()
+    groups: dict[str, list[float]] = {}
+    for mine, its in zip(one, other, strict=True):
+        groups.setdefault(mine.run.finished.subject, []).append(mine.regret - its.regret)
+    if len(groups) < FEWEST:
+        return f"{told}. Too few subjects to tell them apart."
+    low, high = interval(groups)
+    words = "loses less" if high < 0 else "loses more" if low > 0 else "is not told from that"
+    difference = mean_regret(one) - mean_regret(other)
+    return f"{told}. The rule {words}: difference {signed(difference)} (95 %, {signed(low)} to {signed(high)})."
+
+
 def _same(runs: Sequence[Trajectory], method: str) -> list[Trajectory]:
     return [run for run in runs if run.finished.method == method]
 
@@ -65,7 +95,9 @@ def _of_rule(role: str, method: str, runs: Sequence[Trajectory], ways: Mapping[s
     without = sum(best_of(run) is None for run in runs)
     errors = [one.std(ddof=1) / len(one) ** 0.5 for run in runs for one in run.pictures("likeness")]
     subjects = len({run.finished.subject for run in runs})
-    count = f"n = {len(runs)} of {PLANNED[role]} runs planned ({subjects} subjects, seeds {', '.join(map(str, seeds))})"
+    count = (
+        f"n = {len(runs)} of {PLANNED[role]} runs planned (subjects: {subjects}, seeds: {', '.join(map(str, seeds))})"
+    )
     noise = f"The likeness of a checkpoint has a standard error of {numpy.mean(errors):.3f}."
     lines = [
         f"### When to stop: {method}\n",

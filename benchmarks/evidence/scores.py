@@ -66,6 +66,11 @@ def _likeness_lost(run: Trajectory, step: int) -> float:
     return sum(lost) / len(lost)
 
 
+def mean_regret(results: Sequence[Outcome]) -> float:
+    """Over runs."""
+    return float(numpy.mean([result.regret for result in results]))
+
+
 HEAD = (
     "| way to choose | hits | likeness lost: mean (95 %), median, worst | prompts lost: mean (95 %), median, worst "
     "| drift, median | steps saved |\n| --- | ---: | ---: | ---: | ---: | ---: |"

@@ -4,8 +4,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import numpy
-
 from apt_engine.apt.stopping import RULE, Check, Rule
 from benchmarks.evidence.curves import Trajectory
 from benchmarks.evidence.replay import (
@@ -19,7 +17,7 @@ from benchmarks.evidence.replay import (
     checks_of,
     live_phases,
 )
-from benchmarks.evidence.scores import outcomes
+from benchmarks.evidence.scores import mean_regret, outcomes
 
 TRIED: dict[str, tuple[float, ...]] = {
     "first_bin": (0, 5, 7),
@@ -38,7 +36,7 @@ THINNINGS: dict[str, Callable[[Trajectory], list[Check]]] = {
 
 def regret(runs: Sequence[Trajectory], choose: Choose) -> float:
     """Mean over runs."""
-    return float(numpy.mean([result.regret for result in outcomes(runs, choose)]))
+    return mean_regret(outcomes(runs, choose))
 
 
 def best_constant(runs: Sequence[Trajectory]) -> int:

@@ -11,7 +11,9 @@ import pytest
 from apt_engine.apt import stopping
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import Cell
+from apt_engine.bases.profiles import build_config
 from apt_engine.runs.store import RunStore
+from apt_engine.settings.presets import load_presets
 from apt_engine.training.checks import Checks
 from apt_engine.training.processes import ALONE
 from benchmarks.evidence import methods, report, running
@@ -166,6 +168,12 @@ def test_at_equal_likeness_each_is_read_where_it_first_has_it() -> None:
     assert (one, other) == pytest.approx((0.019, 0.0185))
 
 
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_is_a_training_that_can_be_started(method: str) -> None:
+    config = build_config(load_presets(), (), {"subject": "thing", **methods.FIXED, **methods.METHODS[method]})
+    assert (config.steps, config.stop, config.save_every_steps) == (500, "never", 25)
+
+
 def test_intervals_count_subjects_not_runs() -> None:
     assert interval({"one": [1.0, 1.0, 1.0]}) == (1.0, 1.0)
     low, high = interval({"one": [0.0] * 50, "other": [1.0] * 50})
@@ -177,8 +185,14 @@ def test_the_page_says_how_much_of_it_is_there() -> None:
     text = report.page({"tuning": runs, "evidence": []})
     assert text == report.page({"tuning": runs, "evidence": []})
     assert "Nothing is measured yet." in text
-    assert "n = 1 of 6 runs planned (1 subjects, seeds 1)" in text
+    assert "n = 1 of 6 runs planned (subjects: 1, seeds: 1)" in text
     assert "| thing, 1 | 150 | " in text
+    assert "**tuning subjects, plain, n = 1 of 6.** the rule: 0 of 1 hits" in text
+    assert "Too few subjects to tell them apart." in text
+    three = [run for name in "abc" for run in trajectories(recording(name))]
+    assert "The rule loses more: difference 0.050 (95 %, 0.050 to 0.050)." in report.page(
+        {"tuning": three, "evidence": []}
+    )
 
 
 def test_the_page_in_the_repository_is_the_one_its_rows_give() -> None:
