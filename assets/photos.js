@@ -118,9 +118,16 @@ function render() {
   root.replaceChildren(list, ...(left.length ? [node("ul", { class: "warnings", role: "alert" }, ...left)] : []));
 }
 
-root.addEventListener("dragover", (event) => { event.preventDefault(); root.classList.add("over"); });
-root.addEventListener("dragleave", () => root.classList.remove("over"));
-root.addEventListener("drop", (event) => {
+// A photo dropped beside the zone is taken too; the browser would leave the page for it.
+const isShown = () => Boolean(root.offsetParent);
+document.addEventListener("dragover", (event) => {
+  if (!isShown()) return;
+  event.preventDefault();
+  root.classList.add("over");
+});
+document.addEventListener("dragleave", (event) => event.relatedTarget || root.classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  if (!isShown() || !event.dataTransfer.files.length) return;
   event.preventDefault();
   root.classList.remove("over");
   add(event.dataTransfer.files);

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ CHILD_ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 SECONDS_TO_QUIT = 5
+CLASS_OF_ERROR = re.compile(r"^[\w.]*(Error|Exception): ")
 
 
 class Worker(SharedEngine):
@@ -184,7 +186,7 @@ class Worker(SharedEngine):
             .strip()
             .splitlines()
         )
-        last = lines[-1][:300] if lines else f"exit code {code}"
+        last = CLASS_OF_ERROR.sub("", lines[-1])[:300] if lines else f"exit code {code}"
         return (
             f"The engine ended unexpectedly ({last}); start the app again, and if that does not help delete .venv "
             "and let the launcher install it anew."

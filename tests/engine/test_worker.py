@@ -150,5 +150,5 @@ def test_a_broken_torch_is_a_sentence(
     run, broken = new_run(), Worker(store)
     broken.start_training(run.id)
     wait_until_idle(broken)
-    assert "libtorch is broken" in broken.status.message
+    assert "The engine ended unexpectedly (libtorch is broken); start the app again" in broken.status.message
     assert summarize(run).state == "failed"

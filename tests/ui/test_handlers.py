@@ -373,7 +373,7 @@ def test_beside_a_run_stand_the_base_and_other_steps_at_the_same_seeds(
 def test_a_lora_file_takes_the_place_of_a_run(context: AppContext, generate_view: generate.GenerateView) -> None:
     values = form_of(generate_view, run="r1", lora="/up/bear.safetensors", prompt="a bear")
     ((name, request),) = generate.requests_of(generate_view, values)
-    assert (name, request.run, request.lora) == ("", "", "/up/bear.safetensors")
+    assert (name, request.run, request.lora) == ("bear", "", "/up/bear.safetensors")
 
 
 def test_the_settings_of_a_picture_come_back_into_the_form(

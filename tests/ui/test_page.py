@@ -35,6 +35,15 @@ WATCH_SHIFTS = (  # the sum that Chromium calls cumulative layout shift
     "window.shifted = 0; new PerformanceObserver((list) => list.getEntries().forEach((entry) => {"
     "if (!entry.hadRecentInput) window.shifted += entry.value; })).observe({type: 'layout-shift'})"
 )
+DROP_BESIDE = """
+const canvas = document.createElement("canvas");
+canvas.getContext("2d").fillRect(10, 10, 80, 80);
+canvas.toBlob((blob) => {
+  const carried = new DataTransfer();
+  carried.items.add(new File([blob], "beside.png", { type: "image/png" }));
+  document.querySelector("h1").dispatchEvent(new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true }));
+});
+"""
 RUN_AXE = (
     "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then((all) => done(all.violations))"
 )
@@ -176,6 +185,15 @@ def _ink(element: WebElement, above: WebElement | None = None) -> float:
     counts = picture.histogram()
     count = sum(counts[shade] for shade in range(256) if abs(shade - corner) > 60)
     return count if above else count / (picture.width * picture.height)
+
+
+def test_a_photo_dropped_beside_the_zone_is_taken(page: Page) -> None:
+    page.open()
+    page.tab("Train")
+    page.browser.execute_script(DROP_BESIDE)
+    page.until(lambda: [image.get_attribute("alt") for image in page.find("#photos img.photo")] == ["beside.png"])
+    page.click("#photos .remove")  # the form is kept over a reload
+    page.until(lambda: page.find("#photos img.photo") == [])
 
 
 def test_nothing_moves_while_a_run_goes_on_and_ends(page: Page) -> None:

@@ -299,7 +299,7 @@ def requests_of(view: GenerateView, values: Values) -> list[tuple[str, SampleReq
     first = SampleRequest.from_dict(given)
     chosen = first.checkpoint if first.checkpoint in NAMED else f"step {first.checkpoint}"
     name = Path(file).stem if file else chosen if first.run else ""
-    found = [(name if values[view.compare] else "", first)]
+    found = [(name, first)]
     for other in values[view.compare] or ():
         if other == BASE_TOO:
             # At strength 0 the run's LoRA changes nothing, and {subject} can still be filled in.
