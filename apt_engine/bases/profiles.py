@@ -57,7 +57,7 @@ def needs_of(base: str, presets: dict[str, Preset]) -> Needs | None:
     return NEEDS.get(key) or (NEEDS.get(_family_key(folder)) if folder.exists() else None)
 
 
-def unet_config(base: str, presets: dict[str, Preset]) -> dict[str, Any]:
+def denoiser_config(base: str, presets: dict[str, Preset]) -> dict[str, Any]:
     """The config of a base model's U-Net: its own, or that of its family; empty where it has none, or nothing is known of it."""
     own = _read_json(Path(base) / "unet" / "config.json")
     family = ASSETS / profile_of(base, presets).key.removeprefix("base-")

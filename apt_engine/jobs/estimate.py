@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from apt_engine.bases import footprint
 from apt_engine.bases.hub import is_downloaded
-from apt_engine.bases.profiles import needs_of, unet_config
+from apt_engine.bases.profiles import denoiser_config, needs_of
 from apt_engine.errors import EngineError
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES
@@ -54,8 +54,8 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
 
 def _memory(config: TrainingConfig) -> int | None:
     """Bytes on the device at the most: of a step, or of a picture drawn in between. None where shapes do not tell."""
-    unet = unet_config(config.base, load_presets())
-    if not unet or config.base == "pocket":  # whose libraries take more than the model
+    denoiser = denoiser_config(config.base, load_presets())
+    if not denoiser or config.base == "pocket":  # whose libraries take more than the model
         return None
     is_auto = config.dtype == "auto" and config.device not in ("cpu", "mps")
     side = -(-config.resolution // LATENT_CELL)
@@ -70,10 +70,10 @@ def _memory(config: TrainingConfig) -> int | None:
         is_plain=config.attention == "plain",
         is_checkpointed=config.gradient_checkpointing,
     )
-    resident = footprint.resident_bytes(unet, training)
+    resident = footprint.resident_bytes(denoiser, training)
     pixels = min(config.resolution**2, LARGEST_WHOLE)
     vae = footprint.FP32 * VAE_NUMBERS + VAE_BYTES_PER_PIXEL * pixels
-    return resident + max(footprint.step_bytes(unet, training), vae)
+    return resident + max(footprint.step_bytes(denoiser, training), vae)
 
 
 def _pace(config: TrainingConfig, store: RunStore) -> float | None:
