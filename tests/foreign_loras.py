@@ -231,7 +231,7 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
     beside = tensors | {f"{stem}_7.{key}": value for key, value in _triple(a_few).items()}
     yield Row(name="a layer too many", family="sd", tensors=beside, layers=layers["sd"], words="were left out")
     half = {key: value for key, value in tensors.items() if not key.endswith("lora_up.weight")}
-    yield Row(name="half of each pair", family="sd", tensors=half, layers=[], words="does not fit")
+    yield Row(name="half of each pair", family="sd", tensors=half, layers=[], words="is damaged or no LoRA")
 
 
 def _triple(weight: Tensor) -> dict[str, Tensor]:

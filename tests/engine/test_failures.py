@@ -144,7 +144,7 @@ def test_where_a_step_does_not_fit_it_goes_on_with_checkpointing_and_learns_the_
     run = new_run()
     breaking(monkeypatch, AdaptiveStep, "__call__", torch.OutOfMemoryError("CUDA out of memory."), times=1, after=3)
     events = list(train(store, run, lambda: False))
-    assert [event.message for event in events if isinstance(event, Noticed)] == [session.LIGHTER]
+    assert [event.message for event in events if isinstance(event, Noticed)].count(session.LIGHTER) == 1
     assert {event.step: event.loss for event in events if isinstance(event, StepFinished)} == pytest.approx(
         whole, rel=1e-5
     )
