@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,7 @@ def test_the_replay_decides_as_the_live_run_does() -> None:
     live = Checks(Recorded(), live_phases(run), judge, ALONE)  # pyright: ignore[reportArgumentType]
     ended = next(step for step in run.checks if live.measure(step) and live.standing.is_over)
     assert by_rule()(run) == Choice(live.standing.kept, ended)
+    assert live.made == checks_of(run, live_phases(run))[: len(live.made)]
 
 
 def test_thinner_checks_take_their_cells_from_the_recording() -> None:
@@ -166,6 +168,20 @@ def test_at_equal_likeness_each_is_read_where_it_first_has_it() -> None:
     one, other = at_equal_likeness(Pair(run=slower, plain=run), "drift")
     # .3 + .95 * .3 = .585: after 190 of 200 steps without the checkpoint at 100, and at 185 with it
     assert (one, other) == pytest.approx((0.019, 0.0185))
+
+
+def test_luck_is_not_taken_for_the_best() -> None:
+    def lucky(row: Row) -> Row:
+        """At step 300 every second picture happens to be much liker."""
+        if not isinstance(row, Pictures) or row.step != 300:
+            return row
+        return replace(row, likeness=[one + 0.2 * (place % 2 == 0) for place, one in enumerate(row.likeness)])
+
+    run = run_of([lucky(row) for row in recording()])
+    best = best_of(run)
+    assert best and best.step == 300
+    (kept,) = outcomes([run], at(200))
+    assert kept.likeness == pytest.approx(-0.0025)  # chosen by the lucky half -.005, by the other 0
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
