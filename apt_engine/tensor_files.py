@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from apt_engine.reading import open_regular
 LONGEST_HEADER = (
     16_000_000  # bytes; that of SDXL in one file has 300,000. Unpacked it takes some ten times as much memory
 )
-MOST_DIMENSIONS = 8
+MOST_DIMENSIONS, MOST_TENSORS = 8, 50_000
 BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
@@ -45,6 +46,7 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     about = entries.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
         raise ValueError("what it says about itself is no text")
+    _refuse_half_letters(about.values())
     tensors = {name: _tensor(name, entry, 8 + length) for name, entry in entries.items()}
     end = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -62,14 +64,21 @@ def _entries(file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]:
         raise ValueError(f"its header would have {length:,} bytes")
     try:
         entries = json.loads(file.read(length), object_pairs_hook=_once)
-        json.dumps(entries, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("its header is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"its header cannot be read ({str(error)[:120]})") from None
-    if not isinstance(entries, dict):
-        raise ValueError("its header is no list of tensors")
+    if not isinstance(entries, dict) or len(entries) > MOST_TENSORS:
+        raise ValueError("its header is no list of tensors, or of too many")
+    _refuse_half_letters(entries)
     return length, entries
+
+
+def _refuse_half_letters(texts: Iterable[str]) -> None:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a name in its header cannot be written again") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

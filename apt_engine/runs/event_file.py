@@ -14,6 +14,7 @@ LAST_KEPT = 20  # of each of these, whatever else is left out: they tell the pac
 MOST_LINES = 100_000  # of other kinds; where there are more, only the last part of the file is looked at
 LONGEST_LINE = 1_000_000  # bytes
 BLOCK = 1 << 22
+TAIL = 1 << 18  # bytes that are looked at however short their lines are
 
 
 def read_events(path: Path, since: int, *, is_whole: bool) -> tuple[list[Event], int]:
@@ -56,7 +57,7 @@ def _look_over(file: BinaryIO, since: int) -> tuple[int, dict[bytes, int]]:
             counts[kind] += block.count(kind)
     others = lines - sum(counts.values())
     share = min(1.0, MOST_LINES / max(1, others))
-    start = min(round(size * (1 - share)), max(0, size - BLOCK))
+    start = min(round(size * (1 - share)), max(0, size - TAIL))
     return since + start, {kind: round(count * share) for kind, count in counts.items()}
 
 

@@ -45,7 +45,7 @@ def test_of_very_many_steps_some_are_left_out_and_never_the_last(
 
 def test_a_flood_of_lines_is_read_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_file, "MOST_LINES", 10)
-    monkeypatch.setattr(event_file, "BLOCK", 100)
+    monkeypatch.setattr(event_file, "TAIL", 100)
     run = run_with(tmp_path, b"{}\n" * 1000 + written(Noticed(message="Look.")))
     assert summarize(run).notices == ["Look."]
 
