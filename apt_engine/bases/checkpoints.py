@@ -13,9 +13,9 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from apt_engine import tensor_files
 from apt_engine.errors import BaseModelError
-from apt_engine.reading import open_regular
+from apt_engine.reading import tensor_files
+from apt_engine.reading.regular import open_regular
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "families"
 TOKENIZER_DIR = ASSETS / "clip-tokenizer"

@@ -16,8 +16,8 @@ from torch import nn
 
 from apt_engine.bases import variants
 from apt_engine.errors import BaseModelError
-from apt_engine.reading import is_regular, read_json
-from apt_engine.tensor_files import FLOATS, read_header
+from apt_engine.reading.regular import is_regular, read_json
+from apt_engine.reading.tensor_files import FLOATS, read_header
 
 # Of each pipeline, its parts and the classes they may be of.
 _TOKENIZER = ("CLIPTokenizer", "CLIPTokenizerFast")

@@ -8,7 +8,7 @@ from typing import Any
 
 from apt_engine.bases.checkpoints import ASSETS, inspect
 from apt_engine.errors import BaseModelError, ConfigError
-from apt_engine.reading import read_json
+from apt_engine.reading.regular import read_json
 from apt_engine.settings.presets import Preset
 from apt_engine.settings.training import TrainingConfig
 

@@ -18,7 +18,7 @@ from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.bases.trial import try_out
 from apt_engine.errors import BaseModelError, ConfigError, EngineError, is_out_of_memory
-from apt_engine.reading import read_json
+from apt_engine.reading.regular import read_json
 from apt_engine.settings.presets import POCKET_DIR, is_hub_id, looks_like_path
 
 ALL_THREADS = torch.get_num_threads()

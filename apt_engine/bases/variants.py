@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import BaseModelError
-from apt_engine.reading import read_json
+from apt_engine.reading.regular import read_json
 
 SHOWN = {
     9: "an inpainting model",

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from apt_engine.errors import LoraError
-from apt_engine.tensor_files import FLOATS, read_header
+from apt_engine.reading.tensor_files import FLOATS, read_header
 
 HIGHEST_RANK = 1024
 HIGHEST_ALPHA = 4096.0

@@ -10,7 +10,7 @@ from typing import IO
 from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, ImageOps
 
 from apt_engine.errors import PhotoError
-from apt_engine.reading import open_regular
+from apt_engine.reading.regular import open_regular
 
 LARGEST_FILE = 100_000_000  # bytes
 MAXIMUM_PIXELS = 64_000_000

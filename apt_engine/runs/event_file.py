@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from apt_engine.reading import open_regular
+from apt_engine.reading.regular import open_regular
 from apt_engine.runs.events import Event, from_json
 
 # How `to_json` begins the lines that are written again and again, and how many are kept at least of a long file: a curve has no

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from apt_engine.errors import DiskError
-from apt_engine.reading import open_regular
+from apt_engine.reading.regular import open_regular
 
 
 @contextlib.contextmanager

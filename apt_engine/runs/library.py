@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 from PIL import Image
 
 from apt_engine.errors import ConfigError, RunError
-from apt_engine.reading import open_regular, read_regular
+from apt_engine.reading.regular import open_regular, read_regular
 from apt_engine.runs.events import Event, Noticed, RunFailed, RunStarted, StageChanged, to_json
 from apt_engine.runs.files import write_atomically, writing
 from apt_engine.runs.run import Run, config_bytes

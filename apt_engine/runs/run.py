@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import EngineError, RunError
-from apt_engine.reading import is_regular, open_for_appending, read_json
+from apt_engine.reading.regular import is_regular, open_for_appending, read_json
 from apt_engine.runs import files
 from apt_engine.runs.event_file import read_events
 from apt_engine.runs.events import Event, to_json

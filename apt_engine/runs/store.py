@@ -10,7 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from apt_engine.errors import RunError
-from apt_engine.reading import is_regular
+from apt_engine.reading.regular import is_regular
 from apt_engine.runs.files import free_path, writing
 from apt_engine.runs.run import Run, config_bytes
 from apt_engine.settings.training import TrainingConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # comes with torch and the hub client
 
 from apt_engine.errors import BusyError, DiskError
-from apt_engine.reading import read_json
+from apt_engine.reading.regular import read_json
 from apt_engine.runs.files import write_atomically, writing
 from apt_engine.runs.store import RunStore
 

@@ -16,7 +16,7 @@ from apt_engine.apt import random
 from apt_engine.apt.augment import Warp, draw_warp, latent_mask, warp_pixels
 from apt_engine.bases.base import BaseModel
 from apt_engine.errors import BaseModelError, RunError
-from apt_engine.reading import open_regular
+from apt_engine.reading.regular import open_regular
 from apt_engine.runs.events import StageChanged
 from apt_engine.settings.training import TrainingConfig
 

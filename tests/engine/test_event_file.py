@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from apt_engine.errors import RunError
-from apt_engine.reading import open_regular, read_json, read_regular
+from apt_engine.reading.regular import open_regular, read_json, read_regular
 from apt_engine.runs import event_file
 from apt_engine.runs.events import CheckpointSaved, Event, Noticed, StageChanged, StepFinished, from_json, to_json
 from apt_engine.runs.history import History, summarize

@@ -8,7 +8,7 @@ import pytest
 
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import BaseModelError
-from apt_engine.tensor_files import read_header
+from apt_engine.reading.tensor_files import read_header
 from benchmarks.hostile import bases, loras
 from benchmarks.hostile.outcome import SENTINEL, judge
 

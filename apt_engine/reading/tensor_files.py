@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from apt_engine.reading import open_regular
+from apt_engine.reading.regular import open_regular
 
 LONGEST_HEADER = (
     16_000_000  # bytes; that of SDXL in one file has 300,000. Unpacked it takes some ten times as much memory
