@@ -31,12 +31,12 @@ from apt_engine.runs.events import (
     StepFinished,
 )
 from apt_engine.runs.history import NEWER, checkpoint_of, summarize
+from apt_engine.runs.process_rank import process_rank
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore, default_data_dir
 from apt_engine.runs.training_lock import training_in
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
-from apt_engine.training.process_rank import process_rank
 
 INTERRUPTED = 130
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from apt_engine.errors import EngineError
 from apt_engine.jobs.failures import explain, lighter
 from apt_engine.runs.events import Event, Noticed, RunFailed
+from apt_engine.runs.process_rank import process_count, process_rank
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.runs.training_lock import training_lock
 from apt_engine.settings.training import TrainingConfig
-from apt_engine.training.process_rank import process_count, process_rank
 
 LIGHTER = (
     "The memory ran out while a training step was computed; going on from the last checkpoint with gradient_checkpointing, "

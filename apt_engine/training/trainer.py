@@ -43,6 +43,7 @@ from apt_engine.runs.events import (
     StepFinished,
 )
 from apt_engine.runs.history import RunSummary
+from apt_engine.runs.process_rank import process_count
 from apt_engine.runs.resumption import starting_checkpoint
 from apt_engine.runs.run import Run
 from apt_engine.sampling.sampler import Stopped
@@ -51,7 +52,6 @@ from apt_engine.training.ending import Ending
 from apt_engine.training.memory import forget_peak, peak_memory_bytes
 from apt_engine.training.pictures import draw_samples
 from apt_engine.training.preparation import Loaded, Prepared, load, prepare
-from apt_engine.training.process_rank import process_count
 from apt_engine.training.update import take_step
 
 NON_FINITE_STEPS_ALLOWED = 3
