@@ -16,6 +16,7 @@ from typing import Any
 from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError, is_device_lost, is_out_of_memory
 from apt_engine.jobs.failures import explain
+from apt_engine.jobs.results import draw, export
 from apt_engine.jobs.session import create, train
 from apt_engine.jobs.worker import CHILD_ENVIRONMENT
 from apt_engine.photos.photo_set import photos_in, read_photos
@@ -30,13 +31,14 @@ from apt_engine.runs.events import (
     StageChanged,
     StepFinished,
 )
-from apt_engine.runs.history import NEWER, checkpoint_of, summarize
+from apt_engine.runs.history import NEWER, summarize
 from apt_engine.runs.process_rank import process_rank
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore, default_data_dir
 from apt_engine.runs.training_lock import training_in
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.training import SUBJECT_SLOT
 
 INTERRUPTED = 130
 
@@ -73,7 +75,7 @@ def _train(options: argparse.Namespace, store: RunStore) -> int:
     photos = read_photos(photos_in(options.photos))
     if photos.problems:
         raise ConfigError(" ".join(photos.problems))
-    photos.check()
+    photos.check(SUBJECT_SLOT)
     for warning in (*photos.warnings, *photos.smaller_than(config.resolution)):
         _say(f"note: {warning}")
     return _run_to_the_end(store, create(store, config, lambda folder: photos.save(folder, config.resolution)))
@@ -133,8 +135,6 @@ def _say(line: str) -> None:
 
 
 def _generate(options: argparse.Namespace, store: RunStore) -> int:
-    from apt_engine.sampling.generation import Generator
-
     request = SampleRequest.from_dict(
         {
             "prompt": options.prompt,
@@ -146,21 +146,14 @@ def _generate(options: argparse.Namespace, store: RunStore) -> int:
         }
     )
     started = time.monotonic()
-    for path in Generator().generate(store, request, options.out, _quiet):
+    for path in draw(store, request, options.out):
         print(path, flush=True)
     print(f"{request.count} pictures in {time.monotonic() - started:.1f} s")
     return 0
 
 
-def _quiet(_message: str, _fraction: float | None) -> None:
-    """Progress is for the page; the terminal shows each picture as it is done."""
-
-
 def _export(options: argparse.Namespace, store: RunStore) -> int:
-    from apt_engine.training import exports
-
-    run = store.open(options.run)
-    for event in exports.export_checkpoint(run, checkpoint_of(run, options.checkpoint), options.out):
+    for event in export(store, options.run, options.checkpoint, options.out):
         _show(event)
     return 0
 

@@ -19,13 +19,12 @@ from PIL import Image
 
 from apt_engine.errors import is_device_lost
 from apt_engine.jobs.failures import explain
+from apt_engine.jobs.results import export
 from apt_engine.jobs.session import train
-from apt_engine.runs.history import checkpoint_of
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
 from apt_engine.sampling.sampler import Stopped
 from apt_engine.settings.sampling import SampleRequest
-from apt_engine.training.exports import export_checkpoint
 
 
 class Child:
@@ -80,9 +79,9 @@ class Child:
         self._tell(
             "progress", message="Writing the LoRA files and checking that they draw the same picture", fraction=None
         )
-        run = store.open(run_id)
-        for written in export_checkpoint(run, checkpoint_of(run, checkpoint)):
-            self._tell("image", path=str(run.path / written.path))
+        folder = store.open(run_id).path
+        for written in export(store, run_id, checkpoint):
+            self._tell("image", path=str(folder / written.path))
 
     def _sample(self, store: RunStore, request: SampleRequest, folder: Path) -> None:
         def on_progress(message: str, fraction: float | None) -> None:

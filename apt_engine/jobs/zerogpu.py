@@ -13,8 +13,9 @@ from typing import Any
 
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress, SharedEngine
+from apt_engine.jobs.results import draw, export
 from apt_engine.jobs.session import tell_death, train
-from apt_engine.runs.history import checkpoint_of, refuse_restart, summarize
+from apt_engine.runs.history import refuse_restart, summarize
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
@@ -40,24 +41,19 @@ def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
 
 def draw_pictures(data_dir: str, request: dict[str, Any], folder: str) -> tuple[list[str], str]:
     """Make the pictures of a request, on the GPU; returns their paths, and a sentence where that failed."""
-    from apt_engine.sampling.generation import Generator
-
-    store = RunStore(Path(data_dir))
     try:
         wanted = SampleRequest.from_dict(request)
-        return [str(path) for path in Generator().generate(store, wanted, Path(folder), lambda *_: None)], ""
+        return [str(path) for path in draw(RunStore(Path(data_dir)), wanted, Path(folder))], ""
     except EngineError as error:
         return [], str(error)
 
 
 def write_files(data_dir: str, run_id: str, checkpoint: str) -> tuple[list[str], str]:
     """Export a checkpoint, on the GPU; returns the files' paths, and a sentence where that failed."""
-    from apt_engine.training.exports import export_checkpoint
-
+    store = RunStore(Path(data_dir))
     try:
-        run = RunStore(Path(data_dir)).open(run_id)
-        written = export_checkpoint(run, checkpoint_of(run, checkpoint))
-        return [str(run.path / file.path) for file in written], ""
+        folder = store.open(run_id).path
+        return [str(folder / file.path) for file in export(store, run_id, checkpoint)], ""
     except EngineError as error:
         return [], str(error)
 

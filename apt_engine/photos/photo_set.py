@@ -13,7 +13,6 @@ from PIL import Image
 
 from apt_engine.errors import PhotoError
 from apt_engine.photos.pool import decode
-from apt_engine.settings.training import SUBJECT_SLOT
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 GOOD_COUNT = (3, 10)
@@ -60,8 +59,11 @@ class PhotoSet:
     problems: tuple[str, ...] = ()
     unopened: int = 0
 
-    def check(self) -> None:
+    def check(self, slot: str) -> None:
         """Refuse a set that cannot be trained on.
+
+        Args:
+            slot: what stands for the subject in a caption.
 
         Raises:
             PhotoError: there are none, only one, or far too many; or a caption leaves the subject out.
@@ -76,9 +78,9 @@ class PhotoSet:
         if count > MAXIMUM_COUNT:
             raise PhotoError(f"{count} photos are too many; choose the 3 to 10 that differ most.")
         for photo in self.photos:
-            if photo.caption and SUBJECT_SLOT not in photo.caption:
+            if photo.caption and slot not in photo.caption:
                 raise PhotoError(
-                    f"The caption of photo {photo.name} does not mention the subject; write {SUBJECT_SLOT} where it belongs."
+                    f"The caption of photo {photo.name} does not mention the subject; write {slot} where it belongs."
                 )
 
     @property

@@ -190,7 +190,7 @@ def test_good_photos_stay_when_others_are_bad(tmp_path: Path) -> None:
     found = read_photos([good[0], broken(tmp_path, "text"), *good[1:], tmp_path / "gone.jpg"])
     assert [photo.name for photo in found.photos] == ["0.png", "1.png", "2.png"]
     assert len(found.problems) == 2
-    found.check()
+    found.check("{subject}")
 
 
 def set_of(folder: Path, count: int) -> PhotoSet:
@@ -207,7 +207,7 @@ def set_of(folder: Path, count: int) -> PhotoSet:
 )
 def test_a_set_that_cannot_be_trained_on_is_refused(tmp_path: Path, count: int, words: str) -> None:
     with pytest.raises(PhotoError, match=words):
-        set_of(tmp_path, count).check()
+        set_of(tmp_path, count).check("{subject}")
 
 
 def test_a_set_that_could_be_better_is_warned_of(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from apt_engine.bases.profiles import build_config
 from apt_engine.errors import BusyError, ConfigError, EngineError, PhotoError
 from apt_engine.jobs.estimate import estimate
 from apt_engine.runs.run import Run
-from apt_engine.settings.training import TrainingConfig
+from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
 from ui.context import AppContext, Example, Values, plain_errors
 from ui.form import build_input, build_settings, changed_by, initial_value, to_component
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of
@@ -180,7 +180,7 @@ def start(view: TrainView, context: AppContext, started: Callable[[str], Values]
     except ConfigError as error:
         return {view.meaning: _problem(error)}
     try:
-        photos.check()
+        photos.check(SUBJECT_SLOT)
     except PhotoError as error:
         return {view.notes: _problem(error)}
     try:
