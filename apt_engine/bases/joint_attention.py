@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from apt_engine.apt import random
+from apt_engine.bases import random
 from apt_engine.bases.base import Attention
 
 MOST_ROWS = 512  # of a map that are compared; all 4,096 of a picture of 1024 px would take 8 times the memory

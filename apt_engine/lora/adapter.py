@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from apt_engine.apt import random
+from apt_engine.bases import random
 from apt_engine.errors import LoraError
 
 ADAPTER = "default"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from apt_engine.apt import random
+from apt_engine.bases import random
 from apt_engine.bases.base import BaseModel, OnStep
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.runs.files import write_atomically

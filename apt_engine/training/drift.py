@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from apt_engine.apt import random
+from apt_engine.bases import random
 from apt_engine.bases.base import BaseModel
 from apt_engine.lora.adapter import reference_pass
 from apt_engine.sampling.sampler import Picture, Sampler

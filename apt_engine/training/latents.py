@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from apt_engine.apt import random
 from apt_engine.apt.augment import Warp, draw_warp, latent_mask, warp_pixels
+from apt_engine.bases import random
 from apt_engine.bases.base import BaseModel
 from apt_engine.errors import BaseModelError, RunError
 from apt_engine.reading.regular import open_regular

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apt_engine.apt import random
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import MIRROR, SHOT, ZOOM, Cell
+from apt_engine.bases import random
 from apt_engine.bases.base import BaseModel
 from apt_engine.lora.adapter import reference_pass
 from apt_engine.runs.events import StageChanged

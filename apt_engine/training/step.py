@@ -22,13 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from apt_engine.apt import random
 from apt_engine.apt.augment import augmentation_probability
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.indicator import OverfittingIndicator, step_sums
 from apt_engine.apt.losses import masked_mean, min_snr_weight
 from apt_engine.apt.memorized import SplitIndicator
 from apt_engine.apt.objective import loss_weight, objective, terms_of
+from apt_engine.bases import random
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.errors import RunError
 from apt_engine.lora.adapter import reference_pass

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from apt_engine.apt import random
 from apt_engine.apt.augment import Warp, augmentation_probability, draw_warp, latent_mask, warp_pixels
 from apt_engine.apt.bins import bin_of, sums_and_counts
 from apt_engine.apt.indicator import OverfittingIndicator, gamma_absolute, gamma_relative, step_sums
 from apt_engine.apt.losses import alignment, channel_statistics, masked_mean, min_snr_weight, shares, stabilization
 from apt_engine.apt.objective import loss_weight, objective, terms_of
+from apt_engine.bases import random
 
 
 def test_bins_cut_the_range_into_equal_parts() -> None:

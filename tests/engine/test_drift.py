@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from apt_engine.apt import random
+from apt_engine.bases import random
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.training.drift import PriorDrift
 from tests.engine.test_laws import bare_base, config_of, perturb, tuned_base

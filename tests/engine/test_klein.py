@@ -10,9 +10,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 from torch import Tensor
 
-from apt_engine.apt import random
 from apt_engine.apt.augment import Warp
-from apt_engine.bases import joint_attention
+from apt_engine.bases import joint_attention, random
 from apt_engine.bases.base import Attention
 from apt_engine.bases.flow import FlowNoise, shift_for
 from apt_engine.bases.klein import Klein

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from apt_engine.apt import random
+from apt_engine.bases import random
 from apt_engine.runs.events import StageChanged
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View, encode_with_warps

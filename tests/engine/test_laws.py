@@ -8,8 +8,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from apt_engine.apt import random
 from apt_engine.apt.augment import Warp
+from apt_engine.bases import random
 from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL

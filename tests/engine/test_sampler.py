@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from apt_engine.apt import random
+from apt_engine.bases import random
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.lora import adapter, files

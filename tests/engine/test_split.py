@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from apt_engine.apt import random
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import FRAMINGS, MIRROR, SHOT, VIEWS_OF, ZOOM, Cell, all_cells, phases
+from apt_engine.bases import random
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.lora import adapter

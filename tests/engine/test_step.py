@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from apt_engine.apt import random
 from apt_engine.apt.losses import min_snr_weight
+from apt_engine.bases import random
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.draws import Batch
 from apt_engine.training.latents import LatentSource, View

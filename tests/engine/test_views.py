@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from apt_engine.apt import random
 from apt_engine.apt.augment import Warp, warp_pixels
+from apt_engine.bases import random
 from apt_engine.training.latents import LatentSource, encode_view, encode_with_warps, read_pixels
 from tests.engine.test_bases import stable_diffusion
 from tests.engine.test_laws import config_of

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apt_engine.apt import random
 from apt_engine.apt.augment import Warp
+from apt_engine.bases import random
 from apt_engine.bases.klein import Klein
 from apt_engine.lora import adapter
 from apt_engine.training.latents import LatentSource, View, encode_view
