@@ -126,6 +126,12 @@ class Page:
         self.write("Sample every steps", "20")
         self.until(lambda: f"at most {steps:,} steps" in self.text(".go"))
 
+    def slow_down(self, milliseconds: int) -> None:
+        """Let each answer of the app take so much longer from here on."""
+        self.browser.execute_cdp_cmd("Network.enable", {})
+        slow = {"offline": False, "latency": milliseconds, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.browser.execute_cdp_cmd("Network.emulateNetworkConditions", slow)
+
     def count_clicks(self) -> None:
         """From the next page on, over reloads."""
         listen = "addEventListener('click', (event) => event.isTrusted && localStorage.clicks++, true);"

@@ -10,16 +10,12 @@ from gradio.components import Component
 from apt_engine.jobs.engine import EngineStatus, describe_status
 from ui.context import AppContext, Values
 from ui.form import can_show
-from ui.scripted import scripted
+from ui.scripted import GENERATE, scripted, settle
 from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
 
 MOST_EVENTS = 200  # that wait; each may hold a form of 2 MB
 QUEUE_POLL_SECONDS = 0.02  # Gradio's own 0.001 keeps 3 % of a core busy while nothing happens
-GENERATE_BY_KEY = """() => document.addEventListener("keydown", (event) => {
-  const button = document.querySelector("#generate");
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && button?.offsetParent && !button.disabled) button.click();
-})"""
 SHARED_NOTE = (
     "You are a guest here: nobody else sees your photos, runs and pictures, and all of it is deleted "
     f"{HOURS_KEPT} hours after your last visit."
@@ -132,11 +128,11 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
-    view.generate_tab.select(
+    settle(
+        view.generate_tab.select,
         partial(open_generate, view, context),
         {view.generate.settings["run"], view.generate.settings["prompt"], view.watch.watched, view.followed},
         [*view.generate.chosen, view.followed, view.generate.history],
-        show_progress="hidden",
     )
     view.pulse.tick(
         partial(runs.follow, view.runs, context),
@@ -153,7 +149,7 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
 def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
     """Wire what belongs to no tab: the header, and what a reload finds again."""
     page.load(None, None, None, js=train.NAME_SUGGESTIONS)
-    page.load(None, None, None, js=GENERATE_BY_KEY)
+    page.load(None, None, None, js=GENERATE)
     page.load(
         partial(come_in, view, context),
         None,

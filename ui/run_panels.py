@@ -127,7 +127,9 @@ def draw_progress(history: History, state: str) -> str:
         state == "training" and history.stage not in ("", "training", "sampling")
     )
     fraction = history.fraction if is_waiting else history.step / max(1, history.last_step)
-    numbers = [("step", f"{history.step:,}", f"of at most {history.last_step:,}")]
+    is_over = state in ("finished", "stopped")
+    after = f"of {history.last_step:,} steps" if is_over else f"of at most {history.last_step:,}"
+    numbers = [("" if is_over else "step", f"{history.step:,}", after)]
     if history.losses:
         numbers.append(("loss", f"{history.losses[-1][1]:.4f}", ""))
     seconds = history.seconds_per_step

@@ -52,6 +52,7 @@ class Rule:
 
 
 RULE = Rule()
+LEARNING = ": it is learning."
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,12 @@ def _message(steps: Sequence[int], shots: numpy.ndarray, views: numpy.ndarray, k
     now = f"Your photos are fitted {_told(shots[-1])} than before, new views of them {_told(views[-1])}"
     if kept + 1 < len(steps):
         return f"{now}, no better since step {steps[kept]:,}."
-    return f"{now}: it is learning."
+    return f"{now}{LEARNING}"
+
+
+def at_last_step(message: str) -> str:
+    """The sentence of a check, where the run ends after it all the same."""
+    return message.replace(LEARNING, ": it was still learning, so more steps may help.")
 
 
 def _told(gain: float) -> str:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Generator
 
 from accelerate.state import AcceleratorState
 
+from apt_engine.apt.stopping import at_last_step
 from apt_engine.errors import EngineError, RunError
 from apt_engine.lora import files
 from apt_engine.runs.events import (
@@ -275,7 +276,7 @@ class Trainer:
         return self._checkpoint is not None and self._checkpoint.step == step
 
     def _complete_at(self, step: int) -> Ending:
-        return Ending("complete", step, " ".join([f"All {step} steps are done.", *self._verdict()]))
+        return Ending("complete", step, " ".join([f"All {step} steps are done.", *map(at_last_step, self._verdict())]))
 
     def _enough_at(self, step: int) -> Ending:
         return Ending("enough", step, " ".join(self._verdict()))

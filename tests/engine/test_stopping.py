@@ -8,7 +8,7 @@ import pytest
 
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import MIRROR, SHOT, Cell
-from apt_engine.apt.stopping import RULE, Check, Standing, stand
+from apt_engine.apt.stopping import RULE, Check, Standing, at_last_step, stand
 
 EVERY = 25
 Curve = Callable[[int], float]
@@ -65,6 +65,8 @@ def test_a_run_that_still_learns_goes_on_and_keeps_its_newest_checkpoint() -> No
     assert standing.kept == 500
     assert standing.message.startswith("Your photos are fitted 55 % better than before, new views of them 5")
     assert standing.message.endswith(" % better: it is learning.")
+    at_cap = at_last_step(standing.message)
+    assert at_cap.endswith(" % better: it was still learning, so more steps may help.")
 
 
 def test_fine_noise_levels_do_not_count() -> None:

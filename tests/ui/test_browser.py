@@ -112,9 +112,11 @@ def test_two_clicks_to_a_run_and_two_more_to_a_picture(page: Page, tmp_path: Pat
     page.until(lambda: "Stopped at step" in page.sentence())
 
     before = page.clicks()
+    page.open()  # no choice is left from before
+    page.slow_down(300)
     page.tab("Generate")
-    page.until(lambda: "{subject}" in (page.field("Prompt").get_attribute("value") or ""))  # the run has been chosen
-    page.click("#generate")
+    page.click("#generate")  # at once: it waits until the run is chosen
+    page.slow_down(0)
     page.until(lambda: len(page.find("#pictures img")) == 4)
     assert page.clicks() - before == 2
     page.click("#pictures figcaption a")
@@ -159,9 +161,7 @@ def test_a_killed_engine_is_told_and_the_run_resumes(page: Page, photos: list[Pa
 def test_an_answer_that_comes_late_undoes_no_newer_change(page: Page, photos: list[Path]) -> None:
     page.drop(photos)
     page.until(lambda: len(page.find("#photos img.photo")) == len(photos))
-    page.browser.execute_cdp_cmd("Network.enable", {})
-    slow = {"offline": False, "latency": 800, "downloadThroughput": -1, "uploadThroughput": -1}
-    page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", slow)
+    page.slow_down(800)
     for _ in range(2):  # the second before the answer to the first
         page.click("#photos .remove")
     page.until(lambda: f"{len(photos) - 2} photos" in page.text(".go"))

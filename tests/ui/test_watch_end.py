@@ -48,6 +48,7 @@ def test_the_split_is_two_lines_and_the_kept_step_is_marked_on_every_plot(
         assert '<b class="kept" style="left:40.0%">kept, 4</b>' in shown[plot] or "does not compute" in shown[plot]
     assert shown[view.samples]["kept"] == 4
     assert "kept: step <b>4</b>" in shown[view.progress]
+    assert "<b>6</b> of 10 steps</span>" in shown[view.progress]
 
 
 def test_a_run_that_was_not_checked_says_so() -> None:

@@ -1,0 +1,27 @@
+// What the Generate button does beyond its click: a key presses it, and a press while a choice is on its way waits for that.
+() => {
+  const LONGEST_WAIT = 5000;
+  const button = () => document.querySelector("#generate");
+  const underWay = []; // timers: an answer may never come
+  let wanted = false;
+
+  function settle() {
+    clearTimeout(underWay.shift());
+    if (underWay.length || !wanted) return;
+    wanted = false;
+    setTimeout(() => button()?.click(), 50); // once the page shows what was chosen
+  }
+
+  document.addEventListener("choice-begins", () => underWay.push(setTimeout(settle, LONGEST_WAIT)));
+  document.addEventListener("choice-ends", settle);
+  document.addEventListener("click", (event) => {
+    if (!underWay.length || !event.target.closest?.("#generate")) return;
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    wanted = true;
+  }, true);
+  document.addEventListener("keydown", (event) => {
+    const pressed = button();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && pressed?.offsetParent && !pressed.disabled) pressed.click();
+  });
+}
