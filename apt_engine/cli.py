@@ -1,4 +1,4 @@
-"""The command line: `python -m apt_engine train | resume | generate | export | runs`.
+"""The command line: `python -m apt_engine train | resume | generate | export | runs | sweep`.
 
 An error is one sentence and exit code 1; argparse's own complaints have exit code 2.
 """
@@ -9,15 +9,28 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apt_engine.bases.profiles import build_config
-from apt_engine.errors import ConfigError, EngineError, is_device_lost, is_out_of_memory
+from apt_engine.errors import ConfigError, EngineError, PhotoError, is_device_lost, is_out_of_memory
 from apt_engine.jobs.failures import explain
 from apt_engine.jobs.results import draw, export
 from apt_engine.jobs.session import create, train
+from apt_engine.jobs.sweep.plan import Plan, Row, read_plan
+from apt_engine.jobs.sweep.render import KINDS, STORAGE_VARIABLE, Job, render
+from apt_engine.jobs.sweep.report import as_text, means_of, rows_of, write_report
+from apt_engine.jobs.sweep.study import (
+    HEARTBEAT_SECONDS,
+    SQLITE,
+    Standing,
+    enqueue_missing,
+    open_study,
+    standings,
+)
+from apt_engine.jobs.sweep.worker import SweepWorker, folder_of
+from apt_engine.jobs.sweep.workers import devices_of, own_command, run_workers
 from apt_engine.jobs.worker import CHILD_ENVIRONMENT
 from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import (
@@ -31,6 +44,7 @@ from apt_engine.runs.events import (
     StageChanged,
     StepFinished,
 )
+from apt_engine.runs.files import writing
 from apt_engine.runs.history import NEWER, summarize
 from apt_engine.runs.process_rank import process_rank
 from apt_engine.runs.run import Run
@@ -38,9 +52,13 @@ from apt_engine.runs.store import RunStore, default_data_dir
 from apt_engine.runs.training_lock import training_in
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
-from apt_engine.settings.training import SUBJECT_SLOT
+from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 INTERRUPTED = 130
+MOST_JOBS = 8  # that a job file starts unless told otherwise
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,13 +90,24 @@ def _train(options: argparse.Namespace, store: RunStore) -> int:
     if options.steps is not None:
         values["steps"] = options.steps
     config = build_config(load_presets(), options.preset, values)
-    photos = read_photos(photos_in(options.photos))
+    return _run_to_the_end(store, _new_run(store, config, options.photos))
+
+
+def _new_run(store: RunStore, config: TrainingConfig, folder: Path) -> Run:
+    """A run on the photos of a folder.
+
+    Raises:
+        EngineError: they are no good, or the run cannot be made.
+    """
+    photos = read_photos(photos_in(folder))
     if photos.problems:
-        raise ConfigError(" ".join(photos.problems))
+        raise PhotoError(" ".join(photos.problems))
+    if not photos.photos and not photos.unopened:
+        raise PhotoError(f"There are no photos in {folder}; add 3 to 10 photos of the thing.")
     photos.check(SUBJECT_SLOT)
     for warning in (*photos.warnings, *photos.smaller_than(config.resolution)):
         _say(f"note: {warning}")
-    return _run_to_the_end(store, create(store, config, lambda folder: photos.save(folder, config.resolution)))
+    return create(store, config, lambda folder: photos.save(folder, config.resolution))
 
 
 def _resume(options: argparse.Namespace, store: RunStore) -> int:
@@ -172,6 +201,53 @@ def _runs(_options: argparse.Namespace, store: RunStore) -> int:
     return 0
 
 
+def _sweep(options: argparse.Namespace, store: RunStore) -> int:
+    plan = read_plan(options.plan, load_presets())
+    folder = folder_of(store, plan)
+    if options.render:
+        job = Job(plan, store.data_dir, options.workers or min(len(plan.rows), MOST_JOBS))
+        path, submit = render(options.render, job, options.out or Path())
+        _say(f"{path} written; submit it with: {submit}")
+        return 0
+    url = options.storage or SQLITE + (folder / "sweep.db").resolve().as_posix()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    study = open_study(plan, url, options.heartbeat)
+    if options.worker:
+        return _work(plan, study, store)
+    _say(f"{enqueue_missing(study, plan)} of {len(plan.rows)} runs to train")
+    devices = devices_of(plan)
+    arguments = ["sweep", str(options.plan), "--worker", "--data-dir", str(store.data_dir)]
+    command = own_command([*arguments, "--heartbeat", str(options.heartbeat)])
+    # Not on their command line: it may hold a password.
+    run_workers(command, {STORAGE_VARIABLE: url}, devices, options.workers or len(devices), _say)
+    return _tell_sweep(standings(study, plan), plan, folder)
+
+
+def _work(plan: Plan, study: "Study", store: RunStore) -> int:
+    """Be one worker; the first Ctrl-C, or the wish of a cluster to end it, lets it save and give its row back."""
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        previous = signal.getsignal(name)
+        signal.signal(name, lambda *_, name=name, previous=previous: stop.set() or signal.signal(name, previous))
+
+    def make_run(place: RunStore, row: Row) -> Run:
+        return _new_run(place, row.config, row.photos)
+
+    SweepWorker(plan, study, store, make_run, stop.is_set, _say).work()
+    return INTERRUPTED if stop.is_set() else 0
+
+
+def _tell_sweep(found: Sequence[Standing], plan: Plan, folder: Path) -> int:
+    _say(f"\n{as_text(rows_of(found, plan))}\n\n{as_text(means_of(found))}\n")
+    for path in write_report(found, plan, folder):
+        _say(f"written {path}")
+    left = sum(standing.state != "done" for standing in found)
+    if left:
+        _say(f"{left} of {len(found)} runs are not done; the same command goes on with them")
+    return 1 if left else 0
+
+
 def _assignment(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator:
@@ -224,4 +300,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, metavar="DIR", help="where to write; the run's own folder unless given")
 
     command("runs", _runs, "List all runs, newest first.")
+
+    sweep = command("sweep", _sweep, "Train many runs: subjects x settings x seeds; see docs/sweep.md.")
+    sweep.add_argument("plan", type=Path, metavar="PLAN.toml", help="what to train")
+    sweep.add_argument("--workers", type=int, default=0, help="processes; one a GPU unless given")
+    sweep.add_argument(
+        "--storage",
+        default=os.environ.get(STORAGE_VARIABLE, ""),
+        metavar="URL",
+        help=f"database that workers share; ${STORAGE_VARIABLE}, else an SQLite file in the data directory",
+    )
+    sweep.add_argument(
+        "--heartbeat", type=int, default=HEARTBEAT_SECONDS, metavar="SECONDS", help="sign of life (%(default)s)"
+    )
+    sweep.add_argument("--worker", action="store_true", help="be one worker and start no others")
+    sweep.add_argument("--render", choices=tuple(KINDS), help="write a job file for other machines and train nothing")
+    sweep.add_argument("--out", type=Path, metavar="DIR", help="where to write the job file (here)")
     return parser

@@ -1,0 +1,1 @@
+"""Many runs from one plan: subjects x settings x seeds, handed out by Optuna, trained by ordinary workers."""
