@@ -23,3 +23,21 @@ function showDialog(dialog) {
   dialog.showModal();
 }
 
+
+// A list that a click on its face opens; a choice, a click elsewhere and Escape close it.
+function menu(face, entries, closed) {
+  const list = node("details", { class: "menu" }, node("summary", {}, ...face), node("div", {}, ...entries));
+  list.addEventListener("click", (event) => {
+    if (event.target.closest("button")) list.open = false;
+  });
+  list.addEventListener("focusout", (event) => {
+    if (!list.contains(event.relatedTarget)) list.open = false;
+  });
+  list.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !list.open) return;
+    list.open = false;
+    list.querySelector("summary").focus();
+  });
+  list.addEventListener("toggle", () => list.open || closed());
+  return list;
+}

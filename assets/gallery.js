@@ -43,7 +43,7 @@ function render() {
   const { pictures = [], pick = false } = props.value ?? {};
   root.classList.toggle("pick", pick);
   root.replaceChildren(...pictures.map((picture, index) => figure(picture, index, pick)));
-  if (!pictures.length && pick) root.replaceChildren(node("p", { class: "quiet" }, "nothing yet"));
+  if (!pictures.length) root.replaceChildren(node("p", { class: "quiet empty" }, pick ? "Nothing is drawn yet." : "Your pictures appear here."));
 }
 
 render();

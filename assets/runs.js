@@ -26,23 +26,6 @@ function rename(run) {
   if (title !== null) trigger("edit", { id: run.id, title });
 }
 
-function menu(words, entries) {
-  const list = node("details", { class: "menu" }, node("summary", {}, words), node("div", {}, ...entries));
-  list.addEventListener("click", (event) => {
-    if (event.target.closest("button")) list.open = false;
-  });
-  list.addEventListener("focusout", (event) => {
-    if (!list.contains(event.relatedTarget)) list.open = false;
-  });
-  list.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !list.open) return;
-    list.open = false;
-    list.querySelector("summary").focus();
-  });
-  list.addEventListener("toggle", () => list.open || renderOnceClosed());
-  return list;
-}
-
 function row(run) {
   const why = run.working ? "it is training" : null;
   const box = node("input", {
@@ -52,18 +35,18 @@ function row(run) {
   const files = [["kohya", "for ComfyUI, Forge, A1111"], ["diffusers", "for diffusers"]]
     .filter(([kind]) => run.files.includes(kind))
     .map(([kind, words]) => link(words, () => download(run, kind)));
-  const exported = menu("Export", [...files, link("zip, without photos", () => download(run, "zip")),
-    link("zip, with photos", () => download(run, "zip-with-photos"))]);
+  const exported = menu(["Export"], [...files, link("zip, without photos", () => download(run, "zip")),
+    link("zip, with photos", () => download(run, "zip-with-photos"))], renderOnceClosed);
   const inLine = run.place ? [
     link("Train sooner", () => trigger("submit", { id: run.id, move: "sooner" }), { disabled: run.place === 1 }),
     link("Take out of the line", () => trigger("submit", { id: run.id, move: "out" })),
   ] : [];
-  const more = menu("More", [...inLine,
+  const more = menu(["More"], [...inLine,
     link("Rename", () => rename(run)),
     link("Train like this again", () => trigger("copy", { id: run.id })),
     link("Put into the bin", () => confirm(`Put "${run.title}" into the bin? It can be taken out again.`) && trigger("delete", { id: run.id }),
       { disabled: run.working, title: why ?? "" }),
-  ]);
+  ], renderOnceClosed);
   const picture = run.picture ? node("img", { src: run.picture, alt: "", loading: "lazy" }) : node("span", { class: "tile" });
   return node("tr", { "data-run": run.id },
     node("td", {}, box),

@@ -13,6 +13,7 @@ from gradio.blocks import Block
 from apt_engine.errors import EngineError
 from apt_engine.jobs.engine import Engine
 from apt_engine.jobs.line import RunLine
+from apt_engine.jobs.picture_line import PictureLine
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import Preset, load_presets
 from ui.serving.tenants import Tenants
@@ -61,6 +62,16 @@ class AppContext:
     def line(self) -> RunLine | None:
         """The runs in line; None on a Space, where each visitor has one job at a time."""
         return self.tenants.find_current().line
+
+    @property
+    def pictures(self) -> PictureLine | None:
+        """The pictures in line; None on a Space."""
+        return self.tenants.find_current().pictures
+
+    @property
+    def loras_dir(self) -> Path:
+        """Where LoRA files that were brought to the page are kept."""
+        return self.store.data_dir / "loras"
 
     @property
     def uploads_dir(self) -> Path:

@@ -53,6 +53,7 @@ def build_input(
     value: Any = None,
     label: str = "",
     is_slider: bool = False,
+    placeholder: str = "",
     elem_id: str | None = None,
 ) -> Component:
     """The input that suits one setting: a tick, a list, a slider, a number or text, with its help and range.
@@ -63,6 +64,7 @@ def build_input(
         value: what to show at first; the setting's default unless given.
         label: what to call it; made from the name unless given.
         elem_id: of the component on the page.
+        placeholder: what to show in place of the default of a number, which stays empty then.
         is_slider: whether a number is set by dragging; for those whose whole range is usual.
     """
     field = next(field for field in dataclasses.fields(kind) if field.name == name)
@@ -83,6 +85,8 @@ def build_input(
         if is_slider:
             step = 1 if wanted is int else 0.05
             return gr.Slider(about.minimum or 0, about.maximum or 1, value=shown, step=step, buttons=[], **words)
+        if placeholder:
+            return gr.Number(None, placeholder=placeholder, min_width=110, **{**words, "info": None})
         # Not given the range: Gradio's own message for a number out of range does not name the setting, ours does.
         return gr.Number(shown, min_width=220, **{**words, "info": f"{about.help}{_range(about)}"})
     is_list = wanted is not str

@@ -8,8 +8,10 @@ import gradio as gr
 from gradio.components import Component
 
 from apt_engine.jobs.engine import EngineStatus, describe_status
+from ui import models
 from ui.context import AppContext, Values
 from ui.form import can_show
+from ui.pictures import show_history, show_line
 from ui.scripted import GENERATE, scripted, settle
 from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
@@ -131,7 +133,7 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
     settle(
         view.generate_tab.select,
         partial(open_generate, view, context),
-        {view.generate.settings["run"], view.generate.settings["prompt"], view.watch.watched, view.followed},
+        {view.generate.model, view.generate.settings["prompt"], view.watch.watched, view.followed},
         [*view.generate.chosen, view.followed, view.generate.history],
     )
     view.pulse.tick(
@@ -153,7 +155,7 @@ def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
     page.load(
         partial(come_in, view, context),
         None,
-        [view.tabs, view.status, view.header, view.train.train, *view.watch.outputs],
+        [view.tabs, view.status, view.header, view.train.train, view.generate.generate, *view.watch.outputs],
         show_progress="hidden",
     )
     inputs = view.inputs
@@ -169,8 +171,8 @@ def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
     gr.on(changed, None, [*inputs.values()], view.kept, js=pack)
     view.pulse.tick(
         partial(tell_status, view, context),
-        {view.status},
-        [view.status, view.header, view.train.train],
+        {view.status, view.generate.waiting},
+        [view.status, view.header, view.train.train, view.generate.generate, *view.generate.drawn],
         queue=False,
         trigger_mode="always_last",
         show_progress="hidden",
@@ -188,7 +190,7 @@ def come_in(view: PageView, context: AppContext) -> Values:
     is_training = bool(watch.trained_run(context))
     return {
         **({view.tabs: gr.Tabs(selected="watch")} if is_training else {}),
-        **tell_status(view, context, {view.status: None}),
+        **tell_status(view, context, {view.status: None, view.generate.waiting: show_line(context)}),
         **watch.attach(view.watch, context),
     }
 
@@ -197,7 +199,7 @@ def generate_with(view: PageView, context: AppContext, run_id: str) -> Values:
     """Go to the Generate tab with a run chosen; it is the one to watch, too."""
     return {
         **watch.open_run(view.watch, context, run_id),
-        **generate.choose_run(view.generate, context, run_id, ""),
+        **generate.choose_model(view.generate, context, run_id, models.SUBJECT_PROMPTS[0]),
         view.followed: run_id,
         view.tabs: gr.Tabs(selected="generate"),
     }
@@ -215,17 +217,16 @@ def train_again(view: PageView, context: AppContext, run_id: str) -> Values:
 
 
 def open_generate(view: PageView, context: AppContext, values: Values) -> Values:
-    """Offer the runs as they are now and show the history. A run that was trained or opened since then is chosen."""
-    run, prompt = view.generate.settings["run"], values[view.generate.settings["prompt"]]
-    watched, followed, chosen = values[view.watch.watched].run_id, values[view.followed], values[run]
-    ids = [run_id for _, run_id in generate.list_runs(context)]
-    if watched != followed and watched in ids:
+    """Offer the models as they are now and show the history. A run that was trained or opened since then is chosen."""
+    model, prompt = view.generate.model, values[view.generate.settings["prompt"]]
+    before, watched, followed = values[model]["chosen"], values[view.watch.watched].run_id, values[view.followed]
+    choices = models.list_models(context)
+    chosen = models.chosen_or_bare(choices, before)
+    if watched != followed and models.chosen_or_bare(choices, watched):
         chosen = followed = watched
-    elif chosen not in ids:
-        chosen = ids[0]
-    offer = generate.offer_runs if chosen == values[run] else generate.choose_run
+    offer = generate.offer_models if chosen == before else generate.choose_model
     offered = offer(view.generate, context, chosen, prompt)
-    return {**offered, view.followed: followed, view.generate.history: generate.list_history(context)}
+    return {**offered, view.followed: followed, view.generate.history: show_history(context)}
 
 
 def show_status(status: EngineStatus | None) -> str:
@@ -234,10 +235,14 @@ def show_status(status: EngineStatus | None) -> str:
 
 
 def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
-    """Show what the engine does, if that has changed since the page was told last. A Train button that waits says for what."""
+    """Show what the engine does and the pictures in line, if that has changed since the page was told last.
+
+    A Train button that waits says for what.
+    """
+    line = generate.follow_line(view.generate, context, values[view.generate.waiting])
     status = context.engine.status
     if status == values[view.status]:
-        return gr.skip()
+        return line or gr.skip()
     waits = {
         "training": "Train: wait for the run",
         "sampling": "Train: wait for the pictures",
@@ -247,7 +252,10 @@ def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
     button = gr.Button(waits.get(status.job, "Train"), interactive=status.job == "idle")
     if context.line and status.job != "idle":
         button = gr.Button("Train next: put in line", interactive=True)
-    return {view.status: status, view.header: show_status(status), view.train.train: button}
+    is_later = bool(context.pictures) and status.job in ("training", "exporting")
+    drawing = gr.Button("Generate next: put in line" if is_later else "Generate")
+    shown: Values = {view.status: status, view.header: show_status(status), view.train.train: button}
+    return {**shown, view.generate.generate: drawing, **line}
 
 
 def restore(view: PageView, context: AppContext, values: Values) -> Values:

@@ -1,9 +1,11 @@
 """What goes on with a run, in the words of the page."""
 
 import statistics
+import time
 
 from apt_engine.jobs.engine import EngineStatus
 from apt_engine.runs.history import STEPS_TIMED, History, RunSummary
+from apt_engine.runs.run import Run
 from apt_engine.runs.training_lock import Training
 
 AT_WORK = ("waiting", "waking", "training")
@@ -65,6 +67,14 @@ def in_line(subject: str, place: int) -> str:
     """A run that waits for the engine, at a place counted from 1."""
     before = "it begins when the engine is free" if place < 2 else f"{place - 1} before it"
     return f"Your {subject} is in line: {before}. The Runs tab shows the order."
+
+
+def begun_at(run: Run) -> str:
+    """When a run was begun, as its folder says; empty where that has another name."""
+    try:
+        return time.strftime("%d %b, %H:%M", time.strptime(run.id[:15], "%Y%m%d-%H%M%S"))
+    except ValueError:
+        return ""
 
 
 def _kept(history: History) -> str:

@@ -14,8 +14,9 @@ from apt_engine.runs import library
 from apt_engine.runs.run import Run
 from benchmarks.hostile.folders import damages
 from tests.pages import begun, new_run
+from ui import models
 from ui.context import AppContext
-from ui.tabs import generate, runs, watch
+from ui.tabs import runs, watch
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and links")
 CHEAP = {name: damage for name, damage in damages().items() if "50 MB" not in name and "ten thousand" not in name}
@@ -45,7 +46,7 @@ def test_damaged_runs_spoil_neither_each_other_nor_a_whole_one(
     assert len(shown["runs"]) > len(CHEAP) / 2
     (row,) = (row for row in shown["runs"] if row["id"] == whole.id)
     assert row["drawable"] and "step 2 of 10" in row["state"]
-    assert whole.id in [run_id for _, run_id in generate.list_runs(context)]
+    assert whole.id in [choice["id"] for choice in models.list_models(context)]
     with gr.Blocks(analytics_enabled=False):
         view = watch.build()
     for run_id in ids:

@@ -1,6 +1,5 @@
 """What the page's buttons do, without a browser: real run folders, and an engine that has not been woken."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,11 @@ from typing import Any
 import gradio as gr
 import pytest
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from apt_engine.jobs.engine import EngineStatus
 from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs import library
 from apt_engine.runs.events import (
-    CheckpointSaved,
     ExportReady,
     RunFailed,
     RunFinished,
@@ -22,10 +19,10 @@ from apt_engine.runs.events import (
     StageChanged,
     to_json,
 )
-from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from tests.histories import count_reads
-from tests.pages import begun, checked, engine, new_run, step
+from tests.pages import begun, engine, new_run, step
+from ui import models
 from ui.context import AppContext, Values, plain_errors
 from ui.layout import (
     PageView,
@@ -33,14 +30,13 @@ from ui.layout import (
     build_app,
     come_in,
     generate_with,
-    open_generate,
     open_run,
     restore,
     tell_status,
     train_again,
 )
 from ui.photo_tiles import tiles_of
-from ui.tabs import generate, runs, train, watch
+from ui.tabs import runs, train, watch
 
 
 def test_an_engines_error_is_shown_as_its_sentence(context: AppContext) -> None:
@@ -59,12 +55,6 @@ def watch_view() -> watch.WatchView:
 def runs_view(context: AppContext) -> runs.RunsView:
     with gr.Blocks(analytics_enabled=False):
         return runs.build(context)
-
-
-@pytest.fixture
-def generate_view(context: AppContext) -> generate.GenerateView:
-    with gr.Blocks(analytics_enabled=False):
-        return generate.build(context)
 
 
 @pytest.fixture
@@ -168,7 +158,7 @@ def test_a_run_that_is_gone_or_damaged_is_a_sentence(context: AppContext, watch_
     (run.path / "config.json").write_text("{")
     assert "cannot be read" in watch.open_run(watch_view, context, run.id)[watch_view.sentence]
     assert "cannot be read" in runs.rows(context)["runs"][0]["state"]
-    assert generate.list_runs(context)[:-1] == []
+    assert models.list_models(context)[:-1] == []
 
 
 def test_all_runs_are_listed_with_what_became_of_them(context: AppContext) -> None:
@@ -236,7 +226,7 @@ def test_a_click_on_a_run_leads_to_a_tab_and_changes_what_belongs_there(
     watched, chosen, trained = (go(page_view, context, run.id) for go in (open_run, generate_with, train_again))
     assert [go[page_view.tabs].selected for go in (watched, chosen, trained)] == ["watch", "generate", "train"]
     assert watched[page_view.watch.watched].run_id == run.id
-    assert chosen[page_view.generate.settings["run"]].value == run.id
+    assert chosen[page_view.generate.model]["chosen"] == run.id
     assert trained[page_view.train.settings["rank"]] == 7
     # Gradio refuses a handler that changes more than it was wired to
     assert watched.keys() <= {page_view.tabs, *page_view.watch.outputs}
@@ -247,51 +237,6 @@ def test_a_click_on_a_run_leads_to_a_tab_and_changes_what_belongs_there(
         *page_view.watch.outputs,
     }
     assert trained.keys() <= {page_view.tabs, *page_view.train.filled}
-
-
-def test_the_generate_tab_offers_the_watched_run_and_what_was_drawn(context: AppContext, page_view: PageView) -> None:
-    older, newer = (begun(new_run(context), steps=4) for _ in range(2))
-    for run in (older, newer):
-        run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
-    run_input, history = page_view.generate.settings["run"], page_view.generate.history
-    prompt_input = page_view.generate.settings["prompt"]
-    inputs: Values = {
-        run_input: None,
-        prompt_input: "an owl",
-        page_view.watch.watched: watch.Watch(older.id),
-        page_view.followed: "",
-    }
-    values = open_generate(page_view, context, inputs)
-    assert values[run_input].value == older.id
-    assert values[history] == {"pictures": [], "pick": True}
-    followed = {**inputs, page_view.followed: values[page_view.followed]}
-    assert open_generate(page_view, context, {**followed, run_input: newer.id})[run_input].value == newer.id
-
-
-def test_generate_follows_the_run_last_trained_or_opened(context: AppContext, page_view: PageView) -> None:
-    first, second = (begun(new_run(context), steps=4) for _ in range(2))
-    first.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
-    run_input = page_view.generate.settings["run"]
-    seen: Values = {
-        run_input: first.id,
-        page_view.generate.settings["prompt"]: "an owl",
-        page_view.watch.watched: watch.Watch(second.id),
-        page_view.followed: first.id,
-    }
-
-    def come_back() -> str:
-        values = open_generate(page_view, context, seen)
-        seen.update({run_input: values[run_input].value, page_view.followed: values[page_view.followed]})
-        return seen[run_input]
-
-    assert come_back() == first.id  # the second has no LoRA yet
-    second.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
-    assert come_back() == second.id
-    seen[run_input] = first.id  # chosen by hand
-    assert come_back() == first.id
-    seen.update(generate_with(page_view, context, second.id))
-    seen[run_input] = seen[run_input].value
-    assert come_back() == second.id
 
 
 def test_a_page_opened_while_a_run_trains_shows_it_and_nothing_says_ready(
@@ -305,108 +250,6 @@ def test_a_page_opened_while_a_run_trains_shows_it_and_nothing_says_ready(
     assert shown[page_view.tabs].selected == "watch"
     assert "training" in shown[page_view.header]
     assert "Learning your backpack" in shown[page_view.watch.sentence]
-
-
-def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: generate.GenerateView) -> None:
-    run = begun(new_run(context), steps=4)
-    assert [run_id for _, run_id in generate.list_runs(context)] == [generate.BARE]
-    run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
-    run.append(CheckpointSaved(step=4, path="checkpoints/000004"))
-    assert [run_id for _, run_id in generate.list_runs(context)] == [run.id, generate.BARE]
-    prompt_input = generate_view.settings["prompt"]
-
-    def choose(run_id: str, prompt: str) -> Values:
-        return generate.choose_run(generate_view, context, run_id, prompt)
-
-    changes = choose(run.id, generate.suggest_prompts(generate.BARE)[0])
-    prompt = changes[prompt_input]
-    assert prompt == generate.suggest_prompts(run.id)[0]
-    assert prompt_input not in choose(run.id, "my own words")
-    assert "{subject}" not in choose(generate.BARE, prompt)[prompt_input]
-    assert changes.keys() <= {*generate_view.chosen}
-    assert changes[generate_view.settings["run"]].value == run.id
-    assert all("{subject}" in prompt for prompt in changes[generate_view.suggestions]["prompts"])
-    assert not any("{subject}" in prompt for prompt in generate.suggest_prompts(generate.BARE))
-    assert changes[generate_view.settings["checkpoint"]].choices == [
-        ("kept: the last", "kept"),
-        ("last: step 4", "last"),
-        ("step 4", "4"),
-    ]
-    assert [value for _, value in changes[generate_view.compare].choices] == [generate.BASE_TOO, "step 4"]
-    assert "zwx backpack" in changes[generate_view.meaning]
-
-
-def test_the_kept_step_is_chosen_and_says_so(
-    context: AppContext, page_view: PageView, generate_view: generate.GenerateView
-) -> None:
-    run = checked(begun(new_run(context), steps=6), kept_step=4)
-    for saved in (2, 4, 6):
-        run.save_checkpoint(saved, lambda folder: (folder / "lora.safetensors").touch())
-    chosen = generate.choose_run(generate_view, context, run.id, "")[generate_view.settings["checkpoint"]]
-    assert chosen.value == "kept"
-    assert chosen.choices[:3] == [("kept: step 4", "kept"), ("last: step 6", "last"), ("step 6", "6")]
-    view = page_view.generate
-    assert generate_with(page_view, context, run.id)[view.settings["checkpoint"]].value == "kept"
-    (row,) = runs.rows(context)["runs"]
-    assert row["step"] == "kept 4, last 6"
-
-
-def form_of(view: generate.GenerateView, **changes: Any) -> Values:
-    """The Generate tab's form as it stands at first, with some settings changed."""
-    inputs = {**view.settings, "lora": view.lora, "keep_seed": view.keep_seed, "compare": view.compare}
-    return {component: changes.get(name, getattr(component, "value", None)) for name, component in inputs.items()}
-
-
-def test_beside_a_run_stand_the_base_and_other_steps_at_the_same_seeds(
-    context: AppContext, generate_view: generate.GenerateView
-) -> None:
-    values = form_of(generate_view, run="r1", seed=7, compare=[generate.BASE_TOO, "step 50"])
-    found = generate.requests_of(generate_view, values)
-    assert [(name, request.checkpoint, request.strength) for name, request in found] == [
-        ("kept", "kept", 1.0),
-        (generate.BASE_TOO, "kept", 0.0),
-        ("step 50", "50", 1.0),
-    ]
-    assert {request.seed for _, request in found} == {7}
-
-
-def test_a_lora_file_takes_the_place_of_a_run(context: AppContext, generate_view: generate.GenerateView) -> None:
-    values = form_of(generate_view, run="r1", lora="/up/bear.safetensors", prompt="a bear")
-    ((name, request),) = generate.requests_of(generate_view, values)
-    assert (name, request.run, request.lora) == ("bear", "", "/up/bear.safetensors")
-
-
-def test_the_settings_of_a_picture_come_back_into_the_form(
-    context: AppContext, generate_view: generate.GenerateView
-) -> None:
-    folder = context.store.data_dir / "generated" / "20260101-000000"
-    folder.mkdir(parents=True)
-    info = PngInfo()
-    request = SampleRequest(prompt="a {subject}", run="gone", seed=41, steps=7, sampler="Euler")
-    info.add_itxt("apt_studio", json.dumps(request.to_dict()))
-    Image.new("RGB", (8, 8)).save(folder / "01.png", pnginfo=info)
-    with pytest.warns(UserWarning, match="run behind this picture is gone"):  # on the page, a message
-        values = generate.use_again(generate_view, context, 0)
-    again = {name: values[component] for name, component in generate_view.settings.items()}
-    assert (again["prompt"], again["seed"], again["steps"], again["sampler"]) == ("a {subject}", 41, 7, "Euler")
-    assert (again["run"].value, values[generate_view.keep_seed]) == (generate.BARE, True)
-
-
-@pytest.mark.parametrize(
-    ("wish", "sentence"),
-    [
-        ({"prompt": "  "}, "The prompt is empty"),
-        ({"run": generate.BARE, "prompt": "a {subject}"}, "needs a trained run"),
-        ({"prompt": "owl " * 500, "run": "r1"}, "The prompt has 2,000 characters; shorten it"),
-        ({"prompt": "an owl", "run": "r1"}, "There is no run r1"),
-    ],
-)
-def test_a_mistake_is_a_sentence_and_wakes_no_engine(
-    context: AppContext, generate_view: generate.GenerateView, wish: dict[str, Any], sentence: str
-) -> None:
-    with pytest.raises(gr.Error, match=sentence):
-        next(generate.generate(generate_view, context, form_of(generate_view, **wish)))
-    assert engine(context).process_id is None
 
 
 def typed_in(view: PageView, **changes: Any) -> dict[str, Any]:
@@ -424,7 +267,7 @@ def test_what_was_typed_comes_back_with_the_photos_that_are_still_there(
     view, generate_view = page_view.train, page_view.generate
     assert [tile["name"] for tile in values[view.photos]["photos"]] == [path.name for path in photos]
     assert values[view.settings["subject"]] == "car"
-    assert values[generate_view.settings["prompt"]] == generate.suggest_prompts(generate.BARE)[0]
+    assert values[generate_view.settings["prompt"]] == models.suggest_prompts(models.BARE)[0]
     assert values[view.chosen] == view.chosen.value
     assert "<b>4</b> photos" in values[view.summary]
     assert values.keys() == {*page_view.inputs.values(), view.chosen, view.notes, view.summary}
@@ -470,12 +313,13 @@ def test_a_run_begun_elsewhere_comes_into_an_empty_view(context: AppContext, wat
 
 
 def test_train_puts_in_line_while_the_engine_is_at_work(context: AppContext, page_view: PageView) -> None:
-    first = tell_status(page_view, context, {page_view.status: None})
+    waiting: Values = {page_view.generate.waiting: page_view.generate.waiting.value}
+    first = tell_status(page_view, context, {page_view.status: None, **waiting})
     header, button = first[page_view.header], first[page_view.train.train]
     assert ("ready" in header, button.interactive, button.value) == (True, True, "Train")
-    assert tell_status(page_view, context, first) == gr.skip()
+    assert tell_status(page_view, context, {**waiting, **first}) == gr.skip()
     engine(context)._status = EngineStatus("training", "r1")
-    later = tell_status(page_view, context, first)
+    later = tell_status(page_view, context, {**waiting, **first})
     header, button = later[page_view.header], later[page_view.train.train]
     assert ("training" in header, button.interactive, button.value) == (True, True, "Train next: put in line")
 
@@ -483,10 +327,12 @@ def test_train_puts_in_line_while_the_engine_is_at_work(context: AppContext, pag
 def test_a_place_in_line_stands_in_the_header(
     context: AppContext, page_view: PageView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = replace(context.tenants.find_current(), line=None)  # as a visitor's is
+    workspace = replace(context.tenants.find_current(), line=None, pictures=None)  # as a visitor's is
     monkeypatch.setattr(context.tenants, "find_current", lambda: workspace)
     engine(context)._status = EngineStatus("waiting", "r1", ahead=2)
-    values = tell_status(page_view, context, {page_view.status: None})
+    values = tell_status(
+        page_view, context, {page_view.status: None, page_view.generate.waiting: page_view.generate.waiting.value}
+    )
     button = values[page_view.train.train]
     assert "in line, 2 before you" in values[page_view.header]
     assert (button.interactive, button.value) == (False, "Train: in line")

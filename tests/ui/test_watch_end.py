@@ -68,7 +68,7 @@ def test_a_run_that_ended_leads_to_pictures_of_its_kept_step_or_goes_on(
     assert shown[view.go_on].value == "Go on anyway for so many more steps"
     there = make_pictures(page, context, {view.watched: shown[view.watched]})
     assert there[page.tabs].selected == "generate"
-    assert there[page.generate.settings["run"]].value == run.id
+    assert there[page.generate.model]["chosen"] == run.id
     assert there[page.generate.settings["checkpoint"]].value == "kept"
 
 

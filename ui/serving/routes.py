@@ -72,10 +72,11 @@ def _show(tenants: Tenants, cache_dir: Path) -> Handler:
 
 def _pulse(tenants: Tenants) -> Handler:
     async def tell(request: Request) -> Response:
-        """A mark that changes whenever the engine's state does, what other processes train, or the events of the run in view."""
+        """A mark that changes whenever the engine's state does, what others train, the pictures in line, or the run in view."""
         workspace = tenants.find(request.headers)
         size = workspace.store.size_of(request.query_params.get("run", ""))
-        return PlainTextResponse(f"{workspace.engine.status} {training_in(workspace.store)} {size}")
+        waiting = workspace.pictures.mark if workspace.pictures else ""
+        return PlainTextResponse(f"{workspace.engine.status} {training_in(workspace.store)} {size} {waiting}")
 
     return tell
 

@@ -23,6 +23,7 @@ from starlette.requests import cookie_parser
 from apt_engine.errors import EngineError
 from apt_engine.jobs.engine import Engine, SharedEngine
 from apt_engine.jobs.line import RunLine
+from apt_engine.jobs.picture_line import PictureLine
 from apt_engine.jobs.queue import JobQueue, QueuedEngine
 from apt_engine.jobs.worker import Worker
 from apt_engine.jobs.zerogpu import CALL_SECONDS, ZeroGpuEngine
@@ -48,11 +49,12 @@ class NoVisitorError(EngineError):
 
 @dataclass(frozen=True)
 class Workspace:
-    """One store of runs, the engine that works on them, and on a computer of one's own the runs in line for it."""
+    """One store of runs, the engine that works on them, and on a computer of one's own the runs and pictures in line for it."""
 
     store: RunStore
     engine: Engine
     line: RunLine | None = None
+    pictures: PictureLine | None = None
 
     @property
     def uploads_dir(self) -> Path:
@@ -94,11 +96,12 @@ class SingleTenant:
     def __init__(self, data_dir: Path) -> None:
         store = RunStore(data_dir)
         engine = Worker(store)
-        self._line = RunLine(store, engine)
-        self._workspace = Workspace(store, engine, self._line)
+        self._pictures = PictureLine(store, engine)
+        self._line = RunLine(store, engine, first=self._pictures.go_on)
+        self._workspace = Workspace(store, engine, self._line, self._pictures)
 
     def start_line(self) -> None:
-        """From now on train the runs in line."""
+        """From now on draw the pictures and train the runs in line."""
         self._line.start()
 
     def delete_old_uploads(self, now: float | None = None) -> None:
@@ -117,6 +120,7 @@ class SingleTenant:
 
     def close(self) -> None:
         self._line.close()
+        self._pictures.close()
         self._workspace.engine.close()
 
 

@@ -1,9 +1,7 @@
 """The Generate tab: a prompt becomes pictures, with a run's LoRA, with any LoRA file, or with the bare base model."""
 
-import contextlib
-import html
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,44 +10,25 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from apt_engine.errors import EngineError
 from apt_engine.runs import library
-from apt_engine.runs.history import summarize
 from apt_engine.settings.sampling import SampleRequest
-from apt_engine.settings.training import SUBJECT_SLOT
+from ui import models
 from ui.context import AppContext, Values, plain_errors
 from ui.form import build_input
-from ui.plots import file_url, progress_line
-from ui.scripted import scripted
-from ui.vocabulary import known_prompts
+from ui.models import BARE, KEPT, LAST
+from ui.pictures import gallery, preview, remembered, show_history, show_line
+from ui.plots import progress_line
+from ui.scripted import scripted, settle
 
-BARE = ""
-NAMED = ("kept", "last")  # checkpoints that need no number
-BASE_TOO = "the base model"
-POCKET_LIMITS = (
-    "The pocket model draws 64 px of a small world: some forty things, eighteen places, five treatments. It cannot draw people, "
-    "text, several things together, or anything else."
-)
-PICTURES_REMEMBERED = 24
-SUBJECT_PROMPTS = (
-    "a photo of a {subject} on the beach",
-    "a photo of a {subject} in the snow",
-    "a watercolor painting of a {subject} in the forest",
-    "a pencil sketch of a {subject} on a white background",
-    "a photo of a {subject} in space",
-    "a black and white photo of a {subject} in the city",
-)
 HIGHEST_SEED = 2**31 - 1
-MORE: tuple[tuple[str, str, bool], ...] = (  # name, label, whether it is a slider
-    ("count", "Count", True),
-    ("steps", "Steps", True),
-    ("guidance_scale", "Guidance", True),
-    ("strength", "LoRA strength", True),
-    ("sampler", "Sampler", False),
-    ("negative_prompt", "Not in the picture", False),
-    ("width", "Width (px)", False),
-    ("height", "Height (px)", False),
-)
+SLIDERS = {
+    "count": "Pictures",
+    "steps": "Steps",
+    "guidance_scale": "Guidance",
+    "strength": "LoRA strength",
+}
+SIZES = {"width": "Width (px)", "height": "Height (px)"}
+AS_TRAINED = "as trained"
 
 
 @dataclass(frozen=True)
@@ -57,20 +36,23 @@ class GenerateView:
     """The tab's components.
 
     Attributes:
-        settings: an input for each field of SampleRequest but `lora`, by its name.
+        settings: an input for each field of SampleRequest but `run` and `lora`, by its name.
+        model: what to draw with, see `ui.models`: {choices, chosen}.
         meaning: what {subject} stands for.
         suggestions: prompts worth trying.
-        lora: a LoRA file in place of a run.
+        lora: takes a LoRA file, which becomes one of the models.
         keep_seed: whether the next pictures start from the same noise.
         compare: what is drawn beside the pictures asked for.
         generate: the button.
         stop: the other one.
         progress: a bar, and a preview of the next picture.
+        waiting: the pictures in line: {wishes, problem, done}.
         pictures: what was drawn last.
         history: what was drawn before.
     """
 
     settings: dict[str, Component]
+    model: gr.HTML
     meaning: gr.HTML
     suggestions: gr.HTML
     lora: gr.File
@@ -79,19 +61,25 @@ class GenerateView:
     generate: gr.Button
     stop: gr.Button
     progress: gr.HTML
+    waiting: gr.HTML
     pictures: gr.HTML
     history: gr.HTML
 
     @property
     def chosen(self) -> list[Component]:
-        """What `choose_run` changes."""
-        names = ("run", "checkpoint", "prompt")
-        return [*(self.settings[name] for name in names), self.compare, self.meaning, self.suggestions]
+        """What `choose_model` changes."""
+        settings = [self.settings[name] for name in ("checkpoint", "prompt")]
+        return [self.model, *settings, self.compare, self.meaning, self.suggestions]
+
+    @property
+    def drawn(self) -> list[Component]:
+        """What changes when pictures in line were drawn."""
+        return [self.waiting, self.pictures, self.history]
 
     @property
     def kept(self) -> dict[str, Component]:
-        """The inputs whose values a reload finds again, by name. The run is chosen anew, after the one in view."""
-        settings = {name: component for name, component in self.settings.items() if name not in ("run", "checkpoint")}
+        """The inputs whose values a reload finds again, by name. The model is chosen anew, after the run in view."""
+        settings = {name: component for name, component in self.settings.items() if name != "checkpoint"}
         return {**settings, "keep_seed": self.keep_seed}
 
 
@@ -99,56 +87,26 @@ def build(context: AppContext) -> GenerateView:
     """Make the components."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
-            prompt = build_input(SampleRequest, "prompt", value=suggest_prompts(BARE)[0], label="Prompt")
-            meaning = gr.HTML(explain_subject(context, BARE), elem_id="meaning")
-            suggestions = scripted("prompts", {"prompts": suggest_prompts(BARE)}, elem_id="suggestions")
+            prompt = build_input(SampleRequest, "prompt", value=models.suggest_prompts(BARE)[0], label="Prompt")
+            meaning = gr.HTML(models.explain_subject(context, BARE), elem_id="meaning")
+            suggestions = scripted("prompts", {"prompts": models.suggest_prompts(BARE)}, elem_id="suggestions")
             with gr.Row(elem_classes="prompt-row"):
-                run = gr.Dropdown(
-                    list_runs(context), value=BARE, label="LoRA", interactive=True, scale=3, elem_id="run"
-                )
-                checkpoint = gr.Dropdown(
-                    list_checkpoints(context, BARE)[0],
-                    value=NAMED[0],
-                    label="Checkpoint",
-                    interactive=True,
-                    scale=3,
-                    elem_id="checkpoint",
-                )
-                compare = gr.Dropdown(
-                    [BASE_TOO],
-                    value=[],
-                    label="Compare with",
-                    multiselect=True,
-                    interactive=True,
-                    scale=3,
-                    elem_id="compare",
-                )
+                choices = {"choices": models.list_models(context), "chosen": BARE}
+                model = scripted("models", choices, elem_id="model", min_width=200)
+                checkpoint, compare = _build_checkpoints(context)
             with gr.Row(elem_classes="actions"):
                 generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=180)
                 stop = gr.Button("Stop", visible=False, elem_id="stop-drawing", min_width=90)
             progress = gr.HTML(progress_line(0.0, []), elem_id="drawing")
+            waiting = scripted("waiting", show_line(context), elem_id="waiting")
             pictures = scripted("gallery", {"pictures": []}, elem_id="pictures")
-        with gr.Column(scale=4, min_width=280, elem_classes="card"):
-            gr.HTML('<h2 class="title">Settings</h2><p>saved inside every PNG</p>')
-            with gr.Row(elem_classes=["prompt-row", "seed-row"]):
-                seed = build_input(SampleRequest, "seed", label="Seed")
-                keep_seed = gr.Checkbox(
-                    False, label="Same seed", info="Otherwise each press draws a new one.", elem_id="keep-seed"
-                )
-            more = {
-                name: build_input(SampleRequest, name, label=label, is_slider=is_slider)
-                for name, label, is_slider in MORE
-            }
-            with gr.Accordion("Another LoRA file, or another base", open=False, visible=not context.tenants.is_shared):
-                base = build_input(SampleRequest, "base", label="Base model")
-                lora = gr.File(
-                    label="LoRA file (kohya or diffusers)", file_types=[".safetensors"], height=90, elem_id="lora-file"
-                )
-            gr.HTML('<h2 class="title second">History</h2><p>click one to use its settings again</p>')
+            gr.HTML('<h2 class="title second">History</h2><p>Click one to use its settings again.</p>')
             history = scripted("gallery", {"pictures": [], "pick": True}, elem_id="history")
-    settings = {"prompt": prompt, "run": run, "checkpoint": checkpoint, "seed": seed, "base": base, **more}
+        with gr.Column(scale=3, min_width=280, elem_classes="card"):
+            more, keep_seed, lora = _build_settings(context)
     return GenerateView(
-        settings=settings,
+        settings={"prompt": prompt, "checkpoint": checkpoint, **more},
+        model=model,
         meaning=meaning,
         suggestions=suggestions,
         lora=lora,
@@ -157,26 +115,58 @@ def build(context: AppContext) -> GenerateView:
         generate=generate,
         stop=stop,
         progress=progress,
+        waiting=waiting,
         pictures=pictures,
         history=history,
     )
 
 
+def _build_checkpoints(context: AppContext) -> tuple[gr.Dropdown, gr.Dropdown]:
+    choices, others = models.list_checkpoints(context, BARE)
+    checkpoint = gr.Dropdown(
+        choices, value=KEPT, label="Checkpoint", interactive=True, min_width=150, elem_id="checkpoint"
+    )
+    compare = gr.Dropdown(
+        others, value=[], label="Compare with", multiselect=True, interactive=True, min_width=150, elem_id="compare"
+    )
+    return checkpoint, compare
+
+
+def _build_settings(context: AppContext) -> tuple[dict[str, Component], gr.Checkbox, gr.File]:
+    gr.HTML('<h2 class="title">Settings</h2><p>They are saved inside every PNG.</p>')
+    made = {name: build_input(SampleRequest, name, label=label, is_slider=True) for name, label in SLIDERS.items()}
+    with gr.Row(elem_classes=["prompt-row", "seed-row"]):
+        made["seed"] = build_input(SampleRequest, "seed", label="Seed", placeholder="0")
+        keep_seed = gr.Checkbox(
+            False, label="Same seed", info="Otherwise each press draws a new one.", elem_id="keep-seed"
+        )
+    made["negative_prompt"] = build_input(SampleRequest, "negative_prompt", label="Not in the picture")
+    made["sampler"] = build_input(SampleRequest, "sampler", label="Sampler")
+    with gr.Row():
+        for name, label in SIZES.items():
+            made[name] = build_input(SampleRequest, name, label=label, placeholder=AS_TRAINED)
+    with gr.Accordion("Another LoRA file, or another base", open=False, visible=not context.tenants.is_shared):
+        lora = gr.File(
+            label="LoRA file (kohya or diffusers)", file_types=[".safetensors"], height=90, elem_id="lora-file"
+        )
+        made["base"] = build_input(SampleRequest, "base", label="Base model")
+    return made, keep_seed, lora
+
+
 def connect(view: GenerateView, context: AppContext) -> None:
     """Wire the tab."""
-    run = view.settings["run"]
-    assert isinstance(run, gr.Dropdown)
     prompt = view.settings["prompt"]
-    run.input(
-        lambda values: choose_run(view, context, values[run], values[prompt]),
-        {run, prompt},
+    settle(
+        view.model.input,
+        lambda values: choose_model(view, context, values[view.model]["chosen"], values[prompt]),
+        {view.model, prompt},
         view.chosen,
-        show_progress="hidden",
     )
+    settle(view.lora.upload, partial(bring_lora, view, context), {view.lora, prompt}, [view.lora, *view.chosen])
     view.generate.click(
         partial(generate, view, context),
-        {*view.settings.values(), view.lora, view.keep_seed, view.compare},
-        [view.progress, view.pictures, view.settings["seed"], view.generate, view.stop, view.history],
+        {*view.settings.values(), view.model, view.keep_seed, view.compare},
+        [view.progress, view.settings["seed"], view.generate, view.stop, *view.drawn],
         show_progress="hidden",
         api_visibility="private",
     )
@@ -185,15 +175,19 @@ def connect(view: GenerateView, context: AppContext) -> None:
     def take_prompt(event: gr.EventData) -> Values:  # Gradio finds no event data in a partial
         return {view.settings["prompt"]: str(event.prompt)}
 
-    view.suggestions.select(
-        take_prompt, None, view.settings["prompt"], show_progress="hidden", api_visibility="private"
-    )
-
     def reuse(event: gr.EventData) -> Values:
         return use_again(view, context, int(event.index))
 
-    reused = [*view.settings.values(), view.keep_seed, view.compare, view.meaning, view.suggestions]
-    view.history.select(reuse, None, reused, show_progress="hidden", api_visibility="private")
+    def drop_lora(values: Values, event: gr.EventData) -> Values:
+        return forget_lora(view, context, str(event.id), values[view.model]["chosen"])
+
+    def move(event: gr.EventData) -> Values:
+        return move_wish(view, context, str(event.id), str(event.move))
+
+    settle(view.suggestions.select, take_prompt, None, [view.settings["prompt"]])
+    settle(view.history.select, reuse, None, [*view.settings.values(), view.keep_seed, *view.chosen])
+    settle(view.model.delete, drop_lora, {view.model}, view.chosen)
+    view.waiting.submit(move, None, view.waiting, show_progress="hidden", api_visibility="private")
 
 
 def stop(context: AppContext) -> None:
@@ -205,103 +199,71 @@ def restore(view: GenerateView, values: Values) -> Values:
     """Put what was kept over a reload back into the form; an empty prompt becomes the suggested one."""
     prompt = view.settings["prompt"]
     own: Values = {component: values[component] for component in view.kept.values() if component in values}
-    return {**own, prompt: own.get(prompt) or suggest_prompts(BARE)[0]}
+    return {**own, prompt: own.get(prompt) or models.suggest_prompts(BARE)[0]}
 
 
-def list_runs(context: AppContext) -> list[tuple[str, str]]:
-    """Runs that have a LoRA, newest first, and the bare base model."""
-    offered = []
-    for run in context.store.list():
-        try:
-            summary = summarize(run)
-        except EngineError:
-            continue
-        if run.checkpoints():
-            began = f"{run.id[9:11]}:{run.id[11:13]}"
-            name = library.title_of(run) or summary.subject
-            offered.append((f"{name}, {summary.step:,} steps, begun {began}", run.id))
-    return [*offered, ("no run: the base model as it is", BARE)]
-
-
-def choose_run(view: GenerateView, context: AppContext, run_id: str, prompt: str, checkpoint: str = NAMED[0]) -> Values:
-    """Choose a run, a checkpoint (the kept one where it has no such), prompts for it. A prompt that was not typed changes too."""
+def choose_model(view: GenerateView, context: AppContext, model: str, prompt: str, checkpoint: str = KEPT) -> Values:
+    """Choose what to draw with, a checkpoint (the kept one where it has no such), prompts. A prompt that was typed stays."""
     changes: Values = {
-        **offer_runs(view, context, run_id, prompt),
-        view.meaning: explain_subject(context, run_id),
-        view.suggestions: {"prompts": suggest_prompts(run_id)},
+        **offer_models(view, context, model, prompt),
+        view.meaning: models.explain_subject(context, model),
+        view.suggestions: {"prompts": models.suggest_prompts(model)},
     }
-    checkpoints, others = list_checkpoints(context, run_id)
+    checkpoints, others = models.list_checkpoints(context, model)
     is_there = checkpoint in [value for _, value in checkpoints]
-    changes[view.settings["checkpoint"]] = gr.Dropdown(checkpoints, value=checkpoint if is_there else NAMED[0])
+    changes[view.settings["checkpoint"]] = gr.Dropdown(checkpoints, value=checkpoint if is_there else KEPT)
     changes[view.compare] = gr.Dropdown(others, value=[], multiselect=True)
     return changes
 
 
-def offer_runs(view: GenerateView, context: AppContext, run_id: str, prompt: str) -> Values:
-    """Offer the runs and the checkpoints of the chosen one as they are now; what is chosen stays."""
-    checkpoints, others = list_checkpoints(context, run_id)
+def offer_models(view: GenerateView, context: AppContext, model: str, prompt: str) -> Values:
+    """Offer the models and the checkpoints of the chosen one as they are now; what is chosen stays."""
+    checkpoints, others = models.list_checkpoints(context, model)
     changes: Values = {
-        view.settings["run"]: gr.Dropdown(list_runs(context), value=run_id),
+        view.model: {"choices": models.list_models(context), "chosen": model},
         view.settings["checkpoint"]: gr.Dropdown(checkpoints),
         view.compare: gr.Dropdown(others, multiselect=True),
     }
-    if prompt in (SUBJECT_PROMPTS[0], suggest_prompts(BARE)[0]):
-        changes[view.settings["prompt"]] = suggest_prompts(run_id)[0]
+    if models.is_suggested(prompt):
+        changes[view.settings["prompt"]] = models.suggest_prompts(model)[0]
     return changes
 
 
-def list_checkpoints(context: AppContext, run_id: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Checkpoints of a run as (words, value), the kept and the last one first, then newest first; and what may stand beside."""
-    steps, kept = [], 0
-    if run_id:
-        with contextlib.suppress(EngineError):
-            run = context.store.open(run_id)
-            kept = summarize(run).kept_step
-            steps = [item.step for item in reversed(run.checkpoints())]
-    best = f"kept: step {kept:,}" if kept else "kept: the last"
-    last = f"last: step {steps[0]:,}" if steps else "last"
-    choices = [*zip((best, last), NAMED, strict=True), *((f"step {step:,}", str(step)) for step in steps)]
-    return choices, [BASE_TOO, *(["last"] if kept else []), *(f"step {step}" for step in steps)]
+def bring_lora(view: GenerateView, context: AppContext, values: Values) -> Values:
+    """Make a LoRA file one of the models, and choose it."""
+    if context.tenants.is_shared or not values[view.lora]:  # a guest's page has no such field
+        return gr.skip()
+    with plain_errors():
+        model = models.keep_lora(context, Path(values[view.lora]))
+    return {view.lora: None, **choose_model(view, context, model, values[view.settings["prompt"]])}
 
 
-def suggest_prompts(run_id: str) -> list[str]:
-    """Prompts worth trying: for a run, its subject in places that the photos do not show; else what the pocket model knows."""
-    if run_id:
-        return list(SUBJECT_PROMPTS)
-    return list(known_prompts())
+def forget_lora(view: GenerateView, context: AppContext, model: str, chosen: str) -> Values:
+    """Delete a LoRA file that was brought; what is chosen stays, if it is not that."""
+    path = models.file_of(context, model)
+    if path:
+        path.unlink(missing_ok=True)
+    return choose_model(view, context, models.chosen_or_bare(models.list_models(context), chosen), "")
 
 
-def explain_subject(context: AppContext, run_id: str) -> str:
-    """What {subject} means in a prompt."""
-    if not run_id:
-        hint = f"No run is chosen, so write the thing's own name in place of {SUBJECT_SLOT}."
-        return f'<p class="quiet">{hint} {POCKET_LIMITS}</p>'
-    try:
-        phrase = context.store.open(run_id).config.phrase
-    except EngineError as error:
-        return f'<p class="note">{html.escape(str(error))}</p>'
-    return f'<p class="quiet">{SUBJECT_SLOT} means <span class="chip">{html.escape(phrase)}</span></p>'
-
-
-def requests_of(view: GenerateView, values: Values) -> list[tuple[str, SampleRequest]]:
+def requests_of(view: GenerateView, context: AppContext, values: Values) -> list[tuple[str, SampleRequest]]:
     """The requests that the form asks for, each with a caption: first the chosen model, then those beside it with equal seeds.
 
     Raises:
         ConfigError: a setting is empty or not allowed.
+        RunError: there is no such run.
     """
     settings = {name: values[component] for name, component in view.settings.items()}
     given = {name: value for name, value in settings.items() if value is not None}
-    file = values[view.lora]
-    if file:
-        given |= {"run": BARE, "lora": str(file)}
-    else:
-        given["run"] = settings["run"] or BARE
-    first = SampleRequest.from_dict(given)
-    chosen = first.checkpoint if first.checkpoint in NAMED else f"step {first.checkpoint}"
-    name = Path(file).stem if file else chosen if first.run else ""
-    found = [(name, first)]
+    model = str(values[view.model]["chosen"])
+    file = models.file_of(context, model)
+    first = SampleRequest.from_dict({**given, "run": models.run_of(model), "lora": str(file or "")})
+    if first.run:
+        context.store.open(first.run)
+    chosen = first.checkpoint if first.checkpoint in (KEPT, LAST) else f"step {first.checkpoint}"
+    found = [(file.stem if file else chosen if first.run else "", first)]
     for other in values[view.compare] or ():
-        if other == BASE_TOO:
+        if other == models.BASE_TOO:
             # At strength 0 the run's LoRA changes nothing, and {subject} can still be filled in.
             found.append((other, first.replace(strength=0.0)))
         elif first.run:
@@ -310,16 +272,17 @@ def requests_of(view: GenerateView, values: Values) -> list[tuple[str, SampleReq
 
 
 def generate(view: GenerateView, context: AppContext, values: Values) -> Iterator[Values]:
-    """Draw pictures, showing the progress. What prevents it is shown as one sentence."""
+    """Draw pictures, showing the progress, or put them in line. What prevents it is shown as one sentence."""
     seed = view.settings["seed"]
     if not values[view.keep_seed]:
         values = {**values, seed: random.randrange(HIGHEST_SEED)}
     with plain_errors():
-        requests = requests_of(view, values)
+        requests = requests_of(view, context, values)
+        if context.pictures and context.engine.status.job != "idle":
+            context.pictures.add(requests)
+            yield {seed: values[seed], view.waiting: show_line(context)}
+            return
         context.engine.refuse_if_busy()
-        _, first = requests[0]
-        if first.run:
-            context.store.open(first.run)
     busy = {seed: values[seed], view.generate: gr.Button(interactive=False), view.stop: gr.Button(visible=True)}
     shown: Values = {}
     try:
@@ -336,58 +299,57 @@ def _end(view: GenerateView, context: AppContext) -> Values:
     return {
         view.generate: gr.Button(interactive=True),
         view.stop: gr.Button(visible=False),
-        view.history: list_history(context),
+        view.history: show_history(context),
     }
 
 
 def _draw(view: GenerateView, context: AppContext, requests: list[tuple[str, SampleRequest]]) -> Iterator[Values]:
     """Progress and all pictures so far, request after request; ends early when a request is stopped."""
-    drawn: list[dict[str, str]] = []
+    drawn: list[tuple[str, int, Path]] = []
     total = sum(request.count for _, request in requests)
     for number, (caption, request) in enumerate(requests):
-        done: list[dict[str, str]] = []
+        done: list[tuple[str, int, Path]] = []
         with plain_errors():
             for progress in context.engine.sample(request):
-                done = _gallery(progress.images, caption, request.seed)
+                done = [(caption, request.seed + at, path) for at, path in enumerate(progress.images)]
                 fraction = None if progress.fraction is None else (number + progress.fraction) / len(requests)
                 bar = progress_line(fraction, [(progress.message, f"{len(drawn) + len(done)} of {total}", "")])
-                pictures = {view.pictures: {"pictures": drawn + done}} if drawn + done else {}
-                yield {view.progress: bar + _preview(progress.preview), **pictures}
+                pictures = {view.pictures: gallery(drawn + done)} if drawn + done else {}
+                yield {view.progress: bar + preview(progress), **pictures}
         drawn += done
         if len(done) < request.count:
             return
 
 
-def list_history(context: AppContext) -> dict[str, Any]:
-    """The newest pictures in the data directory, as the history shows them."""
-    paths = library.recent_pictures(context.store, PICTURES_REMEMBERED)
-    return {"pictures": [{"url": file_url(path), "name": path.name, "words": ""} for path in paths], "pick": True}
+def move_wish(view: GenerateView, context: AppContext, wish_id: str, where: str) -> Values:
+    """Let pictures in line be drawn sooner, or take them out."""
+    if context.pictures:
+        with plain_errors():
+            (context.pictures.hasten if where == "sooner" else context.pictures.remove)(wish_id)
+    return {view.waiting: show_line(context)}
+
+
+def follow_line(view: GenerateView, context: AppContext, shown: dict[str, Any]) -> Values:
+    """What has become of the pictures in line since they were shown; nothing where nothing has."""
+    now = show_line(context)
+    if now == shown or not context.pictures:
+        return {}
+    changes: Values = {view.waiting: now}
+    if now["done"] != shown["done"]:
+        changes[view.history] = show_history(context)
+        changes[view.pictures] = gallery(context.pictures.drawn.pictures)
+    return changes
 
 
 def use_again(view: GenerateView, context: AppContext, index: int) -> Values:
     """Put the settings inside a picture of the history into the form; its seed is kept."""
     with plain_errors():
-        request = library.settings_inside(library.recent_pictures(context.store, PICTURES_REMEMBERED)[index])
-    values = request.to_dict()
-    known = [run_id for _, run_id in list_runs(context)]
-    if values["run"] not in known:
-        gr.Warning("The run behind this picture is gone; its other settings are taken over.")
-        values["run"] = BARE
-    chosen = choose_run(view, context, values["run"], "", values["checkpoint"])
+        request = library.settings_inside(remembered(context)[index])
+    values = {**request.to_dict(), **{name: getattr(request, name) or None for name in SIZES}}
+    wanted = f"{models.FILE}{Path(request.lora).name}" if request.lora else request.run
+    model = models.chosen_or_bare(models.list_models(context), wanted)
+    if model != wanted:
+        gone = "LoRA file" if request.lora else "run"
+        gr.Warning(f"The {gone} behind this picture is gone; its other settings are taken over.")
+    chosen = choose_model(view, context, model, "", values["checkpoint"])
     return {**{component: values[name] for name, component in view.settings.items()}, **chosen, view.keep_seed: True}
-
-
-def _gallery(paths: Sequence[Path], name: str, first_seed: int) -> list[dict[str, str]]:
-    """Pictures with their captions; each has the seed after that of the one before."""
-    return [
-        {"url": file_url(path), "name": path.name, "words": _caption(name, first_seed + number)}
-        for number, path in enumerate(paths)
-    ]
-
-
-def _caption(name: str, seed: int) -> str:
-    return f"{name}, seed {seed}" if name else f"seed {seed}"
-
-
-def _preview(path: Path | None) -> str:
-    return f'<img class="preview" src="{file_url(path)}" alt="the next picture, half done">' if path else ""

@@ -1,7 +1,6 @@
 """The Runs tab: all runs, newest first, and what can be done to each."""
 
 import html
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from apt_engine.runs.training_lock import Training, training_in
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import Series, file_url, line_plot, smoothed
 from ui.scripted import scripted
-from ui.sentences import AT_WORK, is_at_work, is_trained_elsewhere, state_under
+from ui.sentences import AT_WORK, begun_at, is_at_work, is_trained_elsewhere, state_under
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def compare(context: AppContext, run_ids: Sequence[str]) -> str:
 
 def _row(status: EngineStatus, training: Training | None, run: Run) -> dict[str, Any]:
     """One line. A run without an end that nobody works on was interrupted."""
-    row: dict[str, Any] = {"id": run.id, "title": run.id, "begun": _begun(run), "base": "", "step": "", "picture": ""}
+    row: dict[str, Any] = {"id": run.id, "title": run.id, "begun": begun_at(run), "base": "", "step": "", "picture": ""}
     try:
         summary = summarize(run)
     except EngineError as error:
@@ -227,20 +226,12 @@ def _distinct_names(found: Sequence[Run]) -> list[str]:
     """Their names; with when they were begun where they are called alike, and numbered where that is the same too."""
     names = [_name(run) for run in found]
     if len(set(names)) < len(names):
-        names = [f"{name}, {_begun(run)}" for name, run in zip(names, found, strict=True)]
+        names = [f"{name}, {begun_at(run)}" for name, run in zip(names, found, strict=True)]
     return names if len(set(names)) == len(names) else [f"{name} ({number})" for number, name in enumerate(names, 1)]
 
 
 def _views(history: History) -> list[tuple[int, float]]:
     return [(split.step, 100 * split.views) for split in history.splits]
-
-
-def _begun(run: Run) -> str:
-    """When it was begun, as its folder says."""
-    try:
-        return time.strftime("%d %b, %H:%M", time.strptime(run.id[:15], "%Y%m%d-%H%M%S"))
-    except ValueError:
-        return ""
 
 
 def _differences(found: Sequence[Run]) -> str:

@@ -1,0 +1,145 @@
+"""What pictures can be drawn with: runs that have a LoRA, LoRA files that were brought, the bare base model."""
+
+import contextlib
+import html
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from apt_engine.errors import DiskError, EngineError
+from apt_engine.runs import library
+from apt_engine.runs.history import summarize
+from apt_engine.runs.run import Run
+from apt_engine.settings.training import SUBJECT_SLOT
+from ui.context import AppContext
+from ui.plots import file_url
+from ui.sentences import begun_at
+from ui.vocabulary import known_prompts
+
+BARE = ""
+FILE = "file:"  # before the name of a LoRA file
+KEPT, LAST = "kept", "last"  # checkpoints that need no number
+BASE_TOO = "the base model"
+POCKET_LIMITS = (
+    "The pocket model draws 64 px of a small world: some forty things, eighteen places, five treatments. It cannot draw people, "
+    "text, several things together, or anything else."
+)
+SUBJECT_PROMPTS = (
+    "a photo of a {subject} on the beach",
+    "a photo of a {subject} in the snow",
+    "a watercolor painting of a {subject} in the forest",
+    "a pencil sketch of a {subject} on a white background",
+    "a photo of a {subject} in space",
+    "a black and white photo of a {subject} in the city",
+)
+Choice = dict[str, Any]  # as `assets/models.js` draws it
+
+
+def list_models(context: AppContext) -> list[Choice]:
+    """Runs that have a LoRA, newest first; LoRA files, newest first; and the bare base model. Each has an id."""
+    runs = [choice for run in context.store.list() if (choice := _of_run(run))]
+    return [*runs, *map(_of_file, lora_files(context)), _BARE_CHOICE]
+
+
+def _of_run(run: Run) -> Choice | None:
+    try:
+        summary, saved = summarize(run), run.checkpoints()
+    except EngineError:
+        return None
+    if not saved:
+        return None
+    step = f"kept step {summary.kept_step:,}" if summary.kept_step else f"step {saved[-1].step:,}"
+    photo = next(iter(run.photo_paths), None)
+    return {
+        "id": run.id,
+        "title": library.title_of(run) or summary.subject,
+        "words": ", ".join(filter(None, [step, begun_at(run)])),
+        "picture": file_url(photo) if photo else "",
+        "mine": False,
+    }
+
+
+def _of_file(path: Path) -> Choice:
+    return {"id": f"{FILE}{path.name}", "title": path.stem, "words": "LoRA file", "picture": "", "mine": True}
+
+
+_BARE_CHOICE: Choice = {"id": BARE, "title": "The base model", "words": "as it is", "picture": "", "mine": False}
+
+
+def chosen_or_bare(choices: list[Choice], wanted: str) -> str:
+    """The wanted one where it is among them."""
+    return wanted if any(choice["id"] == wanted for choice in choices) else BARE
+
+
+def lora_files(context: AppContext) -> list[Path]:
+    """The LoRA files that were brought, newest first."""
+    found = context.loras_dir.glob("[!.]*.safetensors")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def file_of(context: AppContext, model: str) -> Path | None:
+    """The LoRA file that a choice stands for; None where it is none of those that were brought."""
+    return next((path for path in lora_files(context) if model == f"{FILE}{path.name}"), None)
+
+
+def run_of(model: str) -> str:
+    """The id of the run that a choice stands for, or an empty one."""
+    return "" if model.startswith(FILE) else model
+
+
+def keep_lora(context: AppContext, path: Path) -> str:
+    """Keep a file that was brought, and make it a choice, whose id is returned. One of the same name is replaced.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    name = re.sub(r"[^\w.\- ]", "_", path.stem).lstrip(". ")[-80:] or "lora"
+    kept = context.loras_dir / f"{name}.safetensors"
+    aside = kept.with_name(f".{kept.name}.part")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, aside)
+        aside.replace(kept)
+    except OSError as error:
+        raise DiskError(f"{path.name} cannot be kept ({error.strerror}); free some disk space.") from error
+    return f"{FILE}{kept.name}"
+
+
+def list_checkpoints(context: AppContext, model: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Checkpoints of a run as (words, value), the kept and the last one first, then newest first; and what may stand beside."""
+    steps, kept = [], 0
+    if run_of(model):
+        with contextlib.suppress(EngineError):
+            run = context.store.open(model)
+            kept = summarize(run).kept_step
+            steps = [item.step for item in reversed(run.checkpoints())]
+    best = f"kept: step {kept:,}" if kept else "kept: the last"
+    last = f"last: step {steps[0]:,}" if steps else "last"
+    choices = [(best, KEPT), (last, LAST), *((f"step {step:,}", str(step)) for step in steps)]
+    return choices, [BASE_TOO, *([LAST] if kept else []), *(f"step {step}" for step in steps)]
+
+
+def suggest_prompts(model: str) -> list[str]:
+    """Prompts worth trying: for a run, its subject in places that the photos do not show; else what the pocket model knows."""
+    return list(SUBJECT_PROMPTS) if run_of(model) else list(known_prompts())
+
+
+def is_suggested(prompt: str) -> bool:
+    """Whether nobody typed a prompt: it is the first one of a suggestion."""
+    return prompt in (SUBJECT_PROMPTS[0], suggest_prompts(BARE)[0])
+
+
+def explain_subject(context: AppContext, model: str) -> str:
+    """What {subject} means in a prompt."""
+    if model.startswith(FILE):
+        hint = f"A LoRA file does not tell its words: write what it was trained on in place of {SUBJECT_SLOT}."
+        return f'<p class="quiet">{hint}</p>'
+    if not model:
+        hint = f"No run is chosen, so write the thing's own name in place of {SUBJECT_SLOT}."
+        return f'<p class="quiet">{hint} {POCKET_LIMITS}</p>'
+    try:
+        phrase = context.store.open(model).config.phrase
+    except EngineError as error:
+        return f'<p class="note">{html.escape(str(error))}</p>'
+    return f'<p class="quiet">{SUBJECT_SLOT} means <span class="chip">{html.escape(phrase)}</span></p>'

@@ -1,0 +1,59 @@
+"""What the page shows of pictures: those just drawn, those drawn before, those in line. From files to what scripts draw."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from apt_engine.jobs.engine import SampleProgress
+from apt_engine.runs import library
+from ui.context import AppContext
+from ui.plots import file_url
+
+PICTURES_REMEMBERED = 24
+IN_LINE = "The engine is at work. These pictures are drawn as soon as it is free:"
+
+
+def gallery(pictures: Sequence[tuple[str, int, Path]]) -> dict[str, Any]:
+    """Pictures of (caption, seed, file) with their words."""
+    return {
+        "pictures": [
+            {
+                "url": file_url(path),
+                "name": path.name,
+                "words": f"{caption}, seed {seed}" if caption else f"seed {seed}",
+            }
+            for caption, seed, path in pictures
+        ]
+    }
+
+
+def remembered(context: AppContext) -> list[Path]:
+    """The newest pictures in the data directory, newest first."""
+    return library.recent_pictures(context.store, PICTURES_REMEMBERED)
+
+
+def show_history(context: AppContext) -> dict[str, Any]:
+    """The same, as the history shows them."""
+    pictures = [{"url": file_url(path), "name": path.name, "words": ""} for path in remembered(context)]
+    return {"pictures": pictures, "pick": True}
+
+
+def show_line(context: AppContext) -> dict[str, Any]:
+    """The pictures in line, what went wrong with those before, and which were drawn last."""
+    if not context.pictures:
+        return {"wishes": [], "words": "", "problem": "", "done": ""}
+    drawn, wishes = context.pictures.drawn, context.pictures.waiting()
+    return {
+        "wishes": [
+            {"id": wish.id, "words": f"{wish.count} x {wish.requests[0][1].prompt}"} for wish in wishes if wish.requests
+        ],
+        "words": IN_LINE,
+        "problem": drawn.problem,
+        "done": drawn.wish_id,
+    }
+
+
+def preview(progress: SampleProgress) -> str:
+    """A small picture of what the next one seems to become."""
+    path = progress.preview
+    return f'<img class="preview" src="{file_url(path)}" alt="the next picture, half done">' if path else ""
