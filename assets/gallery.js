@@ -34,7 +34,7 @@ function figure(picture, index, pick) {
   limit(image, made).src = picture.url;
   if (!pick) {
     made.append(node("figcaption", {}, picture.words, " ",
-      node("a", { href: picture.url, download: picture.name, "aria-label": `download ${words}` }, "download")));
+      node("a", { href: picture.url, download: picture.name, "aria-label": `download ${words}`, title: "download" }, "\u2193")));
   }
   return made;
 }

@@ -2,6 +2,7 @@
 () => {
   const LONGEST_WAIT = 5000;
   const button = () => document.querySelector("#generate");
+  document.querySelector("#compare input")?.setAttribute("placeholder", "add one");
   const underWay = []; // timers: an answer may never come
   let wanted = false;
 

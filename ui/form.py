@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from apt_engine.errors import ConfigError
 from apt_engine.settings.fields import Setting, setting_of
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
@@ -64,7 +65,7 @@ def build_input(
         value: what to show at first; the setting's default unless given.
         label: what to call it; made from the name unless given.
         elem_id: of the component on the page.
-        placeholder: what to show in place of the default of a number, which stays empty then.
+        placeholder: what an empty input stands for; it is one for text then, see `whole_number`.
         is_slider: whether a number is set by dragging; for those whose whole range is usual.
     """
     field = next(field for field in dataclasses.fields(kind) if field.name == name)
@@ -85,8 +86,8 @@ def build_input(
         if is_slider:
             step = 1 if wanted is int else 0.05
             return gr.Slider(about.minimum or 0, about.maximum or 1, value=shown, step=step, buttons=[], **words)
-        if placeholder:
-            return gr.Number(None, placeholder=placeholder, min_width=110, **{**words, "info": None})
+        if placeholder:  # an empty input for numbers shows a 0
+            return gr.Textbox("", placeholder=placeholder, max_lines=1, min_width=110, **{**words, "info": None})
         # Not given the range: Gradio's own message for a number out of range does not name the setting, ours does.
         return gr.Number(shown, min_width=220, **{**words, "info": f"{about.help}{_range(about)}"})
     is_list = wanted is not str
@@ -94,6 +95,23 @@ def build_input(
     lines = 4 if is_list else 1
     height = {"max_lines": 1} if name == "subject" else {}  # an input, to which a list of words can be attached
     return gr.Textbox(shown, lines=lines, min_width=460 if is_list else 220, **height, **words)
+
+
+def whole_number(words: Any, name: str) -> int | None:
+    """The number in an input with a placeholder; None where it is empty.
+
+    Raises:
+        ConfigError: it is no whole number.
+    """
+    said = str(words if words is not None else "").strip()
+    if not said:
+        return None
+    try:
+        return round(float(said.replace(",", "")))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f'{name} is "{said[:40]}", which is no whole number; change it, or leave it empty.'
+        ) from error
 
 
 def initial_value(component: Component) -> Any:

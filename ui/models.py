@@ -120,6 +120,22 @@ def list_checkpoints(context: AppContext, model: str) -> tuple[list[tuple[str, s
     return choices, [BASE_TOO, *([LAST] if kept else []), *(f"step {step}" for step in steps)]
 
 
+def name_of(context: AppContext, run_id: str, checkpoint: str) -> str:
+    """What stands under a picture that a run's checkpoint drew; nothing for no run.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    if not run_id:
+        return ""
+    run = context.store.open(run_id)
+    summary = summarize(run)
+    words = f"step {int(checkpoint):,}" if checkpoint.isdecimal() else checkpoint
+    if checkpoint == KEPT and summary.kept_step:
+        words = f"step {summary.kept_step:,}"
+    return f"{library.title_of(run) or summary.subject}, {words}"
+
+
 def suggest_prompts(model: str) -> list[str]:
     """Prompts worth trying: for a run, its subject in places that the photos do not show; else what the pocket model knows."""
     return list(SUBJECT_PROMPTS) if run_of(model) else list(known_prompts())

@@ -186,7 +186,7 @@ def _message(steps: Sequence[int], shots: numpy.ndarray, views: numpy.ndarray, k
         return f"New views of your photos are fitted no better since step {steps[kept]:,}; from here it only memorizes."
     now = f"Your photos are fitted {_told(shots[-1])} than before, new views of them {_told(views[-1])}"
     if kept + 1 < len(steps):
-        return f"{now}, no better since step {steps[kept]:,}."
+        return f"{now}; that has not grown since step {steps[kept]:,}."
     return f"{now}{LEARNING}"
 
 

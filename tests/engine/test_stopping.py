@@ -92,7 +92,7 @@ def test_a_fall_without_memorizing_waits_twice_as_long() -> None:
 def test_it_is_told_while_it_waits() -> None:
     standing = stand(checks(turning, until=225, thin=False), 500, 3)
     assert not standing.is_over
-    assert standing.message.endswith("new views of them 10 % better, no better since step 150.")
+    assert standing.message.endswith("new views of them 10 % better; that has not grown since step 150.")
 
 
 def test_what_is_lower_by_noise_alone_is_as_good() -> None:

@@ -133,12 +133,13 @@ def form_of(view: generate.GenerateView, **changes: Any) -> Values:
 def test_beside_a_run_stand_the_base_and_other_steps_at_the_same_seeds(
     context: AppContext, generate_view: generate.GenerateView
 ) -> None:
-    values = form_of(generate_view, run=new_run(context).id, seed=7, compare=[models.BASE_TOO, "step 50"])
+    run = checked(begun(new_run(context), steps=6), kept_step=4)
+    values = form_of(generate_view, run=run.id, seed="7", compare=[models.BASE_TOO, "step 50"])
     found = generate.requests_of(generate_view, context, values)
     assert [(name, request.checkpoint, request.strength) for name, request in found] == [
-        ("kept", "kept", 1.0),
+        ("backpack, step 4", "kept", 1.0),
         (models.BASE_TOO, "kept", 0.0),
-        ("step 50", "50", 1.0),
+        ("backpack, step 50", "50", 1.0),
     ]
     assert {request.seed for _, request in found} == {7}
 
@@ -203,9 +204,9 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
     with pytest.warns(UserWarning, match="run behind this picture is gone"):  # on the page, a message
         values = generate.use_again(generate_view, context, 0)
     again = {name: values[component] for name, component in generate_view.settings.items()}
-    assert (again["prompt"], again["seed"], again["steps"], again["sampler"]) == ("a {subject}", 41, 7, "Euler")
+    assert (again["prompt"], again["seed"], again["steps"], again["sampler"]) == ("a {subject}", "41", 7, "Euler")
     assert (values[generate_view.model]["chosen"], values[generate_view.keep_seed]) == (models.BARE, True)
-    assert (again["width"], again["height"]) == (None, None)  # as trained
+    assert (again["width"], again["height"]) == ("", "")  # as trained
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,7 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
         ({"run": models.BARE, "prompt": "a {subject}"}, "needs a trained run"),
         ({"prompt": "owl " * 500, "run": "r1"}, "The prompt has 2,000 characters; shorten it"),
         ({"prompt": "an owl", "run": "r1"}, "There is no run r1"),
+        ({"prompt": "an owl", "width": "wide"}, 'width is "wide", which is no whole number'),
     ],
 )
 def test_a_mistake_is_a_sentence_and_wakes_no_engine(

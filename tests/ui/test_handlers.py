@@ -183,23 +183,16 @@ def test_a_run_is_renamed_put_into_the_bin_and_taken_out(context: AppContext, ru
         runs.restore(runs_view, context, run.id)
 
 
-def test_two_runs_are_compared_by_settings_and_samples(context: AppContext) -> None:
-    first, second = begun(new_run(context), steps=4), begun(new_run(context, rank=4), steps=4)
-    first.append(SampleReady(step=5, index=0, prompt="a photo of a zwx backpack", seed=0, path="samples/a.png"))
-    side_by_side = runs.compare(context, [first.id, second.id])
-    assert "<code>rank</code></th><td>16</td><td>4</td>" in side_by_side
-    assert "<code>steps</code>" not in side_by_side
-    assert side_by_side.count("samples/a.png") == 1
-
-
-def test_comparing_two_long_runs_reads_each_once(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparing_two_long_runs_reads_each_once(
+    context: AppContext, runs_view: runs.RunsView, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = [begun(new_run(context), steps=2) for _ in range(2)]
     lines = "".join(f"{to_json(step(number))}\n" for number in range(3, 10_001))
     for run in made:
         with run.events_path.open("a") as file:
             file.write(lines)
     reads = count_reads(monkeypatch)
-    assert 'class="details"' in runs.compare(context, [run.id for run in made])
+    assert "<svg" in runs.compare(runs_view, context, [run.id for run in made])[runs_view.comparison]
     assert dict(reads) == {run.events_path: run.events_path.stat().st_size for run in made}
 
 

@@ -15,20 +15,13 @@ from apt_engine.settings.sampling import SampleRequest
 from ui import models
 from ui.context import AppContext, Values, plain_errors
 from ui.form import build_input
-from ui.models import BARE, KEPT, LAST
+from ui.models import BARE, KEPT
+from ui.picture_form import build_picture_settings, read_settings, show_settings
 from ui.pictures import gallery, preview, remembered, show_history, show_line
 from ui.plots import progress_line
 from ui.scripted import scripted, settle
 
 HIGHEST_SEED = 2**31 - 1
-SLIDERS = {
-    "count": "Pictures",
-    "steps": "Steps",
-    "guidance_scale": "Guidance",
-    "strength": "LoRA strength",
-}
-SIZES = {"width": "Width (px)", "height": "Height (px)"}
-AS_TRAINED = "as trained"
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ def build(context: AppContext) -> GenerateView:
             gr.HTML('<h2 class="title second">History</h2><p>Click one to use its settings again.</p>')
             history = scripted("gallery", {"pictures": [], "pick": True}, elem_id="history")
         with gr.Column(scale=3, min_width=280, elem_classes="card"):
-            more, keep_seed, lora = _build_settings(context)
+            more, keep_seed, lora = build_picture_settings(context)
     return GenerateView(
         settings={"prompt": prompt, "checkpoint": checkpoint, **more},
         model=model,
@@ -130,27 +123,6 @@ def _build_checkpoints(context: AppContext) -> tuple[gr.Dropdown, gr.Dropdown]:
         others, value=[], label="Compare with", multiselect=True, interactive=True, min_width=150, elem_id="compare"
     )
     return checkpoint, compare
-
-
-def _build_settings(context: AppContext) -> tuple[dict[str, Component], gr.Checkbox, gr.File]:
-    gr.HTML('<h2 class="title">Settings</h2><p>They are saved inside every PNG.</p>')
-    made = {name: build_input(SampleRequest, name, label=label, is_slider=True) for name, label in SLIDERS.items()}
-    with gr.Row(elem_classes=["prompt-row", "seed-row"]):
-        made["seed"] = build_input(SampleRequest, "seed", label="Seed", placeholder="0")
-        keep_seed = gr.Checkbox(
-            False, label="Same seed", info="Otherwise each press draws a new one.", elem_id="keep-seed"
-        )
-    made["negative_prompt"] = build_input(SampleRequest, "negative_prompt", label="Not in the picture")
-    made["sampler"] = build_input(SampleRequest, "sampler", label="Sampler")
-    with gr.Row():
-        for name, label in SIZES.items():
-            made[name] = build_input(SampleRequest, name, label=label, placeholder=AS_TRAINED)
-    with gr.Accordion("Another LoRA file, or another base", open=False, visible=not context.tenants.is_shared):
-        lora = gr.File(
-            label="LoRA file (kohya or diffusers)", file_types=[".safetensors"], height=90, elem_id="lora-file"
-        )
-        made["base"] = build_input(SampleRequest, "base", label="Base model")
-    return made, keep_seed, lora
 
 
 def connect(view: GenerateView, context: AppContext) -> None:
@@ -253,29 +225,28 @@ def requests_of(view: GenerateView, context: AppContext, values: Values) -> list
         ConfigError: a setting is empty or not allowed.
         RunError: there is no such run.
     """
-    settings = {name: values[component] for name, component in view.settings.items()}
-    given = {name: value for name, value in settings.items() if value is not None}
+    given = read_settings({name: values[component] for name, component in view.settings.items()})
     model = str(values[view.model]["chosen"])
     file = models.file_of(context, model)
     first = SampleRequest.from_dict({**given, "run": models.run_of(model), "lora": str(file or "")})
     if first.run:
         context.store.open(first.run)
-    chosen = first.checkpoint if first.checkpoint in (KEPT, LAST) else f"step {first.checkpoint}"
-    found = [(file.stem if file else chosen if first.run else "", first)]
+    found = [(file.stem if file else models.name_of(context, first.run, first.checkpoint), first)]
     for other in values[view.compare] or ():
         if other == models.BASE_TOO:
             # At strength 0 the run's LoRA changes nothing, and {subject} can still be filled in.
             found.append((other, first.replace(strength=0.0)))
         elif first.run:
-            found.append((other, first.replace(checkpoint=other.removeprefix("step "))))
+            checkpoint = other.removeprefix("step ")
+            found.append((models.name_of(context, first.run, checkpoint), first.replace(checkpoint=checkpoint)))
     return found
 
 
 def generate(view: GenerateView, context: AppContext, values: Values) -> Iterator[Values]:
     """Draw pictures, showing the progress, or put them in line. What prevents it is shown as one sentence."""
     seed = view.settings["seed"]
-    if not values[view.keep_seed]:
-        values = {**values, seed: random.randrange(HIGHEST_SEED)}
+    if not values[view.keep_seed] or values[seed] in (None, ""):
+        values = {**values, seed: str(random.randrange(HIGHEST_SEED))}
     with plain_errors():
         requests = requests_of(view, context, values)
         if context.pictures and context.engine.status.job != "idle":
@@ -345,7 +316,7 @@ def use_again(view: GenerateView, context: AppContext, index: int) -> Values:
     """Put the settings inside a picture of the history into the form; its seed is kept."""
     with plain_errors():
         request = library.settings_inside(remembered(context)[index])
-    values = {**request.to_dict(), **{name: getattr(request, name) or None for name in SIZES}}
+    values = show_settings(request)
     wanted = f"{models.FILE}{Path(request.lora).name}" if request.lora else request.run
     model = models.chosen_or_bare(models.list_models(context), wanted)
     if model != wanted:

@@ -15,8 +15,9 @@ from apt_engine.runs import library
 from apt_engine.runs.history import NEWER, History, summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.training_lock import Training, training_in
+from ui.comparison import NOTHING, distinct_names, draw_curves, draw_differences, show_sides
 from ui.context import AppContext, Values, plain_errors
-from ui.plots import Series, file_url, line_plot, smoothed
+from ui.plots import file_url
 from ui.scripted import scripted
 from ui.sentences import AT_WORK, begun_at, is_at_work, is_trained_elsewhere, state_under
 
@@ -27,6 +28,12 @@ class RunsView:
 
     table: gr.HTML
     comparison: gr.HTML
+    sides: gr.HTML
+
+    @property
+    def compared(self) -> list[gr.HTML]:
+        """What two compared runs are shown in."""
+        return [self.comparison, self.sides]
 
 
 def build(context: AppContext) -> RunsView:
@@ -36,8 +43,9 @@ def build(context: AppContext) -> RunsView:
         gr.HTML(f'<h2 class="title">Runs</h2><p>{"yours alone" if context.tenants.is_shared else folder}</p>')
 
         table = scripted("runs", {"runs": [], "bin": []}, elem_id="runs")
+    sides = scripted("sides", NOTHING, elem_id="sides")
     comparison = gr.HTML("", elem_id="comparison")
-    return RunsView(table, comparison)
+    return RunsView(table, comparison, sides)
 
 
 def connect(
@@ -69,7 +77,7 @@ def connect(
         "undo": lambda event: restore(view, context, str(event.id)),
         "clear": lambda event: empty_bin(view, context),
         "submit": lambda event: move(view, context, str(event.id), str(event.move)),
-        "apply": lambda event: {view.comparison: compare(context, [str(run_id) for run_id in event.ids])},
+        "apply": lambda event: compare(view, context, [str(run_id) for run_id in event.ids]),
     }
     for name, change in changes.items():
 
@@ -77,7 +85,7 @@ def connect(
             return change(event)
 
         getattr(view.table, name)(
-            handler, None, [view.table, view.comparison], show_progress="hidden", api_visibility="private"
+            handler, None, [view.table, *view.compared], show_progress="hidden", api_visibility="private"
         )
 
 
@@ -119,7 +127,7 @@ def discard(view: RunsView, context: AppContext, run_id: str) -> Values:
         if is_at_work(status, run_id) or is_trained_elsewhere(status, training, run_id):
             raise RunError("This run is training; stop it first.")
         library.discard(context.store, context.store.open(run_id))
-    return {view.table: rows(context), view.comparison: ""}
+    return {view.table: rows(context), view.comparison: "", view.sides: NOTHING}
 
 
 def restore(view: RunsView, context: AppContext, run_id: str) -> Values:
@@ -145,38 +153,14 @@ def empty_bin(view: RunsView, context: AppContext) -> Values:
     return {view.table: rows(context)}
 
 
-def compare(context: AppContext, run_ids: Sequence[str]) -> str:
-    """Two runs side by side: what was set differently, their samples, loss and drift."""
+def compare(view: RunsView, context: AppContext, run_ids: Sequence[str]) -> Values:
+    """Two runs side by side: their samples, what was set differently, and their curves."""
     with plain_errors():
         found = [context.store.open(run_id) for run_id in run_ids[:2]]
         histories = [History.of(run) for run in found]
-        differences = _differences(found)
-    names = _distinct_names(found)
-    heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-    samples = "".join(
-        f'<tr><th scope="row">{html.escape(prompt)}</th>'
-        + "".join(f"<td>{_sample(history, prompt)}</td>" for history in histories)
-        + "</tr>"
-        for prompt in dict.fromkeys(prompt for history in histories for prompt in history.prompts)
-    )
-    last = max(history.last_step for history in histories)
-    styles = ("accent", "dashed")
-    plots = "".join(
-        f"<section><h2 class='title'>{title}</h2>"
-        + line_plot([Series(*line) for line in zip(names, points, styles, strict=True)], last, title, unit=unit)
-        + "</section>"
-        for title, unit, points in (
-            ("New views of the photos", "% better than untrained", [_views(history) for history in histories]),
-            ("Loss", "squared error", [smoothed(history.losses) for history in histories]),
-            ("Drift without the subject", "squared difference", [history.drifts for history in histories]),
-        )
-    )
-    return (
-        f'<div class="card"><h2 class="title">Side by side</h2>'
-        f'<table class="differences"><thead><tr><td></td>{heads}</tr></thead><tbody>{differences}</tbody></table>'
-        f'<div class="samples"><table><thead><tr><td></td>{heads}</tr></thead><tbody>{samples}</tbody></table></div>'
-        f'<div class="details">{plots}</div></div>'
-    )
+        names = distinct_names([_name(run) for run in found], found)
+        curves = draw_differences(found, names) + draw_curves(histories, names)
+    return {view.comparison: curves, view.sides: show_sides(histories, names)}
 
 
 def _row(status: EngineStatus, training: Training | None, run: Run) -> dict[str, Any]:
@@ -220,36 +204,3 @@ def _name(run: Run) -> str:
         return library.title_of(run) or run.config.subject
     except EngineError:
         return run.id
-
-
-def _distinct_names(found: Sequence[Run]) -> list[str]:
-    """Their names; with when they were begun where they are called alike, and numbered where that is the same too."""
-    names = [_name(run) for run in found]
-    if len(set(names)) < len(names):
-        names = [f"{name}, {begun_at(run)}" for name, run in zip(names, found, strict=True)]
-    return names if len(set(names)) == len(names) else [f"{name} ({number})" for number, name in enumerate(names, 1)]
-
-
-def _views(history: History) -> list[tuple[int, float]]:
-    return [(split.step, 100 * split.views) for split in history.splits]
-
-
-def _differences(found: Sequence[Run]) -> str:
-    """The settings in which two runs differ."""
-    first, second = (run.config.to_dict() for run in found)
-    return "".join(
-        f'<tr><th scope="row"><code>{name}</code></th><td>{html.escape(str(value))}</td>'
-        f"<td>{html.escape(str(second[name]))}</td></tr>"
-        for name, value in first.items()
-        if value != second[name]
-    )
-
-
-def _sample(history: History, prompt: str) -> str:
-    """The newest sample of a prompt."""
-    newest = history.newest_sample(prompt)
-    if newest is None:
-        return '<span class="tile"></span>'
-    step, path = newest
-    words = f"{prompt}, step {step} of {history.last_step}"
-    return f'<span class="tile"><img src="{file_url(history.run.path / path)}" alt="{html.escape(words)}"></span>'
