@@ -1,4 +1,4 @@
-"""The command line: `python -m apt_engine train | resume | generate | export | runs | sweep`.
+"""The command line: `python -m apt_engine train | resume | generate | export | verdict | runs | sweep`.
 
 An error is one sentence and exit code 1; argparse's own complaints have exit code 2.
 """
@@ -17,7 +17,7 @@ from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError, PhotoError, is_device_lost, is_out_of_memory
 from apt_engine.jobs.failures import explain
 from apt_engine.jobs.results import draw, export
-from apt_engine.jobs.session import create, train
+from apt_engine.jobs.session import create, judge, train
 from apt_engine.jobs.sweep.plan import Plan, Row, read_plan
 from apt_engine.jobs.sweep.render import KINDS, STORAGE_VARIABLE, Job, render
 from apt_engine.jobs.sweep.report import as_text, means_of, rows_of, write_report
@@ -50,6 +50,7 @@ from apt_engine.runs.process_rank import process_rank
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore, default_data_dir
 from apt_engine.runs.training_lock import training_in
+from apt_engine.runs.verdict import PICTURES, chosen_steps
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
@@ -187,6 +188,30 @@ def _export(options: argparse.Namespace, store: RunStore) -> int:
     return 0
 
 
+def _verdict(options: argparse.Namespace, store: RunStore) -> int:
+    run = store.open(options.run)
+    config, steps = run.config, chosen_steps([item.step for item in run.checkpoints()], summarize(run).kept_step)
+    _say(f"{(1 + len(steps)) * PICTURES} pictures by {config.base} itself and {len(steps)} checkpoints of {run.id}")
+    judge(store, run, _tell_stage())
+    verdict = summarize(run).verdict
+    assert verdict
+    for line in (*verdict.lines(), verdict.message):
+        _say(line)
+    return 0
+
+
+def _tell_stage() -> Callable[[str, float | None], None]:
+    """Says each stage of a work once."""
+    told: list[str] = []
+
+    def tell(message: str, _fraction: float | None) -> None:
+        if message not in told:
+            told.append(message)
+            _say(message)
+
+    return tell
+
+
 def _runs(_options: argparse.Namespace, store: RunStore) -> int:
     training = training_in(store)
     for run in store.list():
@@ -298,6 +323,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--run", default="latest", help="id of a run, or latest")
     export.add_argument("--checkpoint", default="kept", help="kept (the best one), last, or a step")
     export.add_argument("--out", type=Path, metavar="DIR", help="where to write; the run's own folder unless given")
+
+    verdict = command(
+        "verdict", _verdict, "Judge a run's checkpoints by pictures, and the untrained model beside them."
+    )
+    verdict.add_argument("run", nargs="?", default="latest", help="id of a run, or latest")
 
     command("runs", _runs, "List all runs, newest first.")
 

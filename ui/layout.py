@@ -247,6 +247,7 @@ def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
         "training": "Train: wait for the run",
         "sampling": "Train: wait for the pictures",
         "exporting": "Train: wait for the files",
+        "judging": "Train: wait for the verdict",
         "waiting": "Train: in line",
     }
     button = gr.Button(waits.get(status.job, "Train"), interactive=status.job == "idle")

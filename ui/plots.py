@@ -22,11 +22,12 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a plot: its name in the legend, its points by step, and the style class that colors it."""
+    """One line of a plot: its name in the legend, its points by step, the style class that colors it, and its errors."""
 
     name: str
     points: Sequence[tuple[int, float]]
     style: str = "accent"
+    errors: Sequence[float] = ()  # of each point; none without
 
 
 def file_url(path: Path) -> str:
@@ -88,10 +89,13 @@ def line_plot(
         kept_step: the step to mark; 0 for none.
     """
     lines = [Series(one.name, [point for point in one.points if math.isfinite(point[1])], one.style) for one in series]
+    spreads = [spread for spread in map(_spread, series) if spread]
     values = [value for one in lines for _, value in one.points]
+    values += [edge for spread in spreads for _, *both in spread for edge in both]
     levels = ticks(min([0.0, *values]), top or 1.05 * max(values, default=0.0))  # clear of the edge
     window = _Window(max(last_step, 1), levels[0], levels[-1])
-    drawing = "".join(_line(thin([*one.points], MOST_POINTS), window, one) for one in lines)
+    drawing = "".join(_band(spread, window) for spread in spreads)
+    drawing += "".join(_line(thin([*one.points], MOST_POINTS), window, one) for one in lines)
     now = "; ".join(f"{one.name} now {one.points[-1][1]:.3g}" for one in lines if one.points) or "nothing yet"
     names = "".join(f'<li class="{one.style}">{html.escape(one.name)}</li>' for one in lines)
     rules = "".join(f'<path class="rule" d="M0 {window.y(level):.2f}h100"/>' for level in levels)
@@ -250,3 +254,18 @@ def _line(points: Points, window: _Window, one: Series) -> str:
         return ""
     places = "L".join(f"{window.x(step):.2f} {window.y(value):.2f}" for step, value in points)
     return f'<path class="line {one.style}" data-name="{html.escape(one.name)}" d="M{places}"/>'
+
+
+def _spread(one: Series) -> list[tuple[int, float, float]]:
+    """Step, lower and upper edge of each point that has an error."""
+    return [
+        (step, value - error, value + error)
+        for (step, value), error in zip(one.points, one.errors, strict=False)
+        if math.isfinite(value) and math.isfinite(error)
+    ]
+
+
+def _band(spread: Sequence[tuple[int, float, float]], window: _Window) -> str:
+    upper = [f"{window.x(step):.2f} {window.y(high):.2f}" for step, _, high in spread]
+    lower = [f"{window.x(step):.2f} {window.y(low):.2f}" for step, low, _ in reversed(spread)]
+    return f'<path class="band" d="M{"L".join(upper + lower)}Z"/>'

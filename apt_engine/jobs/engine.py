@@ -25,7 +25,7 @@ class EngineStatus:
         ahead: how many jobs come first while this one waits.
     """
 
-    job: Literal["idle", "waiting", "training", "sampling", "exporting"] = "idle"
+    job: Literal["idle", "waiting", "training", "sampling", "exporting", "judging"] = "idle"
     run_id: str = ""
     message: str = ""
     ahead: int = 0
@@ -33,12 +33,12 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class SampleProgress:
-    """How far a sampling job or an export is.
+    """How far a sampling job, an export or a verdict is.
 
     Attributes:
         message: what is being done, in a few words.
         fraction: of the work, 0 to 1; None where unknown.
-        images: the finished pictures; of an export the finished files.
+        images: the finished pictures; of an export the finished files, of a verdict none.
         preview: a small picture of what the next one seems to become; the file is gone when the job ends.
     """
 
@@ -95,6 +95,15 @@ class Engine(Protocol):
         """
 
     @abstractmethod
+    def judge(self, run_id: str) -> Iterator[SampleProgress]:
+        """Submit the judging of a run's checkpoints; yields how far that is. The verdict is told in the run's events.
+
+        Raises:
+            BusyError: there is a job already.
+            EngineError: the run cannot be judged; says why.
+        """
+
+    @abstractmethod
     def stop(self) -> None:
         """Ask the job to stop after its step, or take it out of the queue; returns at once."""
 
@@ -118,9 +127,14 @@ class SharedEngine(Engine, Protocol):
     def export(self, run_id: str, checkpoint: str, store: RunStore | None = None) -> Iterator[SampleProgress]:
         """As `Engine.export`, for a run of another store."""
 
+    @abstractmethod
+    def judge(self, run_id: str, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        """As `Engine.judge`, for a run of another store."""
+
 
 def describe_status(status: EngineStatus) -> str:
     """What an engine does, in a word or two."""
     if status.job == "waiting":
         return f"in line, {status.ahead} before you" if status.ahead else "your turn comes next"
-    return {"idle": "ready", "training": "training", "sampling": "drawing", "exporting": "writing files"}[status.job]
+    words = {"idle": "ready", "sampling": "drawing", "exporting": "writing files"}
+    return words.get(status.job, status.job)

@@ -6,9 +6,10 @@ from apt_engine.bases import footprint
 from apt_engine.bases.hub import is_downloaded
 from apt_engine.bases.profiles import denoiser_config, needs_of
 from apt_engine.errors import EngineError
-from apt_engine.runs.history import summarize
+from apt_engine.runs.history import RunSummary, summarize
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES
 from apt_engine.runs.store import RunStore
+from apt_engine.runs.verdict import passes
 from apt_engine.settings.presets import is_hub_id, load_presets
 from apt_engine.settings.training import TrainingConfig
 
@@ -50,6 +51,18 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
     at_rank_16 = attention + feed_forward * config.feed_forward + convolutions * config.convolutions
     disk = at_rank_16 * config.rank // 16 * (1 + config.checkpoints_in(steps) + 2 * KEPT_OPTIMIZER_STATES)
     return Estimate(seconds, _memory(config) or needs.memory, disk, 0 if is_here else needs.download)
+
+
+def verdict_seconds(summary: RunSummary, checkpoints: int) -> float | None:
+    """What judging so many checkpoints of a run would take, by the pace of its steps; None where there was no step yet.
+
+    A step asks the model once a photo, once more where the untrained one is asked too, and backward takes as long as two.
+    """
+    config, pace = summary.run.config, summary.seconds_per_step
+    if not pace:
+        return None
+    a_step = config.batch_size * config.accumulate * (3 + config.needs_reference)
+    return pace / a_step * passes(checkpoints, config.sample_steps, len(summary.run.photo_paths))
 
 
 def _memory(config: TrainingConfig) -> int | None:

@@ -33,6 +33,7 @@ PHASES = {
         "the exported files were checked",
         "the trained LoRA is saved: close other programs and export it again, which takes the base model alone",
     ),
+    "apt_engine.training.verdict": Phase("a run was judged", "close other programs, or judge it on a larger device"),
     "apt_engine.sampling.generation": Phase("pictures were drawn", "close other programs, or draw smaller ones"),
 }
 

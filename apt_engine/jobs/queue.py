@@ -20,7 +20,7 @@ SECONDS_TO_STOP = 60  # after that the next job is begun in any case
 
 @dataclass
 class Job:
-    """A run to train, or pictures to draw or files to write when `run_id` is empty.
+    """A run to train, or another job when `run_id` is empty: pictures to draw, files to write, a run to judge.
 
     Attributes:
         visitor: whose job it is.
@@ -34,7 +34,7 @@ class Job:
     visitor: "QueuedEngine"
     run_id: str = ""
     resume: bool = False
-    kind: Literal["training", "sampling", "exporting"] = "training"
+    kind: Literal["training", "sampling", "exporting", "judging"] = "training"
     begun: threading.Event = field(default_factory=threading.Event)
     stopped_at: float = math.inf
 
@@ -104,7 +104,7 @@ class JobQueue:
                     self._begin(self._waiting.pop(0))
 
     def _clear_finished(self) -> None:
-        """A training is over when the engine is idle. Pictures and exports are over when `QueuedEngine` removes their job."""
+        """A training is over when the engine is idle. Any other job is over when `QueuedEngine` removes it."""
         job = self._current
         if job and job.run_id and self.engine.status.job == "idle":
             job.visitor.message = self.engine.status.message
@@ -151,10 +151,10 @@ class QueuedEngine(Engine):
     def refuse_if_busy(self) -> None:
         status = self.status
         if status.job != "idle":
-            what = {"training": "training", "sampling": "drawing", "exporting": "writing files"}.get(
-                status.job, "waiting in line"
+            what = {"sampling": "drawing", "exporting": "writing files", "waiting": "waiting in line"}
+            raise BusyError(
+                f"Your last job is still {what.get(status.job, status.job)}; wait for it, or stop it first."
             )
-            raise BusyError(f"Your last job is still {what}; wait for it, or stop it first.")
 
     def start_training(self, run_id: str, *, resume: bool = False) -> None:
         run = self.store.open(run_id)
@@ -174,6 +174,11 @@ class QueuedEngine(Engine):
         job = Job(self, kind="exporting")
         self._queue.add(job)
         return self._follow(job, lambda: self._queue.engine.export(run_id, checkpoint, self.store))
+
+    def judge(self, run_id: str) -> Iterator[SampleProgress]:
+        job = Job(self, kind="judging")
+        self._queue.add(job)
+        return self._follow(job, lambda: self._queue.engine.judge(run_id, self.store))
 
     def stop(self) -> None:
         job, _ = self._queue.find(self)
@@ -203,9 +208,8 @@ class QueuedEngine(Engine):
     def _finish(self, job: Job) -> None:
         """Let the next job begin, but only once the engine has stopped drawing for a page that was closed."""
         end = time.monotonic() + SECONDS_TO_STOP
-        while (
-            job.begun.is_set() and self._queue.engine.status.job in ("sampling", "exporting") and time.monotonic() < end
-        ):
+        followed = ("sampling", "exporting", "judging")
+        while job.begun.is_set() and self._queue.engine.status.job in followed and time.monotonic() < end:
             self._queue.engine.stop()
             time.sleep(POLL_SECONDS)
         self._queue.remove(job)

@@ -104,6 +104,25 @@ def _learn(run: Run, should_stop: Callable[[], bool], should_pause: Callable[[],
         yield Noticed(message=LIGHTER)
 
 
+def judge(store: RunStore, run: Run, on_progress: Callable[[str, float | None], None]) -> None:
+    """Judge a run's checkpoints and append the verdict to it, whole or not at all.
+
+    Args:
+        store: where the run is.
+        run: that is not trained now.
+        on_progress: told what is being done and how far it is (0 to 1); what it raises ends the work.
+
+    Raises:
+        BusyError: another process trains with the same data directory.
+        EngineError: it cannot be judged; says why.
+    """
+    from apt_engine.training.verdict import judge_run
+
+    with training_lock(store):
+        for event in judge_run(run, on_progress):
+            run.append(event)
+
+
 def tell_death(store: RunStore, run_id: str, message: str) -> None:
     """Write down that the process which trained a run is dead, unless the run is gone or another process trains already."""
     with contextlib.suppress(EngineError), training_lock(store):

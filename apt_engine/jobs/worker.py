@@ -72,6 +72,8 @@ class Worker(SharedEngine):
             raise BusyError("The engine is drawing pictures; wait until they are done.")
         if status.job == "exporting":
             raise BusyError("The engine is writing LoRA files; wait until they are done.")
+        if status.job == "judging":
+            raise BusyError("The engine is judging a run; wait for its verdict, or stop it first.")
 
     def start_training(self, run_id: str, *, resume: bool = False, store: RunStore | None = None) -> None:
         store = store or self._default_store
@@ -104,6 +106,17 @@ class Worker(SharedEngine):
             self._store = store
             self._answers = answers = queue.SimpleQueue()
             self._begin(EngineStatus("exporting"), {"job": "export", "run": run.id, "checkpoint": checkpoint})
+        return _follow(answers)
+
+    def judge(self, run_id: str, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        store = store or self._default_store
+        run = store.open(run_id)
+        with self._lock:
+            self.refuse_if_busy()
+            refuse_if_trained(store)
+            self._store = store
+            self._answers = answers = queue.SimpleQueue()
+            self._begin(EngineStatus("judging"), {"job": "judge", "run": run.id})
         return _follow(answers)
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
-"""The engine process: owns the device and runs one job at a time, training, sampling or exporting.
+"""The engine process: owns the device and runs one job at a time: training, sampling, exporting, judging.
 
 Started by `worker.Worker` as `python -m apt_engine.jobs.worker_process`. Jobs arrive as lines of JSON on standard input: train,
-sample, export, stop; each names its data directory. When standard input ends, the page is gone: the job is stopped, saved, and
-the process ends.
+sample, export, judge, stop; each names its data directory. When standard input ends, the page is gone: the job is stopped,
+saved, and the process ends.
 """
 
 import json
@@ -20,7 +20,7 @@ from PIL import Image
 from apt_engine.errors import is_device_lost
 from apt_engine.jobs.failures import explain
 from apt_engine.jobs.results import export
-from apt_engine.jobs.session import train
+from apt_engine.jobs.session import judge, train
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
 from apt_engine.sampling.sampler import Stopped
@@ -61,6 +61,9 @@ class Child:
                 self._train(store, job["run"])
             elif job["job"] == "export":
                 self._export(store, job["run"], job["checkpoint"])
+            elif job["job"] == "judge":
+                self._generator.forget()
+                judge(store, store.open(job["run"]), self._tell_progress)
             else:
                 self._sample(store, SampleRequest.from_dict(job["request"]), Path(job["folder"]))
             self._tell("done")
@@ -83,12 +86,12 @@ class Child:
         for written in export(store, run_id, checkpoint):
             self._tell("image", path=str(folder / written.path))
 
-    def _sample(self, store: RunStore, request: SampleRequest, folder: Path) -> None:
-        def on_progress(message: str, fraction: float | None) -> None:
-            if self._stop.is_set():
-                raise Stopped("Stopped, as asked.")
-            self._tell("progress", message=message, fraction=fraction)
+    def _tell_progress(self, message: str, fraction: float | None) -> None:
+        if self._stop.is_set():
+            raise Stopped("Stopped, as asked.")
+        self._tell("progress", message=message, fraction=fraction)
 
+    def _sample(self, store: RunStore, request: SampleRequest, folder: Path) -> None:
         def on_preview(image: Image.Image) -> None:
             nonlocal shown
             shown += 1
@@ -98,7 +101,7 @@ class Child:
 
         shown = 0
         try:
-            for path in self._generator.generate(store, request, folder, on_progress, on_preview):
+            for path in self._generator.generate(store, request, folder, self._tell_progress, on_preview):
                 self._tell("image", path=str(path))
         finally:
             for path in folder.glob("preview-*.jpg"):

@@ -14,7 +14,7 @@ from typing import Any
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress, SharedEngine
 from apt_engine.jobs.results import draw, export
-from apt_engine.jobs.session import tell_death, train
+from apt_engine.jobs.session import judge, tell_death, train
 from apt_engine.runs.history import refuse_restart, summarize
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
@@ -58,6 +58,16 @@ def write_files(data_dir: str, run_id: str, checkpoint: str) -> tuple[list[str],
         return [], str(error)
 
 
+def judge_run(data_dir: str, run_id: str) -> tuple[list[str], str]:
+    """Judge a run, on the GPU; the verdict is in its events. Returns no files, and a sentence where that failed."""
+    store = RunStore(Path(data_dir))
+    try:
+        judge(store, store.open(run_id), lambda *_: None)
+        return [], ""
+    except EngineError as error:
+        return [], str(error)
+
+
 class ZeroGpuEngine(SharedEngine):
     """An engine over a GPU that is borrowed call by call.
 
@@ -70,7 +80,8 @@ class ZeroGpuEngine(SharedEngine):
     def __init__(self, store: RunStore, borrow: GpuDecorator, seconds: float = SLICE_SECONDS) -> None:
         self._default_store = store
         self._seconds = seconds
-        self._train, self._draw, self._write = borrow(train_slice), borrow(draw_pictures), borrow(write_files)
+        self._train, self._draw = borrow(train_slice), borrow(draw_pictures)
+        self._write, self._judge = borrow(write_files), borrow(judge_run)
         self._status = EngineStatus()
         self._lock = threading.Lock()
         self._stop_file: Path | None = None
@@ -109,6 +120,13 @@ class ZeroGpuEngine(SharedEngine):
             self.refuse_if_busy()
             self._status = EngineStatus("exporting")
         return self._call(self._write, str(store.data_dir), run_id, checkpoint)
+
+    def judge(self, run_id: str, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        store = store or self._default_store
+        with self._lock:
+            self.refuse_if_busy()
+            self._status = EngineStatus("judging")
+        return self._call(self._judge, str(store.data_dir), run_id)
 
     def stop(self) -> None:
         """Ask a training to stop after its step; pictures in work are finished."""

@@ -142,6 +142,45 @@ class SampleReady(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhotosJudged(Event):
+    """A verdict begins: what the untrained model sees in the photos, a number a photo, to hold the pictures against.
+
+    `likeness` is that of each photo to all others, `copies` to the nearest other (none of a single photo), `follows` how well it
+    fits the prompts that the pictures are drawn with, which no photo was taken for. See `PicturesJudged`.
+    """
+
+    likeness: tuple[float, ...]
+    copies: tuple[float, ...]
+    follows: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesJudged(Event):
+    """What the untrained model sees in the pictures of a checkpoint, a number a picture; step 0 is the untrained model's own.
+
+    `likeness` to the photos, `follows` how much better a picture fits its prompt than the bare caption, `copies` of pictures by
+    the caption alone the likeness to the nearest photo, `nearest` the number of that photo, counted from 0. `drift` is as in
+    `DriftMeasured`. `paths` are the pictures by the caption alone, relative to the run's folder.
+    """
+
+    step: int
+    likeness: tuple[float, ...]
+    copies: tuple[float, ...]
+    follows: tuple[float, ...]
+    nearest: tuple[int, ...]
+    drift: float
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictReached(Event):
+    """All checkpoints that were to be judged are; `message` is what that amounts to, `seconds` what it took."""
+
+    message: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
     """A checkpoint is complete on disk; `path` is relative to the run's folder."""
 

@@ -19,6 +19,8 @@ from apt_engine.runs.events import (
     ExportReady,
     NewerEvent,
     Noticed,
+    PhotosJudged,
+    PicturesJudged,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -26,13 +28,16 @@ from apt_engine.runs.events import (
     SplitMeasured,
     StageChanged,
     StepFinished,
+    VerdictReached,
     ViewsShown,
 )
 from apt_engine.runs.run import Checkpoint, Run
+from apt_engine.runs.verdict import Verdict
 from apt_engine.settings.training import TrainingConfig
 
 STEPS_TIMED = 20
 NOTICES_KEPT = 3
+MOST_JUDGED = 100  # events of a verdict; ours has seven at most
 SUMMARIES_KEPT = 500  # of runs of a few thousand steps, about 20 kB each
 NEWER = "This run was written by a newer version of APT Studio; update this one to see all that it tells."
 Point = TypeVar("Point")
@@ -44,8 +49,8 @@ class RunSummary:
 
     `state` is new, training, finished, stopped or failed, as the events alone tell it; `training` means that no end was
     written, see `state_while`. `last_step` is planned, `saved_step` in the newest checkpoint. `samples` has paths relative to
-    the run's folder by (step, index). `ended_by_itself` stays true when the run is taken further. `cursor` is how far the
-    events were read.
+    the run's folder by (step, index). `ended_by_itself` stays true when the run is taken further. `verdict` is the newest whole
+    one, of checkpoints that are still there. `cursor` is how far the events were read.
     """
 
     run: Run
@@ -70,6 +75,8 @@ class RunSummary:
     recent_notices: list[str] = field(default_factory=list)
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_TIMED))
     is_newer: bool = False
+    verdict: Verdict | None = None
+    judged: list[PhotosJudged | PicturesJudged] = field(default_factory=list)  # of one that is not whole yet
 
     @classmethod
     def new(cls, run: Run, config: TrainingConfig, photo_count: int) -> Self:
@@ -182,6 +189,21 @@ class RunSummary:
             case NewerEvent():
                 self.is_newer = True
             case _:
+                self._judge(event)
+
+    def _judge(self, event: Event) -> None:
+        """What a verdict is made of: the photos, the pictures, the end of it."""
+        match event:
+            case PhotosJudged():
+                self.judged = [event]
+            case PicturesJudged() if len(self.judged) < MOST_JUDGED:
+                self.judged.append(event)
+            case VerdictReached() if self.judged and isinstance(self.judged[0], PhotosJudged):
+                pictures = tuple(one for one in self.judged if isinstance(one, PicturesJudged))
+                if pictures:
+                    self.verdict = Verdict(self.judged[0], pictures, event.message, event.seconds)
+                self.judged = []
+            case _:
                 pass
 
     def _start(self, event: RunStarted) -> None:
@@ -190,6 +212,8 @@ class RunSummary:
         self.step, self.last_step = event.first_step, event.last_step
         self.drifts = before(self.drifts, event.first_step + 1)
         self.splits = self.splits_until(event.first_step)
+        if self.verdict and self.verdict.pictures[-1].step > event.first_step:
+            self.verdict = None
         self.recent_seconds.clear()
 
     def _step(self, event: StepFinished) -> None:

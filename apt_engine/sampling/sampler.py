@@ -79,7 +79,7 @@ class Sampler:
             ConfigError: the size does not suit the base model.
         """
         for latents in self.latents(pictures, on_step, on_preview):
-            yield from self._images(latents)
+            yield from self.images(latents)
 
     def latents(
         self,
@@ -128,7 +128,8 @@ class Sampler:
         )
 
     @torch.no_grad()
-    def _images(self, latents: torch.Tensor) -> list[Image.Image]:
+    def images(self, latents: torch.Tensor) -> list[Image.Image]:
+        """What scaled latents (B, C, h, w) show."""
         pixels = torch.cat([self.base.decode(one[None]) for one in latents])
         arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
         return [Image.fromarray(array) for array in arrays]
@@ -137,7 +138,7 @@ class Sampler:
     def _preview(self, latents: torch.Tensor) -> Image.Image:
         """What latents (1, C, h, w) show, decoded small."""
         shrink = max(1, max(latents.shape[-2:]) // PREVIEW_CELLS)
-        return self._images(torch.nn.functional.avg_pool2d(latents.float(), shrink))[0]
+        return self.images(torch.nn.functional.avg_pool2d(latents.float(), shrink))[0]
 
     def _check_size(self, picture: Picture) -> None:
         multiple = self.base.size_multiple

@@ -87,8 +87,12 @@ def test_photos_become_a_lora_file_that_draws_another_picture(
     assert main(["export", "--data-dir", str(data), "--out", str(tmp_path / "files")]) == 0
     assert len(list((tmp_path / "files").glob("*.safetensors"))) == 2
     assert main(["resume", "--data-dir", str(data), "--steps", "6"]) == 0
+    assert main(["verdict", "--data-dir", str(data)]) == 0
     assert main(["runs", "--data-dir", str(data)]) == 0
     printed = capsys.readouterr().out
+    assert "48 pictures by" in printed
+    assert [line.split()[0] for line in printed.splitlines() if " ± " in line] == ["untrained", "4", "6"]
+    assert "Step 6: its pictures" in printed
     assert "finished   step 6/6" in printed
     assert "kohya file" in printed
 

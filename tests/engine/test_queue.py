@@ -40,6 +40,11 @@ class Engine(Worker):
         self.begun.append(f"{checkpoint} of {store.open(run_id).config.subject}")
         yield SampleProgress("Done", 1.0, (Path("a.safetensors"),))
 
+    def judge(self, run_id: str, store: RunStore | None = None) -> Iterator[SampleProgress]:
+        assert store
+        self.begun.append(f"verdict on {store.open(run_id).config.subject}")
+        yield SampleProgress("Done", 1.0, ())
+
     def stop(self) -> None:
         self.finish()
 
@@ -151,6 +156,16 @@ def test_files_wait_their_turn_too(engine: Engine, visitors: list[QueuedEngine])
         visitors[0].refuse_if_busy()
     assert list(progress)[-1].images == (Path("a.safetensors"),)
     assert engine.begun == ["50 of car"]
+    assert visitors[0].status.job == "idle"
+
+
+def test_a_verdict_waits_its_turn_too(engine: Engine, visitors: list[QueuedEngine]) -> None:
+    progress = visitors[0].judge(new_run(visitors[0]).id)
+    soon(lambda: visitors[0].status.job == "judging")
+    with pytest.raises(BusyError, match="still judging"):
+        visitors[0].refuse_if_busy()
+    assert [one.message for one in progress][-1] == "Done"
+    assert engine.begun == ["verdict on car"]
     assert visitors[0].status.job == "idle"
 
 

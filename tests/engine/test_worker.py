@@ -77,6 +77,34 @@ def test_it_trains_and_then_draws(worker: Worker, new_run: Callable[..., Run], s
         list(worker.export(run.id, "3000"))
 
 
+def test_it_judges_a_run_and_the_verdict_is_in_its_events(worker: Worker, new_run: Callable[..., Run]) -> None:
+    run = new_run()
+    with pytest.raises(EngineError, match="no checkpoint to judge yet"):
+        list(worker.judge(run.id))
+    worker.start_training(run.id)
+    wait_until_idle(worker)
+    told = []
+    for progress in worker.judge(run.id):
+        assert worker.status.job in ("judging", "idle")
+        told.append(progress.message)
+    assert "Judging the untrained model" in told
+    assert told[-1] == "Done"
+    verdict = summarize(run).verdict
+    assert verdict
+    assert [one.step for one in verdict.pictures] == [0, 2, 4]
+    assert verdict.message.startswith("Step 4: ")
+    assert all((run.path / path).exists() for one in verdict.pictures for path in one.paths)
+
+    size = run.events_path.stat().st_size
+    judging = worker.judge(run.id)
+    next(judging)
+    with pytest.raises(BusyError, match="judging a run; wait for its verdict"):
+        worker.sample(SampleRequest(prompt="a cat"))
+    worker.stop()
+    assert [progress.message for progress in judging][-1] == "Stopped"
+    assert run.events_path.stat().st_size == size
+
+
 def test_a_failure_is_a_sentence_and_the_engine_goes_on(worker: Worker, new_run: Callable[..., Run]) -> None:
     run = new_run()
     with pytest.raises(EngineError, match="has no checkpoint yet"):

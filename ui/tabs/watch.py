@@ -14,6 +14,7 @@ from gradio.blocks import Block
 from apt_engine.errors import EngineError
 from apt_engine.runs.history import History
 from apt_engine.runs.training_lock import refuse_if_trained, training_in
+from ui import verdict_card
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import progress_line
 from ui.run_panels import (
@@ -63,6 +64,7 @@ class WatchView:
     samples: gr.HTML
     views: gr.HTML
     details: gr.HTML
+    verdict: verdict_card.VerdictCard
     pictures: gr.Button
     stop: gr.Button
     resume: gr.Button
@@ -79,7 +81,8 @@ class WatchView:
     def outputs(self) -> list[Block]:
         """All that changes when the run goes on."""
         everything = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return [component for component in everything if component not in (self.more_steps, self.write)]
+        own = [component for component in everything if component not in (self.more_steps, self.write, self.verdict)]
+        return [*own, *self.verdict.outputs]
 
 
 def build() -> WatchView:
@@ -118,6 +121,7 @@ def build() -> WatchView:
         other_step = gr.Dropdown([], label="Step", container=False, interactive=True, scale=0, elem_id="other-step")
         write = gr.Button("Write the files", size="sm", elem_id="write-files", scale=0, min_width=120)
         written = gr.HTML("", elem_id="written")
+    verdict = verdict_card.build()
     with gr.Accordion("More numbers", open=False, elem_id="details"):
         details = gr.HTML(draw_details(History.empty()))
     return WatchView(
@@ -132,6 +136,7 @@ def build() -> WatchView:
         samples=samples,
         views=views,
         details=details,
+        verdict=verdict,
         pictures=pictures,
         stop=stop,
         resume=resume,
@@ -176,6 +181,8 @@ def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
+
+    verdict_card.connect(view.verdict, context, view.watched)
 
 
 def attach(view: WatchView, context: AppContext) -> Values:
@@ -306,6 +313,7 @@ def _show(view: WatchView, history: History, state: str) -> Values:
         view.more: gr.Row(visible=state == "finished"),
         view.go_on: gr.Button(GO_ON.replace("Go on", "Go on anyway") if history.ended_by_itself else GO_ON),
         **_show_steps(view, history, state),
+        **verdict_card.show(view.verdict, history, is_over=state in (*ENDED, "failed", "interrupted")),
         view.files: draw_files(history),
     }
 

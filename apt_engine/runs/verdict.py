@@ -1,0 +1,132 @@
+"""The verdict of a run: what the untrained model sees in its checkpoints' pictures, and what that amounts to in a sentence.
+
+Each measure stands beside two others: that of the untrained model's own pictures, and that of the photos among each other. None
+is good or bad by itself, and nothing is added up to a score.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from apt_engine.runs.events import PhotosJudged, PicturesJudged
+
+PROMPTS = (  # where photos seldom are, and two treatments that no photo has
+    "a photo of a {subject} on the beach",
+    "a photo of a {subject} in the snow",
+    "a watercolor painting of a {subject} in the forest",
+    "a pencil sketch of a {subject} on a white background",
+)
+SEEDS = 3  # pictures of each prompt
+CAPTIONED = 4  # pictures by the caption alone
+PICTURES = len(PROMPTS) * SEEDS + CAPTIONED
+MOST_DRAWING_STEPS = 10  # where a run's samples have more: a judge sees the same in these, in half the time
+BETWEEN = (0.25, 0.5, 0.75)  # shares of the way at which a checkpoint is judged beside the kept one and the last
+CLEAR = 2  # standard errors from which on a difference is told
+MEASURES = ("likeness", "follows", "copies")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A whole verdict: the photos, then the pictures of step 0, which is the untrained model, and of some checkpoints."""
+
+    photos: PhotosJudged
+    pictures: tuple[PicturesJudged, ...]
+    message: str
+    seconds: float
+
+    def curve(self, measure: str) -> list[tuple[int, float, float]]:
+        """Step, mean and standard error of one of MEASURES, in the order of steps."""
+        return [(one.step, *mean_of(getattr(one, measure))) for one in self.pictures]
+
+    def of_photos(self, measure: str) -> float:
+        """The mean of the photos' own; not a number where a single photo has none."""
+        return mean_of(getattr(self.photos, measure))[0]
+
+    def lines(self) -> list[str]:
+        """As a table: a line a model, and the photos' own."""
+        curves = [self.curve(measure) for measure in MEASURES]
+        found = ["".join([f"{'step':<10}", *(f"{measure:<16}" for measure in MEASURES), "drift"])]
+        for number, one in enumerate(self.pictures):
+            cells = "".join(f"{mean:<6.3f} ± {error:<7.3f}" for _, mean, error in (curve[number] for curve in curves))
+            found.append(f"{one.step or 'untrained':<10}{cells}{one.drift:.4f}")
+        return [*found, f"{'photos':<10}" + "".join(f"{self.of_photos(measure):<16.3f}" for measure in MEASURES)]
+
+
+def chosen_steps(steps: Sequence[int], kept: int) -> list[int]:
+    """Which checkpoints are judged: the kept one, the last, and a few that lie evenly between; in order."""
+    if not steps:
+        return []
+    between = (min(steps, key=lambda step: abs(step - share * max(steps))) for share in BETWEEN)
+    return sorted({*between, max(steps), *({kept} & {*steps})})
+
+
+def passes(checkpoints: int, drawing_steps: int, photos: int) -> int:
+    """How often the model is asked about one picture in a verdict on so many checkpoints."""
+    drawn = 2 * min(drawing_steps, MOST_DRAWING_STEPS)  # each step asks with the prompt and without
+    seen = 1 + 2 * 4  # features once; the loss at four noise levels, with and without what the prompt adds
+    return (checkpoints + 1) * PICTURES * (drawn + seen) + photos * (1 + 4 * (1 + len(PROMPTS)))
+
+
+def mean_of(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and standard error of what is finite; the error is 0 where one value alone says nothing of it."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return math.nan, math.nan
+    error = statistics.stdev(finite) / len(finite) ** 0.5 if len(finite) > 1 else 0.0
+    return statistics.fmean(finite), error
+
+
+def describe(photos: PhotosJudged, pictures: Sequence[PicturesJudged], kept: int, subject: str) -> str:
+    """What a verdict amounts to for the kept checkpoint, or the last one, in one sentence.
+
+    Args:
+        photos: judged themselves.
+        pictures: the untrained model's first, the last checkpoint's last.
+        kept: a step; 0 for the last.
+        subject: what the thing is called.
+    """
+    before, last = pictures[0], pictures[-1]
+    chosen = next((one for one in pictures if one.step == kept), last) if kept else last
+    parts = [_likeness(photos, before, chosen, subject), _follows(before, chosen), _copies(photos, chosen)]
+    moved = f"and without your {subject} the model has moved by {chosen.drift:.4f}"
+    if chosen is not last:
+        moved += f", at the last step, {last.step:,}, by {last.drift:.4f}"
+    return f"Step {chosen.step:,}: {'; '.join([*parts, moved])}."
+
+
+def _likeness(photos: PhotosJudged, before: PicturesJudged, chosen: PicturesJudged, subject: str) -> str:
+    start, now, goal = (mean_of(one.likeness) for one in (before, chosen, photos))
+    if not is_clear(start, now):
+        return f"its pictures are no more like your {subject} than the untrained model's"
+    if now[0] < start[0]:
+        return f"its pictures are less like your {subject} than the untrained model's"
+    if math.isnan(goal[0]) or goal[0] <= start[0]:
+        return f"its pictures are more like your {subject} than the untrained model's"
+    share = (now[0] - start[0]) / (goal[0] - start[0])
+    if share >= 1:
+        return "its pictures are as like your photos as these are like each other"
+    return f"its pictures have come {share:.0%} of the way from the untrained model's to your photos"
+
+
+def _follows(before: PicturesJudged, chosen: PicturesJudged) -> str:
+    start, now = mean_of(before.follows), mean_of(chosen.follows)
+    if not is_clear(start, (0.0, 0.0)) or start[0] < 0:
+        return "the untrained model itself does not follow the prompts asked, so that cannot be told"
+    if not is_clear(start, now):
+        return "they follow prompts as the untrained model's do"
+    return f"they follow prompts {'less' if now[0] < start[0] else 'more'} than the untrained model's"
+
+
+def _copies(photos: PhotosJudged, chosen: PicturesJudged) -> str:
+    if not photos.copies:
+        return "with one photo nothing tells a copy"
+    near = sum(value > max(photos.copies) for value in chosen.copies)
+    if not near:
+        return "none repeats a photo"
+    return f"{near} of {len(chosen.copies)} are nearer to a photo than any two of your photos to each other"
+
+
+def is_clear(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two means with their standard errors differ by more than chance."""
+    return abs(one[0] - other[0]) > CLEAR * math.hypot(one[1], other[1])

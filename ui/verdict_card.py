@@ -1,0 +1,183 @@
+"""The verdict of a run on the Watch tab: asked for with a click, whose cost is told before; four curves, copies, a sentence."""
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from apt_engine.errors import EngineError
+from apt_engine.jobs.estimate import verdict_seconds
+from apt_engine.runs.events import PicturesJudged
+from apt_engine.runs.history import History
+from apt_engine.runs.verdict import PICTURES, Verdict, chosen_steps
+from ui.context import AppContext, Values
+from ui.plots import Series, duration, file_url, line_plot, progress_line
+
+TITLES = {
+    "likeness": ("Likeness", "how alike the thing in its pictures and in your photos is", "cosine of features"),
+    "follows": (
+        "Follows the prompt",
+        "how much easier each picture is to guess when its prompt is told; beach, snow, watercolor, sketch",
+        "share of the loss",
+    ),
+    "copies": (
+        "Repeats your photos",
+        "the nearest photo to each picture by the caption alone, place by place",
+        "cosine of features",
+    ),
+}
+ABOUT = (
+    "The untrained model draws the same pictures as some of your checkpoints and looks at all of them: likeness, whether they "
+    "follow prompts, whether they repeat your photos, and what else has moved."
+)
+
+
+@dataclass(frozen=True)
+class VerdictCard:
+    """Its components."""
+
+    column: gr.Column
+    cost: gr.HTML
+    judge: gr.Button
+    stop: gr.Button
+    progress: gr.HTML
+    judged: gr.HTML
+
+    @property
+    def outputs(self) -> list[Block]:
+        """What changes when the run goes on."""
+        return [self.column, self.cost, self.judged]
+
+
+def build() -> VerdictCard:
+    """Make the components."""
+    with gr.Column(elem_classes="card", elem_id="verdict", visible=False) as column:
+        with gr.Row(elem_classes="actions", equal_height=False):
+            cost = gr.HTML("", elem_id="verdict-cost")
+            judge = gr.Button("Judge it", size="sm", elem_id="judge", scale=0, min_width=110)
+            stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop-judging", scale=0, min_width=80)
+        progress = gr.HTML("", elem_id="judging")
+        judged = gr.HTML("", elem_id="judged")
+    return VerdictCard(column, cost, judge, stop, progress, judged)
+
+
+def connect(card: VerdictCard, context: AppContext, watched: gr.State) -> None:
+    """Wire its buttons; `watched` says which run is in view."""
+    card.judge.click(
+        partial(judge_run, card, context, watched),
+        {watched},
+        [card.progress, card.judge, card.stop],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    card.stop.click(partial(stop_judging, context), None, None, queue=False, api_visibility="private")
+
+
+def judge_run(card: VerdictCard, context: AppContext, watched: gr.State, values: Values) -> Iterator[Values]:
+    """Judge the checkpoints of the run in view; the verdict comes with its events."""
+    end: Values = {card.progress: "", card.judge: gr.Button(interactive=True), card.stop: gr.Button(visible=False)}
+    busy: Values = {card.judge: gr.Button(interactive=False), card.stop: gr.Button(visible=True)}
+    try:
+        for told in context.engine.judge(values[watched].run_id):
+            yield {card.progress: progress_line(told.fraction, [(told.message, "", "")]), **busy}
+        yield end
+    except EngineError as error:
+        yield {**end, card.progress: f'<p class="note">{html.escape(str(error))}</p>'}
+
+
+def stop_judging(context: AppContext) -> None:
+    """Ask the engine to leave off; nothing of a verdict that is not whole is kept."""
+    context.engine.stop()
+
+
+def show(card: VerdictCard, history: History, *, is_over: bool) -> dict[Block, Any]:
+    """What the page shows of a run; nothing while it is trained."""
+    is_shown = is_over and history.saved_step > 0
+    return {
+        card.column: gr.Column(visible=is_shown),
+        card.cost: draw_cost(history) if is_shown else "",
+        card.judged: draw_verdict(history) if is_shown else "",
+    }
+
+
+def draw_cost(history: History) -> str:
+    """What a verdict would take, and what it is."""
+    steps = chosen_steps([item.step for item in history.run.checkpoints()], history.kept_step)
+    seconds = verdict_seconds(history, len(steps))
+    takes = f", about <b>{duration(seconds)}</b>" if seconds else ""
+    checkpoints = f"{len(steps)} checkpoint{'' if len(steps) == 1 else 's'}"
+    cost = f"<b>{PICTURES * (1 + len(steps))}</b> pictures, of the untrained model and {checkpoints}{takes}"
+    about = "" if history.verdict else f"<p>{ABOUT}</p>"
+    return f'<h2 class="title">Verdict</h2>{about}<p class="numbers"><span>{cost}</span></p>'
+
+
+def draw_verdict(history: History) -> str:
+    """The newest verdict: its sentence, a curve a measure beside the untrained model and the photos, and the nearest photos."""
+    verdict = history.verdict
+    if not verdict:
+        return ""
+    plots = [_measure(history, verdict, measure) for measure in TITLES]
+    plots.append(_plot("Keeps the rest", "how far pictures without your subject have moved", _drift(history, verdict)))
+    note = "Bands are one standard error. Dashed: the untrained model; dotted: your photos among each other."
+    return (
+        f'<p class="verdict">{html.escape(verdict.message)}</p><div class="details">{"".join(plots)}</div>'
+        f'<p class="quiet">{note}</p>{_pairs(history, verdict)}'
+    )
+
+
+def _measure(history: History, verdict: Verdict, measure: str) -> str:
+    title, about, unit = TITLES[measure]
+    curve = verdict.curve(measure)
+    last = history.last_step
+    lines = [
+        Series("checkpoints", [(step, mean) for step, mean, _ in curve], errors=[error for _, _, error in curve]),
+        Series("untrained", [(0, curve[0][1]), (last, curve[0][1])], "dashed"),
+        Series("photos", [(0, verdict.of_photos(measure)), (last, verdict.of_photos(measure))], "dotted"),
+    ]
+    return _plot(title, about, line_plot(lines, last, title, unit=unit, kept_step=history.kept_step))
+
+
+def _drift(history: History, verdict: Verdict) -> str:
+    points = [(one.step, one.drift) for one in verdict.pictures]
+    lines = [Series("checkpoints", points, "warm"), Series("untrained", [(0, 0.0), (history.last_step, 0.0)], "dashed")]
+    return line_plot(lines, history.last_step, "Drift", unit="squared difference", kept_step=history.kept_step)
+
+
+def _plot(title: str, about: str, plot: str) -> str:
+    return f'<section><h2 class="title">{title}</h2><p>{about}</p>{plot}</section>'
+
+
+def _pairs(history: History, verdict: Verdict) -> str:
+    """Each picture by the caption alone beside its nearest photo, of the kept checkpoint and of the last."""
+    last = verdict.pictures[-1].step
+    shown = [one for one in verdict.pictures if one.step and one.step in (history.kept_step, last)]
+    limit = max(verdict.photos.copies, default=None)
+    words = f" Your two most alike photos: {limit:.2f}." if limit is not None else ""
+    rows = "".join(_row(history.run.path, history.run.photo_paths, one, history.kept_step) for one in shown)
+    return (
+        f'<h2 class="title second">Nearest photos</h2><p class="quiet">Left a picture by the caption alone, right the photo it '
+        f"is nearest to.{words}</p>{rows}"
+    )
+
+
+def _row(folder: Path, photos: Sequence[Path], judged: PicturesJudged, kept_step: int) -> str:
+    what = "kept" if judged.step == kept_step else "last"
+    pairs = "".join(
+        _pair(folder / path, photos[nearest], alike)
+        for path, nearest, alike in zip(judged.paths, judged.nearest, judged.copies, strict=False)
+        if nearest < len(photos)
+    )
+    return f'<h3 class="pairs">Step {judged.step:,}, {what}</h3><div class="pairs">{pairs}</div>'
+
+
+def _pair(picture: Path, photo: Path, alike: float) -> str:
+    images = "".join(
+        f'<img src="{file_url(path)}" alt="{words}" loading="lazy">'
+        for path, words in ((picture, "picture"), (photo, "its nearest photo"))
+    )
+    return f"<figure>{images}<figcaption>{alike:.2f}</figcaption></figure>"
