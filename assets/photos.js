@@ -2,6 +2,7 @@
 // value: {photos: [{path, name, url, whole, box: [left, top, side] or null, caption, warnings: [string]}], problems: [string], round}
 // left and top are shares of the width and height, side of the shorter side.
 const root = element.querySelector(".photos-root");
+const LEAST_SIDE = 0.3; // of the photo's shorter side
 let waiting = "";
 let mine = null; // the newest change made here; the answer to an older one must not undo it
 let rounds = 0;
@@ -57,9 +58,10 @@ function tile(photo, index) {
 function crop(index) {
   const photo = props.value.photos[index];
   const image = node("img", { src: photo.whole, alt: photo.name, draggable: "false" });
+  const handles = ["nw", "ne", "sw", "se"].map((corner) => node("i", { class: corner, "data-corner": corner }));
   const square = node("div", { class: "square", tabindex: 0, role: "slider", "aria-label": "the part that is learnt: arrow keys move it",
-    "aria-valuenow": 0, "aria-valuetext": "square around the subject" });
-  const sizes = node("input", { type: "range", min: 30, max: 100, value: 100, "aria-label": "size of the square" });
+    "aria-valuenow": 0, "aria-valuetext": "square around the subject" }, ...handles);
+  const sizes = node("input", { type: "range", min: 100 * LEAST_SIDE, max: 100, value: 100, "aria-label": "size of the square" });
   const stage = node("div", { class: "stage" }, image, square);
   let [left, top, side] = photo.box ?? [0, 0, 1];
 
@@ -71,12 +73,31 @@ function crop(index) {
     top = Math.max(0, Math.min(top, 1 - length / height));
     Object.assign(square.style, { left: `${left * width}px`, top: `${top * height}px`, width: `${length}px`, height: `${length}px` });
   }
+  // A corner is dragged while the one across from it stays.
+  function resize(corner, by, from) {
+    const [width, height] = [image.clientWidth, image.clientHeight];
+    const shorter = Math.min(width, height), isLeft = corner.endsWith("w"), isTop = corner.startsWith("n");
+    const across = [from.left * width + (isLeft ? from.side * shorter : 0), from.top * height + (isTop ? from.side * shorter : 0)];
+    const room = Math.min(isLeft ? across[0] : width - across[0], isTop ? across[1] : height - across[1]);
+    const wanted = from.side * shorter + ((isLeft ? -by[0] : by[0]) + (isTop ? -by[1] : by[1])) / 2;
+    const length = Math.max(LEAST_SIDE * shorter, Math.min(room, wanted));
+    side = length / shorter;
+    left = (across[0] - (isLeft ? length : 0)) / width;
+    top = (across[1] - (isTop ? length : 0)) / height;
+    sizes.value = Math.round(side * 100);
+    place();
+  }
   square.addEventListener("pointerdown", (start) => {
-    const [fromLeft, fromTop] = [left, top];
+    const from = { left, top, side }, { corner } = start.target.dataset;
     square.setPointerCapture(start.pointerId);
     square.onpointermove = (event) => {
-      left = fromLeft + (event.clientX - start.clientX) / image.clientWidth;
-      top = fromTop + (event.clientY - start.clientY) / image.clientHeight;
+      const by = [event.clientX - start.clientX, event.clientY - start.clientY];
+      if (corner) {
+        resize(corner, by, from);
+        return;
+      }
+      left = from.left + by[0] / image.clientWidth;
+      top = from.top + by[1] / image.clientHeight;
       place();
     };
     square.onpointerup = () => { square.onpointermove = null; };
@@ -98,7 +119,7 @@ function crop(index) {
     dialog.close();
   };
   const dialog = node("dialog", { class: "large", "aria-label": `crop ${photo.name}` },
-    node("p", {}, "Move the square over the subject; what is outside is not learnt."), stage,
+    node("p", {}, "Move the square over the subject, or drag its corners; what is outside is not learnt."), stage,
     node("label", { class: "choose" }, "size", sizes),
     node("label", { class: "choose caption" }, "caption", caption),
     node("button", { type: "button", class: "close", onclick: done }, "Use this part"), " ",

@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from apt_engine.errors import PhotoError
-from apt_engine.photos.photo_set import MAXIMUM_COUNT, Photo, PhotoSet, read_photo, twins_of
+from apt_engine.photos.photo_set import MAXIMUM_COUNT, Photo, PhotoSet, read_photo, shares_of, twins_of
+from apt_engine.runs.run import Run
 from ui.plots import file_url
 
 TILE_SIDE = 256
@@ -25,6 +26,17 @@ def tiles_of(paths: Sequence[Path]) -> dict[str, Any]:
         for path in paths
     ]
     return {"photos": photos, "problems": []}
+
+
+def tiles_of_run(run: Run) -> dict[str, Any]:
+    """Tiles of a run's photos: the whole ones where it has them, cut and captioned as they were."""
+    originals = run.originals
+    tiles = tiles_of([path for path, _ in originals] or run.photo_paths)
+    usual = run.config.caption
+    boxes = [box for _, box in originals] or [None] * len(tiles["photos"])
+    for tile, box, caption in zip(tiles["photos"], boxes, run.captions, strict=True):
+        tile |= {"box": box, "caption": "" if caption == usual else caption}
+    return tiles
 
 
 def read_tiles(value: dict[str, Any] | None, folders: Sequence[Path]) -> PhotoSet:
@@ -114,15 +126,12 @@ def _tile(tile: dict[str, Any], photo: Photo, notes: list[str], folder: Path) ->
         reduced = photo.image.copy()
         reduced.thumbnail((WHOLE_SIDE, WHOLE_SIDE))
         reduced.save(upright, quality=85)
-    left, top, right, _ = photo.square
-    width, height = photo.image.size
-    box = [left / width, top / height, (right - left) / min(width, height)]
     return {
         "path": tile["path"],
         "name": photo.name,
         "url": file_url(square),
         "whole": file_url(upright),
-        "box": box,
+        "box": shares_of(photo.image, photo.square),
         "caption": photo.caption,
         "warnings": notes,
     }

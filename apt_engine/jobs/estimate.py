@@ -1,5 +1,8 @@
 """What a training would take, told before it starts: time from earlier runs here, the rest from what the base is."""
 
+import os
+import platform
+import shutil
 from dataclasses import dataclass
 
 from apt_engine.bases import footprint
@@ -21,19 +24,24 @@ LARGEST_WHOLE = 1024 * 1024  # pixels that go through the VAE at once
 VAE_NUMBERS = 83_653_863  # of every Stable Diffusion, in fp32
 VAE_BYTES_PER_PIXEL = 3 * 256 * 4  # measured: three times the widest layer of its last block
 POCKET_SECONDS_PER_STEP = 0.23  # on one core, batch 4, samples in between
+# Without a GPU: a step of Stable Diffusion 1.5 at 512 px, batch 1, all parts of APT, on two cores (benchmarks.single_file).
+CPU_SECONDS, CPU_NUMBERS, CPU_PIXELS, CPU_CORES = 6.0, 860e6, 512**2, 2
+GPU_TOOLS = ("nvidia-smi", "rocm-smi", "xpu-smi")
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Seconds (None where nothing like it ran here yet), bytes of memory and disk, bytes still to be downloaded.
 
-    None for bytes of a base model of which nothing is known.
+    None for bytes of a base model of which nothing is known. `is_slow` where the seconds are those without a GPU, reckoned from
+    another computer's.
     """
 
     seconds: float | None
     memory: int | None
     disk: int | None
     download: int | None
+    is_slow: bool = False
 
 
 def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estimate:
@@ -47,10 +55,29 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
     needs = needs_of(config.base, load_presets())
     if needs is None:
         return Estimate(seconds, memory=None, disk=None, download=0 if is_here else None)
+    slowly = _pace_without_gpu(config) if pace is None and (config.device == "cpu" or not has_gpu()) else None
+    seconds = steps * slowly if slowly else seconds
     attention, feed_forward, convolutions = needs.lora
     at_rank_16 = attention + feed_forward * config.feed_forward + convolutions * config.convolutions
     disk = at_rank_16 * config.rank // 16 * (1 + config.checkpoints_in(steps) + 2 * KEPT_OPTIMIZER_STATES)
-    return Estimate(seconds, _memory(config) or needs.memory, disk, 0 if is_here else needs.download)
+    return Estimate(
+        seconds, _memory(config) or needs.memory, disk, 0 if is_here else needs.download, slowly is not None
+    )
+
+
+def has_gpu() -> bool:
+    """Whether this computer seems to have one that torch can use; told without torch, by what its driver brings along."""
+    is_apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    return is_apple or any(map(shutil.which, GPU_TOOLS))
+
+
+def _pace_without_gpu(config: TrainingConfig) -> float | None:
+    """Seconds a step, reckoned from the size of the model and the picture; None where the shapes are not known."""
+    denoiser = denoiser_config(config.base, load_presets())
+    if not denoiser or config.base == "pocket":
+        return None
+    work = footprint.unet_numbers(denoiser) / CPU_NUMBERS * config.resolution**2 / CPU_PIXELS * config.batch_size
+    return CPU_SECONDS * work * CPU_CORES / (os.cpu_count() or 1)
 
 
 def verdict_seconds(summary: RunSummary, checkpoints: int) -> float | None:

@@ -24,6 +24,8 @@ BLUR_LIMIT = 80.0
 # Correlation of 16 px thumbnails. A photo and itself made brighter, smaller or cropped by 3 % correlate by 0.93 to 1.00;
 # two of the 24 photos by 0.73 at most.
 TWIN_LIMIT = 0.93
+ORIGINALS, SQUARES = "originals", "squares.json"
+ORIGINAL_QUALITY = 92  # of JPEG; a photo of 2048 px takes about 0.5 MB
 CROP_SIDE = 64  # the subject is looked for in a picture of this size
 
 
@@ -104,10 +106,18 @@ class PhotoSet:
         )
 
     def save(self, folder: Path, resolution: int) -> None:
-        """Write 01.png, 02.png ... into `folder`: RGB squares of `resolution` px around the subject; and own captions."""
+        """Write 01.png, 02.png ... into `folder`: RGB squares of `resolution` px around the subject; and own captions.
+
+        Under `originals/` lie the whole photos, with `squares.json`, to be cut again for a larger base model.
+        """
+        (folder / ORIGINALS).mkdir()
+        squares = {}
         for number, photo in enumerate(self.photos, 1):
             square = photo.image.crop(photo.square)
             square.resize((resolution, resolution), Image.Resampling.LANCZOS).save(folder / f"{number:02d}.png")
+            photo.image.save(folder / ORIGINALS / f"{number:02d}.jpg", quality=ORIGINAL_QUALITY)
+            squares[f"{number:02d}.jpg"] = shares_of(photo.image, photo.square)
+        (folder / ORIGINALS / SQUARES).write_text(json.dumps(squares), encoding="utf-8")
         captions = {f"{number:02d}.png": photo.caption for number, photo in enumerate(self.photos, 1) if photo.caption}
         if captions:
             (folder / "captions.json").write_text(json.dumps(captions, ensure_ascii=False), encoding="utf-8")
@@ -167,6 +177,12 @@ def square_box(image: Image.Image) -> tuple[int, int, int, int]:
     best = max(range(len(scores)), key=lambda offset: (round(float(scores[offset]), 3), -abs(offset - middle)))
     start = round(slack * best / max(1, len(scores) - 1))
     return (start, 0, start + side, side) if width > height else (0, start, side, start + side)
+
+
+def shares_of(image: Image.Image, box: Sequence[int]) -> list[float]:
+    """A square as shares: left of the width, top of the height, side of the shorter side."""
+    left, top, right, _ = box
+    return [left / image.width, top / image.height, (right - left) / min(image.size)]
 
 
 def sharpness(image: Image.Image) -> float:

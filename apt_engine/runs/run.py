@@ -110,6 +110,21 @@ class Run:
         return sorted((self.path / "photos").glob("*.png"))
 
     @property
+    def originals(self) -> list[tuple[Path, list[float]]]:
+        """The whole photos behind the prepared ones, each with the square that was cut out of it, as shares.
+
+        None where one is missing, as with runs of earlier versions.
+        """
+        folder = self.path / "photos" / "originals"
+        try:
+            squares: dict[str, Any] = dict(read_json(folder / "squares.json"))
+        except (OSError, ValueError, TypeError):
+            return []
+        found = [(folder / f"{path.stem}.jpg", squares.get(f"{path.stem}.jpg")) for path in self.photo_paths]
+        whole = [(path, box) for path, box in found if is_regular(path) and isinstance(box, list)]
+        return whole if len(whole) == len(found) else []
+
+    @property
     def captions(self) -> list[str]:
         """The caption of each photo, `{subject}` standing for the thing: its own, or that of the config."""
         try:

@@ -144,7 +144,8 @@ def test_settings_come_back_out_of_a_picture(store: RunStore) -> None:
         library.settings_inside(store.data_dir / "gone.png")
 
 
-def test_time_is_told_from_an_earlier_run_of_the_same_kind(store: RunStore) -> None:
+def test_time_is_told_from_an_earlier_run_of_the_same_kind(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apt_engine.jobs.estimate.has_gpu", lambda: True)
     config = TrainingConfig(subject="bear", base="some/model", resolution=512)
     assert estimate(config, 5, store).seconds is None
     run = store.create(config, lambda folder: None)

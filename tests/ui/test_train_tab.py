@@ -1,6 +1,7 @@
 """What the Train tab's buttons do, without a browser and without waking the engine."""
 
 import html
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from PIL import Image
 
 from apt_engine.jobs.engine import EngineStatus
+from apt_engine.settings.training import TrainingConfig
 from tests.pages import engine, form
 from ui.context import AppContext, load_examples
-from ui.photo_tiles import read_tiles
+from ui.photo_tiles import read_tiles, tiles_of
 from ui.tabs import runs, train
+from ui.train_panels import credits_of, describe, draw_warps, warped
 
 
 @pytest.mark.parametrize(
@@ -221,5 +224,64 @@ def test_an_example_brings_photos_and_word(view: train.TrainView, photo_dir: Pat
     example = load_examples(tmp_path)["disc"]
     values = train.take_example(view, example)
     assert (len(values[view.photos]["photos"]), values[view.settings["subject"]]) == (4, "disc")
-    assert "<li>Disc: By A &amp; B. CC0</li>" in train.credits_of([example])
+    assert "<li>Disc: By A &amp; B. CC0</li>" in credits_of([example])
     assert load_examples(tmp_path / "nowhere") == {}
+
+
+def test_re_framing_is_shown_on_ones_own_photos_and_only_where_it_is_on(
+    context: AppContext, view: train.TrainView, photos: list[Path]
+) -> None:
+    values = form(view, photos, subject="car")
+    shown = train.show_photos(view, context, values)[view.warps]
+    assert shown.count("<img") == 4
+    assert train.show_photos(view, context, {**values, view.settings["augmentation"]: 0})[view.warps] == ""
+    strong = train.show_photos(view, context, {**values, view.settings["max_zoom"]: 2.0})[view.warps]
+    assert not set(re.findall(r'src="([^"]+)"', shown)) & set(re.findall(r'src="([^"]+)"', strong))
+    assert draw_warps([], TrainingConfig(subject="car"), context.uploads_dir) == ""
+
+
+def test_a_re_framed_photo_is_smaller_turned_the_trainers_way_and_black_around() -> None:
+    square = Image.new("RGB", (96, 96), "white")
+    square.paste("red", (48, 0, 96, 96))
+    small = warped(square, 3.0, 0.0)
+    assert [small.getpixel(place) for place in ((48 - 20, 48), (40, 48), (60, 48))] == [
+        (0, 0, 0),
+        (255, 255, 255),
+        (255, 0, 0),
+    ]
+    quarter = warped(square, 1.0, 90.0)  # counter-clockwise: what was right is up
+    assert (quarter.getpixel((48, 20)), quarter.getpixel((48, 75))) == ((255, 0, 0), (255, 255, 255))
+
+
+def test_a_run_trained_again_has_its_whole_photos_cut_and_captioned_as_before(
+    context: AppContext, view: train.TrainView, photos: list[Path]
+) -> None:
+    wide = photos[0].with_name("wide.png")
+    Image.new("RGB", (300, 100), "gray").save(wide)
+    value = tiles_of([wide, photos[0]])
+    value["photos"][0] |= {"box": [0.25, 0.0, 0.5], "caption": "a wide {subject}"}
+    found = read_tiles(value, [context.uploads_dir])
+    run = context.store.create(TrainingConfig(subject="car"), lambda folder: found.save(folder, 64))
+    first, second = train.fill_in(view, context, run)[view.photos]["photos"]
+    assert (first["box"], first["caption"], second["caption"]) == ([0.25, 0.0, 0.5], "a wide {subject}", "")
+    with Image.open(first["path"]) as whole:
+        assert whole.size == (300, 100)
+    (run.path / "photos" / "originals" / "01.jpg").unlink()  # as a run of an earlier version
+    assert [Path(tile["path"]).name for tile in train.fill_in(view, context, run)[view.photos]["photos"]] == [
+        "01.png",
+        "02.png",
+    ]
+
+
+def test_without_a_gpu_the_time_of_a_large_model_is_told_before_the_click(
+    context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    config = TrainingConfig(subject="car", base=base, steps=600, resolution=512, batch_size=1)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("apt_engine.jobs.estimate.has_gpu", lambda: False)
+    said = describe(context, config, 5)
+    assert "about <b>30 min</b> without a GPU" in said
+    monkeypatch.setattr("apt_engine.jobs.estimate.has_gpu", lambda: True)
+    assert "without a GPU" not in describe(context, config, 5)
+    assert "about <b>30 min</b> without a GPU" in describe(context, config.replace(device="cpu"), 5)

@@ -2,41 +2,27 @@
 
 import html
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import gradio as gr
-import psutil  # comes with accelerate
 from gradio.blocks import Block
 from gradio.components import Component
 
 from apt_engine.bases.profiles import build_config
-from apt_engine.errors import BusyError, ConfigError, EngineError, PhotoError
-from apt_engine.jobs.estimate import estimate
+from apt_engine.errors import BusyError, ConfigError, PhotoError
 from apt_engine.runs.run import Run
 from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
 from ui.context import AppContext, Example, Values, plain_errors
 from ui.form import build_input, build_settings, changed_by, initial_value, to_component
-from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of
-from ui.plots import duration, size
-from ui.scripted import scripted
+from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of, tiles_of_run
 from ui.sentences import in_line
+from ui.train_panels import DEFAULTS, build_photos, build_presets, describe, draw_warps, problem
 from ui.vocabulary import describe_word, known_words
 
-ORDER = ("off", "quick", "gentle", "light", "standard", "strong", "dreambooth")
-CHOICES = {
-    "training": "How long",
-    "augmentation": "Re-frame photos as they wear out",
-    "regularization": "Keep what the model knows",
-}
-DEFAULTS = {
-    "training": "standard",
-    "augmentation": "augmentation-standard",
-    "regularization": "regularization-standard",
-}
 SHOWN_ABOVE = ("subject", "base")
 SHOW_PROBLEM = "() => document.querySelector('#train-tab [role=alert]')?.scrollIntoView({block: 'center'})"
 NAME_SUGGESTIONS = "() => document.querySelector('#subject input')?.setAttribute('list', 'known-words')"
@@ -60,6 +46,7 @@ class TrainView:
         examples: a button for each example.
         settings: an input for each field of TrainingConfig, by its name.
         presets: a choice for each kind of preset.
+        warps: what re-framing does to the photos.
         summary: what training would take.
         train: the button.
         chosen: the Choice that the form follows.
@@ -71,6 +58,7 @@ class TrainView:
     examples: list[tuple[gr.Button, Example]]
     settings: dict[str, Component]
     presets: dict[str, gr.Radio]
+    warps: gr.HTML
     summary: gr.HTML
     train: gr.Button
     chosen: gr.State
@@ -78,7 +66,7 @@ class TrainView:
     @property
     def filled(self) -> list[Component]:
         """What `fill_in` changes."""
-        return [self.photos, self.notes, self.meaning, self.summary, *self.settings.values()]
+        return [self.photos, self.notes, self.meaning, self.warps, self.summary, *self.settings.values()]
 
     @property
     def kept(self) -> dict[str, Component]:
@@ -92,13 +80,13 @@ def build(context: AppContext) -> TrainView:
     start = build_config(context.presets, list(DEFAULTS.values()), {"subject": "thing"})
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            photos, notes, examples = _build_photos(context)
+            photos, notes, examples = build_photos(context)
         with gr.Column(scale=4, min_width=320, elem_classes="card"):
             subject = build_input(TrainingConfig, "subject", value="", label="2. What is it?", elem_id="subject")
             words = "".join(f'<option value="{html.escape(word)}">' for word in known_words())
             gr.HTML(f'<datalist id="known-words">{words}</datalist>', padding=False)
             meaning = gr.HTML("", elem_id="train-meaning")
-            presets = {kind: _preset_choice(context, kind) for kind in CHOICES}
+            presets, warps = build_presets(context)
             bases = [(preset.name, preset.bases[0]) for preset in context.presets.values() if preset.bases]
             base = gr.Dropdown(
                 bases,
@@ -120,6 +108,7 @@ def build(context: AppContext) -> TrainView:
         examples=examples,
         settings={"subject": subject, "base": base, **settings},
         presets=presets,
+        warps=warps,
         summary=summary,
         train=train,
         chosen=gr.State(Choice(start.base, tuple(DEFAULTS.values()))),
@@ -135,7 +124,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
         started: what to show elsewhere once a run has begun, by its id.
         outputs: the components that `started` may change.
     """
-    shown = [view.photos, view.notes, view.summary]
+    shown = [view.photos, view.notes, view.warps, view.summary]
     form = {view.photos, *view.settings.values()}
     look = partial(show_photos, view, context)
     view.photos.input(look, form, shown, show_progress="hidden", trigger_mode="always_last", api_visibility="private")
@@ -178,15 +167,15 @@ def start(view: TrainView, context: AppContext, started: Callable[[str], Values]
     try:
         TrainingConfig(subject=values[view.settings["subject"]])
     except ConfigError as error:
-        return {view.meaning: _problem(error)}
+        return {view.meaning: problem(error)}
     try:
         photos.check(SUBJECT_SLOT)
     except PhotoError as error:
-        return {view.notes: _problem(error)}
+        return {view.notes: problem(error)}
     try:
         config = config_of(view, values)
     except ConfigError as error:
-        return {view.summary: _problem(error)}
+        return {view.summary: problem(error)}
     with plain_errors():
         line = context.line if context.engine.status.job != "idle" else None
         run = context.store.create(config, lambda folder: photos.save(folder, config.resolution))
@@ -221,6 +210,7 @@ def show_photos(view: TrainView, context: AppContext, values: Values) -> Values:
     return {
         view.photos: tiles,
         view.notes: f'<ul class="warnings">{notes}</ul>' if notes else "",
+        view.warps: draw_warps(photos.photos, config, context.uploads_dir / "tiles") if config else "",
         **sum_up(view, context, {**values, view.photos: tiles}),
     }
 
@@ -230,7 +220,7 @@ def sum_up(view: TrainView, context: AppContext, values: Values) -> Values:
     try:
         config = config_of(view, {**values, view.settings["subject"]: "thing"})
     except ConfigError as error:
-        return {view.summary: _problem(error)}
+        return {view.summary: problem(error)}
     return {view.summary: describe(context, config, len((values[view.photos] or NO_PHOTOS)["photos"]))}
 
 
@@ -246,12 +236,13 @@ def fill_in(view: TrainView, context: AppContext, run: Run) -> Values:
         RunError: its settings cannot be read.
     """
     config = run.config
-    tiles = tiles_of(run.photo_paths)
+    tiles = tiles_of_run(run)
     photos = read_tiles(tiles, _own_folders(context))
     values = config.to_dict()
     return {
         view.photos: show(tiles, photos, config.resolution, context.uploads_dir / "tiles"),
         view.notes: "",
+        view.warps: draw_warps(photos.photos, config, context.uploads_dir / "tiles"),
         view.summary: describe(context, config, len(photos.photos)),
         **explain_word(view, {component: values[name] for name, component in view.settings.items()}),
         **{component: to_component(values[name]) for name, component in view.settings.items()},
@@ -306,30 +297,6 @@ def config_of(view: TrainView, values: Values) -> TrainingConfig:
     return TrainingConfig.from_dict({**settings, "base": settings["base"] or "pocket"})
 
 
-def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> str:
-    """One line on the steps, time, memory and disk that training would take."""
-    needs = estimate(config, photo_count, context.store)
-    folder = context.store.data_dir
-    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    memory = psutil.virtual_memory().total
-    stops = "stops by itself, " if config.stop == "auto" and config.check_every_steps else ""
-    facts = [
-        f"<b>{photo_count}</b> photo{'' if photo_count == 1 else 's'}",
-        f"{stops}at most <b>{config.steps_for(photo_count):,}</b> steps",
-        f"<b>{config.resolution}</b> px",
-        *([f"about <b>{duration(needs.seconds)}</b>"] if needs.seconds and photo_count else []),
-        f"memory <b>{_bytes(needs.memory)}</b>" + (f" of {size(memory)}" if config.base == "pocket" else ""),
-        f"disk <b>{_bytes(needs.disk)}</b> of {size(free)} free",
-        f"download <b>{_bytes(needs.download)}{', once' if needs.download else ''}</b>",
-    ]
-    spans = "".join(f"<span>{fact}</span>" for fact in facts)
-    return f'<h2 class="title">3. Train</h2><p class="numbers">{spans}</p>'
-
-
-def _bytes(count: int | None) -> str:
-    return "not known" if count is None else size(count) if count else "none"
-
-
 def _choice(view: TrainView, values: Values) -> Choice:
     base = values[view.settings["base"]] or "pocket"
     return Choice(base, tuple(values[radio] for radio in view.presets.values()))
@@ -345,52 +312,3 @@ def _config_or_none(view: TrainView, values: Values) -> TrainingConfig | None:
 def _own_folders(context: AppContext) -> list[Path]:
     """The folders that photos may be read from: uploads, examples, and the photos of earlier runs."""
     return [context.uploads_dir, context.store.runs_dir, *(example.folder for example in context.examples.values())]
-
-
-def _problem(error: EngineError) -> str:
-    return f'<p class="problem" role="alert">{html.escape(str(error))}</p>'
-
-
-def _build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.Button, Example]]]:
-    where = "" if context.tenants.is_shared else " They stay on this computer."
-    gr.HTML(
-        '<h2 class="title">1. Photos of the thing</h2>'
-        f"<p>3 to 10, different places and angles.{where} Click one to crop it.</p>",
-        padding=False,
-    )
-    photos = scripted("photos", NO_PHOTOS, elem_id="photos")
-    notes = gr.HTML("", elem_id="notes")
-    examples = []
-    if context.examples:
-        gr.HTML('<p class="quiet">No photos at hand? Try it with:</p>')
-        with gr.Row(elem_classes="examples"):
-            examples = [
-                (
-                    gr.Button(
-                        example.title,
-                        size="sm",
-                        elem_id=f"example-{key}",
-                        icon=str(example.photo_paths[0]),
-                        min_width=120,
-                    ),
-                    example,
-                )
-                for key, example in context.examples.items()
-            ]
-        gr.HTML(credits_of(context.examples.values()))
-    return photos, notes, examples
-
-
-def credits_of(examples: Iterable[Example]) -> str:
-    """Who made the example photos, and their licenses, as a list that a click opens."""
-    lines = "".join(
-        f"<li>{html.escape(f'{example.title}: {example.credit} {example.licence}')}</li>" for example in examples
-    )
-    return f'<details class="credits"><summary>Who made these photos</summary><ul>{lines}</ul></details>'
-
-
-def _preset_choice(context: AppContext, kind: str) -> gr.Radio:
-    presets = [(preset.name, key) for key, preset in context.presets.items() if preset.kind == kind]
-    presets.sort(key=lambda item: ORDER.index(end) if (end := item[1].rpartition("-")[2]) in ORDER else len(ORDER))
-    about = context.presets[DEFAULTS[kind]].description
-    return gr.Radio(presets, value=DEFAULTS[kind], label=CHOICES[kind], info=about, interactive=True)

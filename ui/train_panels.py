@@ -1,0 +1,152 @@
+"""Parts of the Train tab: the photos with their examples, the presets with what they do, and what training would take."""
+
+import hashlib
+import html
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import gradio as gr
+import psutil  # comes with accelerate
+from PIL import Image
+
+from apt_engine.errors import EngineError
+from apt_engine.jobs.estimate import estimate
+from apt_engine.photos.photo_set import Photo
+from apt_engine.settings.training import TrainingConfig
+from ui.context import AppContext, Example
+from ui.photo_tiles import NO_PHOTOS
+from ui.plots import duration, size, thumbnails
+from ui.scripted import scripted
+
+ORDER = ("off", "quick", "gentle", "light", "standard", "strong", "dreambooth")
+CHOICES = {
+    "training": "How long",
+    "augmentation": "Re-frame photos as they wear out",
+    "regularization": "Keep what the model knows",
+}
+DEFAULTS = {
+    "training": "standard",
+    "augmentation": "augmentation-standard",
+    "regularization": "regularization-standard",
+}
+WARP_SIDE = 96
+WARPS = ((0.25, -0.4), (0.5, 0.7), (0.75, -0.9), (1.0, 1.0))  # shares of the most zoom and turn
+
+
+def build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.Button, Example]]]:
+    """Tiles of the photos, sentences on them, and a button for each example."""
+    where = "" if context.tenants.is_shared else " They stay on this computer."
+    gr.HTML(
+        '<h2 class="title">1. Photos of the thing</h2>'
+        f"<p>3 to 10, different places and angles.{where} Click one to crop it.</p>",
+        padding=False,
+    )
+    photos = scripted("photos", NO_PHOTOS, elem_id="photos")
+    notes = gr.HTML("", elem_id="notes")
+    examples = []
+    if context.examples:
+        gr.HTML('<p class="quiet">No photos at hand? Try it with:</p>')
+        with gr.Row(elem_classes="examples"):
+            examples = [
+                (
+                    gr.Button(
+                        example.title,
+                        size="sm",
+                        elem_id=f"example-{key}",
+                        icon=str(example.photo_paths[0]),
+                        min_width=120,
+                    ),
+                    example,
+                )
+                for key, example in context.examples.items()
+            ]
+        gr.HTML(credits_of(context.examples.values()))
+    return photos, notes, examples
+
+
+def credits_of(examples: Iterable[Example]) -> str:
+    """Who made the example photos, and their licenses, as a list that a click opens."""
+    lines = "".join(
+        f"<li>{html.escape(f'{example.title}: {example.credit} {example.licence}')}</li>" for example in examples
+    )
+    return f'<details class="credits"><summary>Who made these photos</summary><ul>{lines}</ul></details>'
+
+
+def build_presets(context: AppContext) -> tuple[dict[str, gr.Radio], gr.HTML]:
+    """A choice for each kind of preset, and below that of re-framing what it does to the photos."""
+    made, warps = {}, None
+    for kind in CHOICES:
+        made[kind] = _preset_choice(context, kind)
+        if kind == "augmentation":
+            warps = gr.HTML("", elem_id="warps")
+    assert warps
+    return made, warps
+
+
+def _preset_choice(context: AppContext, kind: str) -> gr.Radio:
+    presets = [(preset.name, key) for key, preset in context.presets.items() if preset.kind == kind]
+    presets.sort(key=lambda item: ORDER.index(end) if (end := item[1].rpartition("-")[2]) in ORDER else len(ORDER))
+    about = context.presets[DEFAULTS[kind]].description
+    return gr.Radio(presets, value=DEFAULTS[kind], label=CHOICES[kind], info=about, interactive=True)
+
+
+def draw_warps(photos: Sequence[Photo], config: TrainingConfig, folder: Path) -> str:
+    """A few of the photos as re-framing would show them to the model, from gently to as far as it goes; nothing if it is off.
+
+    Args:
+        photos: those on the tab.
+        config: the settings in the form.
+        folder: where the small pictures are kept.
+    """
+    if not photos or not config.augmentation:
+        return ""
+    paths = []
+    for number, (zoom, turn) in enumerate(WARPS):
+        photo = photos[number % len(photos)]
+        warp = 1 + zoom * (config.max_zoom - 1), turn * config.max_rotation_degrees
+        key = hashlib.sha256(f"{photo.source}/{photo.square}/{warp}".encode()).hexdigest()[:24]
+        path = folder / f"{key}-warp.jpg"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            warped(photo.image.crop(photo.square), *warp).save(path, quality=85)
+        paths.append(path)
+    return thumbnails(paths, "your photo, re-framed")
+
+
+def warped(square: Image.Image, zoom: float, degrees: float) -> Image.Image:
+    """A square picture shrunk to 1 / zoom and turned counter-clockwise, black around it, WARP_SIDE px a side."""
+    side = max(1, round(WARP_SIDE / zoom))
+    made = Image.new("RGB", (WARP_SIDE, WARP_SIDE))
+    made.paste(square.resize((side, side)), ((WARP_SIDE - side) // 2,) * 2)
+    return made.rotate(degrees, Image.Resampling.BILINEAR)
+
+
+def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> str:
+    """One line on the steps, time, memory and disk that training would take."""
+    needs = estimate(config, photo_count, context.store)
+    folder = context.store.data_dir
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    memory = psutil.virtual_memory().total
+    stops = "stops by itself, " if config.stop == "auto" and config.check_every_steps else ""
+    slow = " without a GPU" if needs.is_slow else ""
+    facts = [
+        f"<b>{photo_count}</b> photo{'' if photo_count == 1 else 's'}",
+        f"{stops}at most <b>{config.steps_for(photo_count):,}</b> steps",
+        f"<b>{config.resolution}</b> px",
+        *([f"about <b>{duration(needs.seconds)}</b>{slow}"] if needs.seconds and photo_count else []),
+        f"memory <b>{_bytes(needs.memory)}</b>" + (f" of {size(memory)}" if config.base == "pocket" else ""),
+        f"disk <b>{_bytes(needs.disk)}</b> of {size(free)} free",
+        f"download <b>{_bytes(needs.download)}{', once' if needs.download else ''}</b>",
+    ]
+    spans = "".join(f"<span>{fact}</span>" for fact in facts)
+    return f'<h2 class="title">3. Train</h2><p class="numbers">{spans}</p>'
+
+
+def _bytes(count: int | None) -> str:
+    return "not known" if count is None else size(count) if count else "none"
+
+
+def problem(error: EngineError) -> str:
+    """A mistake, said where it was made."""
+    return f'<p class="problem" role="alert">{html.escape(str(error))}</p>'
