@@ -43,6 +43,7 @@ function row(run) {
   ] : [];
   const more = menu(["More"], [...inLine,
     link("Rename", () => rename(run)),
+    link("Plain DreamBooth beside it", () => trigger("retry", { id: run.id }), { title: "the same photos, seed and prompts, without APT" }),
     link("Train like this again", () => trigger("copy", { id: run.id })),
     link("Put into the bin", () => confirm(`Put "${run.title}" into the bin? It can be taken out again.`) && trigger("delete", { id: run.id }),
       { disabled: run.working, title: why ?? "" }),

@@ -8,8 +8,8 @@ import gradio as gr
 from gradio.components import Component
 
 from apt_engine.jobs.engine import EngineStatus, describe_status
-from ui import models
-from ui.context import AppContext, Values
+from ui import models, plain_card
+from ui.context import AppContext, Values, plain_errors
 from ui.form import can_show
 from ui.pictures import show_history, show_line
 from ui.scripted import GENERATE, scripted, settle
@@ -121,12 +121,20 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
             [*shown_run, view.followed, *view.generate.chosen],
         ),
         "copy": (partial(train_again, view, context), [view.tabs, *view.train.filled]),
+        "retry": (partial(show_beside, view, context), [view.tabs, view.runs.table, *view.runs.compared]),
     }
     runs.connect(view.runs, context, actions)
     view.watch.pictures.click(
         partial(make_pictures, view, context),
         {view.watch.watched},
         actions["play"][1],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    view.watch.plain.beside.click(
+        partial(show_beside_watched, view, context),
+        {view.watch.watched},
+        actions["retry"][1],
         show_progress="hidden",
         api_visibility="private",
     )
@@ -214,6 +222,25 @@ def train_again(view: PageView, context: AppContext, run_id: str) -> Values:
     """Go to the Train tab with a run's photos and settings in the form."""
     filled = train.fill_in(view.train, context, context.store.open(run_id))
     return {view.tabs: gr.Tabs(selected="train"), **filled}
+
+
+def show_beside(view: PageView, context: AppContext, run_id: str) -> Values:
+    """Go to the Runs tab with a run and plain DreamBooth side by side; that is trained first where it is not there yet."""
+    is_there = len(context.store.list())
+    with plain_errors():
+        plain = plain_card.beside(context, run_id)
+    if len(context.store.list()) > is_there:
+        gr.Info("Plain DreamBooth is trained next; it is shown here as it comes.")
+    return {
+        view.tabs: gr.Tabs(selected="runs"),
+        **runs.refresh(view.runs, context),
+        **runs.compare(view.runs, context, [run_id, plain.id]),
+    }
+
+
+def show_beside_watched(view: PageView, context: AppContext, values: Values) -> Values:
+    """The same for the run in view on the Watch tab."""
+    return show_beside(view, context, values[view.watch.watched].run_id)
 
 
 def open_generate(view: PageView, context: AppContext, values: Values) -> Values:

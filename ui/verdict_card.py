@@ -19,10 +19,10 @@ from ui.context import AppContext, Values
 from ui.plots import Series, duration, file_url, line_plot, progress_line
 
 TITLES = {
-    "likeness": ("Likeness", "how alike the thing in its pictures and in your photos is", "cosine of features"),
+    "likeness": ("Likeness", "how alike the thing in other places and in your photos is", "cosine of features"),
     "follows": (
         "Follows the prompt",
-        "how much easier each picture is to guess when its prompt is told; beach, snow, watercolor, sketch",
+        "how much easier each picture is to guess when its prompt is told; four places and two treatments",
         "share of the loss",
     ),
     "copies": (

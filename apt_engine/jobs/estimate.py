@@ -92,6 +92,15 @@ def verdict_seconds(summary: RunSummary, checkpoints: int) -> float | None:
     return pace / a_step * passes(checkpoints, config.sample_steps, len(summary.run.photo_paths))
 
 
+def plain_seconds(summary: RunSummary) -> float | None:
+    """What training plain DreamBooth beside a run would take; None where there was no step yet."""
+    config, pace = summary.run.config, summary.seconds_per_step
+    if not pace:
+        return None
+    steps = config.steps_for(len(summary.run.photo_paths))
+    return pace * steps * 3 / (3 + config.needs_reference)  # backward takes as long as two passes
+
+
 def _memory(config: TrainingConfig) -> int | None:
     """Bytes on the device at the most: of a step, or of a picture drawn in between. None where shapes do not tell."""
     denoiser = denoiser_config(config.base, load_presets())

@@ -158,9 +158,9 @@ class PhotosJudged(Event):
 class PicturesJudged(Event):
     """What the untrained model sees in the pictures of a checkpoint, a number a picture; step 0 is the untrained model's own.
 
-    `likeness` to the photos, `follows` how much better a picture fits its prompt than the bare caption, `copies` of pictures by
-    the caption alone the likeness to the nearest photo, `nearest` the number of that photo, counted from 0. `drift` is as in
-    `DriftMeasured`. `paths` are the pictures by the caption alone, relative to the run's folder.
+    `likeness` to the photos of pictures in other places, `follows` how much better a picture fits its prompt than the bare
+    caption, `copies` of pictures by the caption alone the likeness to the nearest photo, `nearest` the number of that photo,
+    counted from 0. `drift` is as in `DriftMeasured`. `paths` are the pictures by the caption alone, relative to the run's folder.
     """
 
     step: int

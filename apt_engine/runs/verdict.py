@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from apt_engine.runs.events import PhotosJudged, PicturesJudged
 
-PROMPTS = (  # where photos seldom are, and two treatments that no photo has
+PLACES = (
     "a photo of a {subject} on the beach",
     "a photo of a {subject} in the snow",
-    "a watercolor painting of a {subject} in the forest",
-    "a pencil sketch of a {subject} on a white background",
+    "a photo of a {subject} in the forest",
+    "a photo of a {subject} in the city",
 )
-SEEDS = 3  # pictures of each prompt
+PROMPTS = (*PLACES, "a watercolor painting of a {subject}", "a pencil sketch of a {subject}")
+SEEDS = 2  # pictures of each prompt
 CAPTIONED = 4  # pictures by the caption alone
 PICTURES = len(PROMPTS) * SEEDS + CAPTIONED
 MOST_DRAWING_STEPS = 10  # where a run's samples have more: a judge sees the same in these, in half the time

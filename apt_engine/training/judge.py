@@ -27,7 +27,7 @@ from apt_engine.training.watch import attention_map
 
 GRID = 8  # places a side at most: SDXL's layers of 64 x 64 would take 0.3 GB a picture
 LEVELS = 20  # noise levels to choose from, fine noise first
-SEEN_AT = 8  # where things are told apart
+SEEN_AT = 5  # where things are told apart
 ASKED_AT = (9, 13, 15, 17)  # where places and treatments are decided
 
 

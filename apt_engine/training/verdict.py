@@ -66,10 +66,11 @@ class Judging:
     Args:
         run: whose photos and settings.
         base: bare.
+        keep: whether pictures by the caption are kept in the run's folder.
     """
 
-    def __init__(self, run: Run, base: BaseModel) -> None:
-        self._run, self._base, self._config = run, base, run.config
+    def __init__(self, run: Run, base: BaseModel, *, keep: bool = True) -> None:
+        self._run, self._base, self._config, self._keep = run, base, run.config, keep
         self._pictures = pictures_of(self._config)
         self._latents = torch.stack([encode_view(base, read_pixels(path)).mean for path in run.photo_paths])
         self._asked = [class_caption(self._config, prompt) for prompt in verdict.PROMPTS]
@@ -83,7 +84,7 @@ class Judging:
         alike = self._judge.alike(captioned)  # (n, photos)
         return PicturesJudged(
             step=step,
-            likeness=_numbers(self._judge.likeness(latents)),
+            likeness=_numbers(self._judge.likeness(placed[: len(verdict.PLACES) * verdict.SEEDS])),
             copies=_numbers(alike.amax(dim=1)),
             nearest=tuple(alike.argmax(dim=1).tolist()),
             follows=_numbers(
@@ -123,6 +124,8 @@ class Judging:
         return PriorDrift(self._base, self._config.replace(drift_prompts=prompts))
 
     def _save(self, step: int, latents: Tensor) -> tuple[str, ...]:
+        if not self._keep:
+            return ()
         paths = tuple(f"samples/verdict/{step:06d}-{number}.png" for number in range(len(latents)))
         for path, image in zip(paths, Sampler(self._base).images(latents), strict=True):
             save_picture(image, self._run.path / path)

@@ -42,7 +42,8 @@ def test_an_untrained_lora_gets_the_numbers_of_the_untrained_model_to_the_bit(
 ) -> None:
     monkeypatch.setattr(verdict, "CAPTIONED", 2)
     monkeypatch.setattr(verdict, "SEEDS", 1)
-    monkeypatch.setattr(verdict, "PROMPTS", verdict.PROMPTS[1:3])
+    monkeypatch.setattr(verdict, "PLACES", verdict.PLACES[:1])
+    monkeypatch.setattr(verdict, "PROMPTS", verdict.PROMPTS[3:5])
     base = bare_base(kind)
     judging = Judging(run, base)
     before, photos = judging.look(0), judging.photos
@@ -51,7 +52,7 @@ def test_an_untrained_lora_gets_the_numbers_of_the_untrained_model_to_the_bit(
     for measure in ("likeness", "copies", "follows", "nearest"):
         assert getattr(after, measure) == getattr(before, measure)
     assert after.drift == before.drift == 0
-    assert [len(one) for one in (before.likeness, before.copies, before.follows)] == [4, 2, 2]
+    assert [len(one) for one in (before.likeness, before.copies, before.follows)] == [1, 2, 2]
     assert [len(one) for one in (photos.likeness, photos.copies, photos.follows)] == [4, 4, 8]
     perturb(base)
     moved = judging.look(20)

@@ -58,7 +58,7 @@ def connect(
     Args:
         view: its components.
         context: the engine and its runs.
-        actions: what happens elsewhere: for an event of the table (select, play, copy) a function of the run's id, and
+        actions: what happens elsewhere: for an event of the table (select, play, copy, retry) a function of the run's id, and
             the components it may change.
     """
 

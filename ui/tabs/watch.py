@@ -14,7 +14,7 @@ from gradio.blocks import Block
 from apt_engine.errors import EngineError
 from apt_engine.runs.history import History
 from apt_engine.runs.training_lock import refuse_if_trained, training_in
-from ui import verdict_card
+from ui import plain_card, verdict_card
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import progress_line
 from ui.run_panels import (
@@ -36,6 +36,7 @@ from ui.sentences import engine_notes, is_at_work, sentence, state_under
 WELCOME = "Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train."
 GO_ON = "Go on for so many more steps"
 ENDED = ("finished", "stopped")
+OVER = (*ENDED, "failed", "interrupted")
 RESUMABLE = ("stopped", "failed", "interrupted")
 NO_SAMPLES: dict[str, Any] = {"prompts": ["your subject"], "steps": [0], "urls": {}, "kept": 0}
 
@@ -65,6 +66,7 @@ class WatchView:
     views: gr.HTML
     details: gr.HTML
     verdict: verdict_card.VerdictCard
+    plain: plain_card.PlainCard
     pictures: gr.Button
     stop: gr.Button
     resume: gr.Button
@@ -81,8 +83,9 @@ class WatchView:
     def outputs(self) -> list[Block]:
         """All that changes when the run goes on."""
         everything = (getattr(self, field.name) for field in dataclasses.fields(self))
-        own = [component for component in everything if component not in (self.more_steps, self.write, self.verdict)]
-        return [*own, *self.verdict.outputs]
+        others = (self.more_steps, self.write, self.verdict, self.plain)
+        own = [component for component in everything if component not in others]
+        return [*own, *self.verdict.outputs, *self.plain.outputs]
 
 
 def build() -> WatchView:
@@ -121,7 +124,7 @@ def build() -> WatchView:
         other_step = gr.Dropdown([], label="Step", container=False, interactive=True, scale=0, elem_id="other-step")
         write = gr.Button("Write the files", size="sm", elem_id="write-files", scale=0, min_width=120)
         written = gr.HTML("", elem_id="written")
-    verdict = verdict_card.build()
+    verdict, plain = verdict_card.build(), plain_card.build()
     with gr.Accordion("More numbers", open=False, elem_id="details"):
         details = gr.HTML(draw_details(History.empty()))
     return WatchView(
@@ -137,6 +140,7 @@ def build() -> WatchView:
         views=views,
         details=details,
         verdict=verdict,
+        plain=plain,
         pictures=pictures,
         stop=stop,
         resume=resume,
@@ -281,6 +285,7 @@ def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
         view.sentence: _sentence(history, state, status.ahead, notes),
         view.stop: gr.Button(visible=is_at_work(status, history.run.id)),
         **_show(view, history, state),
+        **plain_card.show(view.plain, context, history, is_over=state in OVER),
     }
 
 
@@ -313,14 +318,14 @@ def _show(view: WatchView, history: History, state: str) -> Values:
         view.more: gr.Row(visible=state == "finished"),
         view.go_on: gr.Button(GO_ON.replace("Go on", "Go on anyway") if history.ended_by_itself else GO_ON),
         **_show_steps(view, history, state),
-        **verdict_card.show(view.verdict, history, is_over=state in (*ENDED, "failed", "interrupted")),
+        **verdict_card.show(view.verdict, history, is_over=state in OVER),
         view.files: draw_files(history),
     }
 
 
 def _show_steps(view: WatchView, history: History, state: str) -> Values:
     """The steps whose files can be written once the run has ended; while it trains the list stays as it is."""
-    if state not in (*ENDED, "failed", "interrupted"):
+    if state not in OVER:
         return {view.other: gr.Accordion(visible=False)}
     kept, steps = history.kept_step, [item.step for item in reversed(history.run.checkpoints())]
     choices = [(f"step {step:,}{', kept' if step == kept else ''}", str(step)) for step in steps]

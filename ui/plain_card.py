@@ -1,0 +1,103 @@
+"""Plain DreamBooth beside a run that has ended: a click on the Watch tab trains it, or shows both where it is there already."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from apt_engine.errors import EngineError
+from apt_engine.jobs.estimate import plain_seconds
+from apt_engine.runs.history import History, summarize
+from apt_engine.runs.plain import find_plain, make_plain, plain_of
+from apt_engine.runs.run import Run
+from ui.context import AppContext
+from ui.plots import duration
+
+TRAIN, SHOW = "Train plain beside it", "Show both"
+
+
+@dataclass(frozen=True)
+class PlainCard:
+    """Its components."""
+
+    column: gr.Column
+    about: gr.HTML
+    beside: gr.Button
+
+    @property
+    def outputs(self) -> list[Block]:
+        """What changes when the run goes on."""
+        return [self.column, self.about, self.beside]
+
+
+def build() -> PlainCard:
+    """Make the components."""
+    with (
+        gr.Column(elem_classes="card", elem_id="plain", visible=False) as column,
+        gr.Row(elem_classes="actions", equal_height=False),
+    ):
+        about = gr.HTML("", elem_id="plain-about")
+        beside = gr.Button(TRAIN, size="sm", elem_id="plain-beside", scale=0, min_width=170)
+    return PlainCard(column, about, beside)
+
+
+def show(card: PlainCard, context: AppContext, history: History, *, is_over: bool) -> dict[Block, Any]:
+    """What the page shows of a run; nothing while it is trained, nor for a run that is plain itself."""
+    try:
+        is_shown = is_over and history.saved_step > 0 and not is_plain(history.run)
+        plain = find_plain(context.store, history.run) if is_shown else None
+    except EngineError:
+        is_shown, plain = False, None
+    if not is_shown:
+        return {card.column: gr.Column(visible=False)}
+    return {
+        card.column: gr.Column(visible=True),
+        card.about: _title(_state(plain) if plain else _offer(history)),
+        card.beside: gr.Button(SHOW if plain else TRAIN),
+    }
+
+
+def beside(context: AppContext, run_id: str) -> Run:
+    """The plain run beside one: found, or made and begun now, or put in line where the engine is busy.
+
+    Raises:
+        EngineError: it cannot be made; where it cannot be begun nothing is left behind.
+    """
+    run = context.store.open(run_id)
+    if plain := find_plain(context.store, run):
+        return plain
+    if context.line is None:
+        context.engine.refuse_if_busy()
+    plain = make_plain(context.store, run)
+    if context.line:
+        context.line.add(plain.id)
+    else:
+        context.engine.start_training(plain.id)
+    return plain
+
+
+def is_plain(run: Run) -> bool:
+    """Whether a run is plain DreamBooth itself.
+
+    Raises:
+        RunError: its settings cannot be read.
+    """
+    return run.config == plain_of(run.config, len(run.photo_paths))
+
+
+def _offer(history: History) -> str:
+    seconds = plain_seconds(history)
+    takes = f": about <b>{duration(seconds)}</b>" if seconds else ""
+    return f"the same photos, seed, steps and prompts, but nothing that keeps it from memorizing{takes}"
+
+
+def _state(plain: Run) -> str:
+    summary = summarize(plain)
+    if summary.state == "new":
+        return "it is in line; both can be seen side by side as soon as it has samples"
+    return f"{'trained' if summary.state == 'finished' else 'trained so far'}: step {summary.step:,} of {summary.last_step:,}"
+
+
+def _title(words: str) -> str:
+    return f'<h2 class="title">Plain DreamBooth beside it</h2><p class="quiet">{words}</p>'
