@@ -13,26 +13,21 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from apt_engine.bases.variants import SHOWN
 from apt_engine.errors import BaseModelError
 from apt_engine.reading import tensor_files
 from apt_engine.reading.regular import open_regular
+from apt_engine.reading.tensor_files import Tensor
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "families"
 TOKENIZER_DIR = ASSETS / "clip-tokenizer"
-LONGEST_HEADER = tensor_files.LONGEST_HEADER
+Tensors = dict[str, Tensor]
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 FIRST_CONVOLUTION = f"{UNET}input_blocks.0.0.weight"
 SIZE_EMBEDDING = f"{UNET}label_emb.0.0.weight"
 BLOCKS_OF_SDXL = 10  # of its deepest stage
-# Input channels of the first convolution that are no plain text-to-image model.
-CHANNELS = {
-    9: "an inpainting model",
-    5: "a model that is also shown depth",
-    8: "a model that edits pictures",
-    7: "an upscaler",
-}
 # By a part of a name: what such a file is instead.
 STRANGERS = {
     "lora_unet_": "a LoRA",
@@ -50,7 +45,7 @@ STRANGERS = {
     "cap_embedder.": "a Lumina or Z-Image transformer",
     "conditioner.embedders.0.model.": "the SDXL refiner",
 }
-PARTS = {
+ALONE = {
     "input_blocks.0.0.weight": "a U-Net alone",
     "down_blocks.0.resnets.0.conv1.weight": "one part of a model in diffusers layout",
     "decoder.conv_in.weight": "a VAE alone",
@@ -61,7 +56,7 @@ TEXT_ENCODERS = {
     "sd2": ("cond_stage_model.model.",),
     "sdxl": ("conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."),
 }
-FORMATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+FORMATS = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}  # in numpy's words; it has none for BF16
 NORM_OF_SD2 = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
 UNEQUAL = 0.09  # standard deviation; v-prediction has more
 WHOLE = "choose a whole Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout"
@@ -94,79 +89,47 @@ class SingleFile:
         return json.loads((self.configs / "model_index.json").read_text(encoding="utf-8"))
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says of its tensors: shapes, formats, where the bytes of each begin and end; and of itself."""
-
-    shapes: dict[str, list[int]]
-    formats: dict[str, str]
-    places: dict[str, tuple[int, int]]
-    metadata: dict[str, Any]
-
-
 def inspect(path: Path) -> SingleFile:
     """What a file is.
 
     Raises:
         BaseModelError: no checkpoint that can be trained; says what it is instead.
     """
-    header = read_header(path)
-    _refuse_strangers(path, header.shapes)
-    channels = header.shapes[FIRST_CONVOLUTION][1]
+    tensors, about = read_header(path)
+    _refuse_strangers(path, tensors)
+    channels = tensors[FIRST_CONVOLUTION].shape[1]
     if channels != 4:
-        raise _refusal(path, CHANNELS.get(channels, f"a model with {channels} input channels"))
-    family = _family(path, header.shapes)
-    _check_formats(path, header)
-    _check_text_encoder(path, header.shapes, family)
+        raise _refusal(path, SHOWN.get(channels, f"a model with {channels} input channels"))
+    family = _family(path, tensors)
+    _check_formats(path, tensors)
+    _check_text_encoder(path, tensors, family)
     return SingleFile(
         path=path,
         family=family,
-        vae=_vae_of(path, header.shapes),
-        prediction_type=_prediction_type(path, header, family),
+        vae=_vae_of(path, tensors),
+        prediction_type=_prediction_type(path, tensors, about, family),
     )
 
 
-def read_header(path: Path) -> Header:
-    """The header of a safetensors file, once it is sure that all its bytes are there.
+def read_header(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """The tensors of a safetensors file by name and what it says about itself, once it is sure that all its bytes are there.
 
     Raises:
         BaseModelError: it cannot be read, or is no whole safetensors file.
     """
     try:
-        size = path.stat().st_size
         with open_regular(path) as file:
-            start = file.read(8)
-            _refuse_other_formats(path, start)
-            length = int.from_bytes(start, "little")
-            content = file.read(length) if length <= min(LONGEST_HEADER, size - 8) else b""
-        entries: dict[str, Any] = json.loads(content)
-        metadata = entries.pop("__metadata__", {})
-        header = Header(
-            shapes={name: [int(side) for side in entry["shape"]] for name, entry in entries.items()},
-            formats={name: str(entry["dtype"]) for name, entry in entries.items()},
-            places={name: _place(entry, 8 + length) for name, entry in entries.items()},
-            metadata=metadata if isinstance(metadata, dict) else {},
-        )
+            _refuse_other_formats(path, file.read(8))
+        return tensor_files.read_header(path)
     except OSError as error:
         reason = error.strerror or error
         raise BaseModelError(f"The model file {path} cannot be read ({reason}); check the drive it is on.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BaseModelError(f"{path} is not a safetensors file or is damaged; get the file again.") from None
-    end = max((end for _, end in header.places.values()), default=0)
-    if end > size:
+    except tensor_files.CutOffError as error:
         raise BaseModelError(
-            f"{path} is cut off: {size / 1e9:.2f} of {end / 1e9:.2f} GB are there; get the file again."
-        )
-    try:
-        tensor_files.read_header(path)
+            f"{path} is cut off: {error.size / 1e9:.2f} of {error.whole / 1e9:.2f} GB are there; get the file again."
+        ) from None
     except ValueError as error:
-        raise BaseModelError(f"{path} is damaged: {error}; get the file again.") from None
-    return header
-
-
-def _place(entry: dict[str, Any], start: int) -> tuple[int, int]:
-    begin, end = entry["data_offsets"]
-    return start + int(begin), start + int(end)
+        raise BaseModelError(f"{path} is damaged or no safetensors file: {error}; get the file again.") from None
 
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:
@@ -178,95 +141,94 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
         raise BaseModelError(f"{path} is a GGUF file of quantized weights; get the model as .safetensors.")
 
 
-def _refuse_strangers(path: Path, shapes: dict[str, list[int]]) -> None:
+def _refuse_strangers(path: Path, tensors: Tensors) -> None:
     for part, kind in STRANGERS.items():
-        if any(part in name for name in shapes):
+        if any(part in name for name in tensors):
             raise _refusal(path, kind)
-    if len(shapes.get(FIRST_CONVOLUTION, ())) == 4:
+    if FIRST_CONVOLUTION in tensors and len(tensors[FIRST_CONVOLUTION].shape) == 4:
         return
-    for part, kind in PARTS.items():
-        if any(name.endswith(part) for name in shapes):
+    for part, kind in ALONE.items():
+        if any(name.endswith(part) for name in tensors):
             raise _refusal(path, kind)
     raise _refusal(path, "no Stable Diffusion checkpoint")
 
 
-def _family(path: Path, shapes: dict[str, list[int]]) -> str:
+def _family(path: Path, tensors: Tensors) -> str:
     """By the width of the text states that the U-Net attends to, and what SDXL is told of sizes."""
-    if SIZE_EMBEDDING in shapes:
+    if SIZE_EMBEDDING in tensors:
         deepest = f"{UNET}input_blocks.7.1.transformer_blocks.{BLOCKS_OF_SDXL - 1}."
-        if not any(name.startswith(deepest) for name in shapes) or f"{UNET}middle_block.1.norm.weight" not in shapes:
+        if not any(name.startswith(deepest) for name in tensors) or f"{UNET}middle_block.1.norm.weight" not in tensors:
             raise _refusal(path, "a shortened Stable Diffusion XL, such as SSD-1B")
-        if shapes[SIZE_EMBEDDING][1] != 2816:
+        if tensors[SIZE_EMBEDDING].shape[1] != 2816:
             raise _refusal(path, "a Stable Diffusion XL model of another kind")
-        if "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
+        if "edm_mean" in tensors or "edm_vpred.sigma_max" in tensors:
             raise _refusal(path, "a Stable Diffusion XL model with the noise levels of EDM, such as Playground 2.5")
         return "sdxl"
     width = next(
         (
-            shape[1]
-            for name, shape in shapes.items()
+            tensor.shape[1]
+            for name, tensor in tensors.items()
             if name.endswith("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
         ),
         0,
     )
     families = {768: "sd15", 1024: "sd2"}
-    if width not in families or f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias" not in shapes:
+    if width not in families or f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias" not in tensors:
         raise _refusal(path, "a U-Net of an unknown kind")
     return families[width]
 
 
-def _check_formats(path: Path, header: Header) -> None:
+def _check_formats(path: Path, tensors: Tensors) -> None:
     """Weights in eight bits have scales that nobody wrote down alike."""
-    name = next((name for name, kind in header.formats.items() if kind.startswith("F") and kind not in FORMATS), None)
+    name = next((name for name, tensor in tensors.items() if tensor.dtype.startswith("F8")), None)
     if name:
         raise BaseModelError(
-            f"{path} has weights in {header.formats[name]} ({name}); get the model in fp16, bf16 or fp32."
+            f"{path} has weights in {tensors[name].dtype} ({name}); get the model in fp16, bf16 or fp32."
         )
 
 
-def _check_text_encoder(path: Path, shapes: dict[str, list[int]], family: str) -> None:
+def _check_text_encoder(path: Path, tensors: Tensors, family: str) -> None:
     missing = next(
-        (prefix for prefix in TEXT_ENCODERS[family] if not any(name.startswith(prefix) for name in shapes)), None
+        (prefix for prefix in TEXT_ENCODERS[family] if not any(name.startswith(prefix) for name in tensors)), None
     )
     if missing:
         raise BaseModelError(f"{path} has no text encoder (nothing below {missing}); {WHOLE}.")
 
 
-def _vae_of(path: Path, shapes: dict[str, list[int]]) -> Path:
+def _vae_of(path: Path, tensors: Tensors) -> Path:
     """The file itself, or what AUTOMATIC1111 would take: `name.vae.safetensors` beside it."""
-    if f"{VAE}decoder.conv_in.weight" in shapes:
+    if f"{VAE}decoder.conv_in.weight" in tensors:
         return path
     beside = path.with_name(f"{path.stem}.vae.safetensors")
     if beside.is_file():
-        names = read_header(beside).shapes
+        names, _ = read_header(beside)
         if "decoder.conv_in.weight" in names or f"{VAE}decoder.conv_in.weight" in names:
             return beside
     raise BaseModelError(f"{path} has no VAE; put the one that belongs to it beside it as {beside.name}.")
 
 
-def _prediction_type(path: Path, header: Header, family: str) -> str:
+def _prediction_type(path: Path, tensors: Tensors, about: dict[str, str], family: str) -> str:
     """By the model specification's word in the header, or by the key that other programs look for; else by the weights.
 
     Only 2.x models come in both kinds without saying which: those that predict v have far more unequal numbers in one norm
     than those that predict noise, which is how ComfyUI tells them apart.
     """
-    said = {"v": "v_prediction", "epsilon": "epsilon"}.get(str(header.metadata.get("modelspec.prediction_type")))
-    if "v_pred" in header.shapes:
+    said = {"v": "v_prediction", "epsilon": "epsilon"}.get(about.get("modelspec.prediction_type", ""))
+    if "v_pred" in tensors:
         return "v_prediction"
     if said or family != "sd2":
         return said or "epsilon"
-    return "v_prediction" if float(_read(path, header, NORM_OF_SD2).std()) > UNEQUAL else "epsilon"
+    return "v_prediction" if float(_read(path, tensors[NORM_OF_SD2]).std()) > UNEQUAL else "epsilon"
 
 
-def _read(path: Path, header: Header, name: str) -> NDArray[numpy.float32]:
+def _read(path: Path, tensor: Tensor) -> NDArray[numpy.float32]:
     """The numbers of one tensor."""
-    begin, end = header.places[name]
     with path.open("rb") as file:
-        file.seek(begin)
-        content = file.read(end - begin)
-    if header.formats[name] == "BF16":  # the upper half of an fp32
+        file.seek(tensor.begin)
+        content = file.read(tensor.end - tensor.begin)
+    if tensor.dtype == "BF16":  # the upper half of an fp32
         return (numpy.frombuffer(content, numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32)
-    return numpy.frombuffer(content, FORMATS[header.formats[name]]).astype(numpy.float32)
+    return numpy.frombuffer(content, FORMATS[tensor.dtype]).astype(numpy.float32)
 
 
 def _refusal(path: Path, kind: str) -> BaseModelError:

@@ -10,6 +10,7 @@ from typing import Any
 from apt_engine.errors import BaseModelError
 from apt_engine.reading.regular import read_json
 
+# Input channels of the first convolution that are no plain text-to-image model.
 SHOWN = {
     9: "an inpainting model",
     5: "a model that is also shown depth",

@@ -33,12 +33,22 @@ class Tensor:
     end: int
 
 
+class CutOffError(ValueError):
+    """The end of a file is missing."""
+
+    def __init__(self, size: int, whole: int) -> None:
+        super().__init__(f"its tensors end at byte {whole:,} and it at {size:,}")
+        self.size = size
+        self.whole = whole
+
+
 def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file by name, and what it says about itself.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
-        ValueError: it is no whole safetensors file; says why, as the end of "it is damaged: ...".
+        ValueError: it is no whole safetensors file; says why, as the end of "it is damaged: ...". A `CutOffError` if only its end
+            is missing.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -53,7 +63,9 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if tensor.begin != end:
             raise ValueError(f"{name:.80} does not begin where the one before it ends")
         end = tensor.end
-    if end != size:
+    if end > size:
+        raise CutOffError(size, end)
+    if end < size:
         raise ValueError(f"its tensors end at byte {end:,} and it at {size:,}")
     return tensors, about
 

@@ -71,11 +71,11 @@ def test_prediction_of_velocity_is_told_by_the_header_by_a_key_or_by_the_weights
     assert inspect(said).prediction_type == "v_prediction"
     assert inspect(real_file(tmp_path, "sdxl", shapes={"v_pred": (0,)})).prediction_type == "v_prediction"
     path = real_file(tmp_path, "sd2")
-    begin, end = checkpoints.read_header(path).places[checkpoints.NORM_OF_SD2]
+    norm = checkpoints.read_header(path)[0][checkpoints.NORM_OF_SD2]
     for spread, expected in ((0.2, "v_prediction"), (0.02, "epsilon")):
-        numbers = numpy.linspace(-spread, spread, (end - begin) // 2).astype("<f2")
+        numbers = numpy.linspace(-spread, spread, (norm.end - norm.begin) // 2).astype("<f2")
         with path.open("r+b") as file:
-            file.seek(begin)
+            file.seek(norm.begin)
             file.write(numbers.tobytes())
         assert inspect(path).prediction_type == expected
 
