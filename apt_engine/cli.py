@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError, PhotoError, is_device_lost, is_out_of_memory
 from apt_engine.jobs.failures import explain
-from apt_engine.jobs.results import draw, export
+from apt_engine.jobs.results import draw, export, send
 from apt_engine.jobs.session import create, judge, train
 from apt_engine.jobs.sweep.plan import Plan, Row, read_plan
 from apt_engine.jobs.sweep.render import KINDS, STORAGE_VARIABLE, Job, render
@@ -183,8 +183,13 @@ def _generate(options: argparse.Namespace, store: RunStore) -> int:
 
 
 def _export(options: argparse.Namespace, store: RunStore) -> int:
-    for event in export(store, options.run, options.checkpoint, options.out):
+    folder = options.out or store.open(options.run).path / "exports"
+    written: list[ExportReady] = []
+    for event in export(store, options.run, options.step, folder, merged=options.merged):
         _show(event)
+        written.append(event)
+    if options.push:
+        _say(f"sent to {send(folder, written, options.push, is_public=options.public)}")
     return 0
 
 
@@ -321,8 +326,15 @@ def _parser() -> argparse.ArgumentParser:
 
     export = command("export", _export, "Write the LoRA files of a run for other programs.")
     export.add_argument("--run", default="latest", help="id of a run, or latest")
-    export.add_argument("--checkpoint", default="kept", help="kept (the best one), last, or a step")
+    export.add_argument(
+        "--step", default="kept", metavar="N", help="which checkpoint: a step, kept (the best one), or last"
+    )
     export.add_argument("--out", type=Path, metavar="DIR", help="where to write; the run's own folder unless given")
+    export.add_argument("--merged", action="store_true", help="also a whole checkpoint with the LoRA inside")
+    export.add_argument(
+        "--push", metavar="OWNER/NAME", help="send the files to this repository of the Hugging Face hub"
+    )
+    export.add_argument("--public", action="store_true", help="make that repository public, if it is made now")
 
     verdict = command(
         "verdict", _verdict, "Judge a run's checkpoints by pictures, and the untrained model beside them."

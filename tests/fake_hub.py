@@ -1,5 +1,6 @@
 """A hub on 127.0.0.1 that serves a folder as `owner/model`, and breaks as it is told to."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -25,6 +26,10 @@ class FakeHub:
         silent: requests whose path has this are never answered.
         cuts: so many answers with a body that has this in its path end in the middle.
         asked: paths of requests.
+        token: of the last request.
+        made: what the last repository was made with.
+        stored: large files that came, by their hash.
+        taken: files of the last commit, by their names.
         sent: bytes of bodies by file.
     """
 
@@ -36,6 +41,10 @@ class FakeHub:
     cuts: int = 0
     slow: float = 0.0
     asked: list[str] = field(default_factory=list)
+    token: str = ""
+    made: dict[str, object] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    taken: dict[str, bytes] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)
     address: str = ""
 
@@ -67,6 +76,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(has_body=True)
 
+    def do_POST(self) -> None:
+        self._take(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.stored[self.path.rsplit("/", 1)[1]] = body
+        self._send(200, b"", {}, has_body=True)
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -90,6 +107,39 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(path.removeprefix(f"/{NAME}/resolve/{COMMIT}/"), has_body)
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, has_body)
+
+    def _take(self, body: bytes) -> None:
+        """Files that are sent to the hub: named, then large ones by themselves, then a commit."""
+        path = unquote(urlsplit(self.path).path)
+        self.hub.asked.append(f"POST {path}")
+        self.hub.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if self.hub.status:
+            return self._send(self.hub.status, b"{}", {"X-Error-Code": self.hub.code} if self.hub.code else {}, True)
+        answer: dict[str, object] = {"errors": [], "warnings": []}
+        if path == "/api/repos/create":
+            self.hub.made = json.loads(body)
+            answer = {"url": f"{self.hub.address}/{NAME}"}
+        elif "/preupload/" in path:
+            answer = {"files": [_upload_of(file["path"]) for file in json.loads(body)["files"]]}
+        elif path.endswith("/lfs/objects/batch"):
+            objects = [
+                {**known, "actions": {"upload": {"href": f"{self.hub.address}/large/{known['oid']}"}}}
+                for known in json.loads(body)["objects"]
+            ]
+            answer = {"transfer": "basic", "objects": objects}
+        elif "/commit/" in path:
+            lines = [json.loads(line)["value"] for line in body.splitlines() if b'"summary"' not in line]
+            self.hub.taken = {
+                line["path"]: base64.b64decode(line["content"]) if "content" in line else self.hub.stored[line["oid"]]
+                for line in lines
+            }
+            answer = {
+                "success": True,
+                "commitOid": COMMIT,
+                "commitUrl": f"{self.hub.address}/{NAME}/commit/{COMMIT}",
+                "hookOutput": "",
+            }
+        return self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, True)
 
     def _send_file(self, name: str, has_body: bool) -> None:
         file = self.hub.files().get(name)
@@ -115,6 +165,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[start : start + 4096])
             self.hub.sent[name] = self.hub.sent.get(name, 0) + len(body[start : start + 4096])
             time.sleep(self.hub.slow)
+
+
+def _upload_of(name: str) -> dict[str, object]:
+    kind = "lfs" if name.endswith(".safetensors") else "regular"
+    return {"path": name, "uploadMode": kind, "shouldIgnore": False}
 
 
 def _etag(file: Path) -> str:

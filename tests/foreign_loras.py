@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from apt_engine.bases.base import BaseModel
+from apt_engine.bases.original_layout import original_name_of
 from apt_engine.errors import LoraError
 from apt_engine.lora import foreign
 from apt_engine.lora.adapter import ADAPTER
-from benchmarks.original_layout import original_name_of
 
 TOLERANCE = 1e-6
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.sd import StableDiffusion
-from apt_engine.lora import adapter, files, kohya
+from apt_engine.lora import adapter, files
+from apt_engine.lora.about import ExportInfo
 from tests.engine.test_bases import stable_diffusion
 from tests.toy import TOKEN_WIDTH
 
-ABOUT = kohya.ExportInfo(name="zwx_car-000300", resolution=512, trigger_phrase="zwx car")
+ABOUT = ExportInfo(name="zwx_car-000300", resolution=512, trigger_phrase="zwx car")
 HALF_TOLERANCE = 2e-4  # of outputs with a standard deviation of 0.28
 EFFECT = 0.03  # what the LoRA of `trained` changes at least; a wrong alpha changes more than that
 LAYERS = stable_diffusion().lora
@@ -33,11 +34,15 @@ SHAPES_OF_SETTINGS = [
 Write = Callable[[BaseModel, Path], None]
 
 
+def write_diffusers(base: BaseModel, path: Path) -> None:
+    files.export_diffusers(base, path, ABOUT)
+
+
 def write_kohya(base: BaseModel, path: Path) -> None:
     files.export_kohya(base, path, ABOUT)
 
 
-LAYOUTS: list[Write] = [files.save, files.export_diffusers, write_kohya]
+LAYOUTS: list[Write] = [files.save, write_diffusers, write_kohya]
 
 
 def trained(rank: int = 4, alpha: float = 8.0, endings: tuple[str, ...] = ATTENTION) -> StableDiffusion:

@@ -93,14 +93,12 @@ class KohyaNames:
 
     Attributes:
         base_model_version: the header's `ss_base_model_version`.
-        architecture: by the model specification, https://github.com/Stability-AI/ModelSpec.
         prediction: what is predicted, in that specification's words.
         layer: from the denoiser's name of a layer to the one in files, dots still in it.
         read: diffusers' own reader: a pair, weights and alphas, of a file's tensors, which it may empty.
     """
 
     base_model_version: str
-    architecture: str
     prediction: str
     layer: Callable[[str], str]
     read: Callable[[dict[str, Tensor]], Any]
@@ -112,6 +110,7 @@ class LoraLayers:
 
     Attributes:
         attention, feed_forward, convolutions: by kind; empty where the family has none.
+        architecture: of the base, in the model specification's words, https://github.com/Stability-AI/ModelSpec.
         prefix: what diffusers' layout puts before the name of a layer.
         kohya: None where other programs have no name for such a base.
     """
@@ -119,6 +118,7 @@ class LoraLayers:
     attention: tuple[str, ...]
     feed_forward: tuple[str, ...] = ()
     convolutions: tuple[str, ...] = ()
+    architecture: str
     prefix: str
     kohya: KohyaNames | None = None
 

@@ -107,6 +107,7 @@ class Klein(FlowNoise):
         return LoraLayers(
             attention=("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", *outputs),
             feed_forward=("ff.linear_in", "ff.linear_out"),
+            architecture="flux-2-klein-base",
             prefix="transformer.",
         )
 

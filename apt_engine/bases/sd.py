@@ -38,15 +38,22 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
     @property
     def _kohya(self) -> KohyaNames:
         """ComfyUI, Forge, AUTOMATIC1111 and sd-scripts all know diffusers' names of the layers."""
-        is_second = self._pipeline.unet.config.cross_attention_dim == 1024
-        second = "stable-diffusion-v2-512" if self._prediction == "epsilon" else "stable-diffusion-v2-768-v"
         return KohyaNames(
-            base_model_version="sd_v2" if is_second else "sd_v1",
-            architecture=second if is_second else "stable-diffusion-v1",
+            base_model_version="sd_v2" if self._is_second else "sd_v1",
             prediction=self._prediction,
             layer=lambda name: name,
             read=StableDiffusionLoraLoaderMixin.lora_state_dict,
         )
+
+    @property
+    def _architecture(self) -> str:
+        second = "stable-diffusion-v2-512" if self._prediction == "epsilon" else "stable-diffusion-v2-768-v"
+        return second if self._is_second else "stable-diffusion-v1"
+
+    @property
+    def _is_second(self) -> bool:
+        """Whether it is a 2.x model."""
+        return self._pipeline.unet.config.cross_attention_dim == 1024
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
         self.guests.dismiss()

@@ -1,6 +1,5 @@
 """Stable Diffusion XL in diffusers layout."""
 
-import re
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from apt_engine.bases import single_file
 from apt_engine.bases.base import KohyaNames, PromptStates, Source
 from apt_engine.bases.checkpoints import SingleFile
+from apt_engine.bases.original_layout import original_name
 from apt_engine.bases.unet import VAE_DTYPE, UNetBase, load_unet
 from apt_engine.bases.variants import variant_of
 
@@ -47,11 +47,14 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
         config: Any = self._pipeline.unet.config
         return KohyaNames(
             base_model_version="sdxl_base_v1-0",
-            architecture="stable-diffusion-xl-v1-base",
             prediction=self._prediction,
             layer=lambda name: original_name(name, config.layers_per_block),
             read=partial(StableDiffusionXLLoraLoaderMixin.lora_state_dict, unet_config=config),
         )
+
+    @property
+    def _architecture(self) -> str:
+        return "stable-diffusion-xl-v1-base"
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: PromptStates) -> Tensor:
         self.guests.dismiss()
@@ -77,23 +80,3 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
     def _texts(self) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
         pipeline = self._pipeline
         return [(pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)]
-
-
-def original_name(layer: str, layers_per_block: int) -> str:
-    """The name in the original checkpoint, whose numbering runs on through all blocks.
-
-    A down block has its layers and then a downsampler, after the first convolution's number 0; an up block has one layer
-    more, with the upsampler inside the last. A layer is a residual part, number 0, and an attention, number 1. The middle block
-    is residual, attention, residual.
-    """
-    match = re.fullmatch(r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(attentions|resnets)\.(\d+)\.(.*)", layer)
-    assert match, layer
-    direction, block, part, number, rest = match.groups()
-    is_attention = part == "attentions"
-    if not is_attention:
-        rest = {"conv1": "in_layers.2", "conv2": "out_layers.3"}[rest]
-    if direction == "mid_block":
-        return f"middle_block.{1 if is_attention else 2 * int(number)}.{rest}"
-    place = int(block) * (layers_per_block + 1) + int(number)
-    place, blocks = (place + 1, "input_blocks") if direction == "down_blocks" else (place, "output_blocks")
-    return f"{blocks}.{place}.{int(is_attention)}.{rest}"

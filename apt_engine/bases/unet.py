@@ -27,6 +27,7 @@ from apt_engine.bases.prompts import RecentPrompts
 from apt_engine.bases.variants import variant_of
 from apt_engine.errors import BaseModelError
 
+KNOWN_CHANNELS = 4  # of the latents of every published Stable Diffusion; the pocket model has eight
 VAE_DTYPE = torch.float32  # in fp16 some of them overflow, SDXL's own among them
 LARGEST_WHOLE = 1024 * 1024  # pixels; a VAE takes 3 GB for so many in fp32. Larger pictures go through in tiles
 
@@ -181,13 +182,15 @@ class UNetBase(Generic[PipelineT]):
 
     @property
     def lora(self) -> LoraLayers:
-        """Of the convolutions the two of each residual block."""
+        """Of the convolutions the two of each residual block. Other programs know no base whose latents have other channels."""
+        is_known = self._pipeline.vae.config.latent_channels == KNOWN_CHANNELS
         return LoraLayers(
             attention=("to_q", "to_k", "to_v", "to_out.0"),
             feed_forward=("ff.net.0.proj", "ff.net.2"),
             convolutions=("conv1", "conv2"),
+            architecture=self._architecture if is_known else "apt-studio-pocket",
             prefix="unet.",
-            kohya=self._kohya,
+            kohya=self._kohya if is_known else None,
         )
 
     @property
@@ -212,6 +215,11 @@ class UNetBase(Generic[PipelineT]):
 
     @property
     def _kohya(self) -> KohyaNames:
+        raise NotImplementedError
+
+    @property
+    def _architecture(self) -> str:
+        """In the words of the model specification."""
         raise NotImplementedError
 
     @property

@@ -1,6 +1,6 @@
 """What is made of a trained run: pictures, and files for other programs. Torch is imported when the first is asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apt_engine.runs.events import ExportReady
@@ -16,7 +16,9 @@ def draw(store: RunStore, request: SampleRequest, folder: Path) -> Iterator[Path
     return Generator().generate(store, request, folder, lambda _message, _fraction: None)
 
 
-def export(store: RunStore, run_id: str, checkpoint: str, folder: Path | None = None) -> Iterator[ExportReady]:
+def export(
+    store: RunStore, run_id: str, checkpoint: str, folder: Path | None = None, *, merged: bool = False
+) -> Iterator[ExportReady]:
     """Write a checkpoint for other programs; errors as of `export_checkpoint`.
 
     Args:
@@ -24,8 +26,24 @@ def export(store: RunStore, run_id: str, checkpoint: str, folder: Path | None = 
         run_id: of the run, or `latest`.
         checkpoint: kept, last, or a step.
         folder: where the files go; without one, into the run.
+        merged: whether a whole model with the LoRA inside is written too.
     """
     from apt_engine.training.exports import export_checkpoint
 
     run = store.open(run_id)
-    return export_checkpoint(run, checkpoint_of(run, checkpoint), folder)
+    return export_checkpoint(run, checkpoint_of(run, checkpoint), folder, merged=merged)
+
+
+def send(folder: Path, written: Sequence[ExportReady], repository: str, *, is_public: bool) -> str:
+    """Send files just written into a folder to a repository of the hub, with their model card; returns its address.
+
+    Raises:
+        EngineError: as of `lora.push.push`.
+    """
+    from apt_engine.lora import card
+    from apt_engine.lora.push import push
+
+    cards = [path for path in [folder / card.NAME] if path.is_file()]
+    files = [folder / Path(event.path).name for event in written]
+    message = f"Step {written[0].step}, by APT Studio"
+    return push(repository, [*cards, *files], is_public=is_public, message=message)

@@ -22,6 +22,7 @@ from torch import Tensor
 from apt_engine.bases.base import BaseModel
 from apt_engine.errors import LoraError
 from apt_engine.lora import kohya
+from apt_engine.lora.about import FOR_DIFFUSERS, NOT_FOR_OTHERS, ExportInfo
 from apt_engine.lora.adapter import (
     ADAPTER,
     copy_weights,
@@ -42,7 +43,7 @@ def save(base: BaseModel, path: Path) -> None:
     Raises:
         DiskError: it cannot be written.
     """
-    _write_diffusers(base, path, torch.float32)
+    _write_diffusers(base, path, torch.float32, {})
 
 
 def load(base: BaseModel, path: Path) -> None:
@@ -75,17 +76,23 @@ def load_weights(base: BaseModel, path: Path) -> None:
     copy_weights({name: tensors[base.lora.prefix + name] for name in own}, base.denoiser)
 
 
-def export_diffusers(base: BaseModel, path: Path) -> None:
+def export_diffusers(base: BaseModel, path: Path, info: ExportInfo) -> None:
     """Write a file of half the size for diffusers' `load_lora_weights`.
+
+    Args:
+        base: with a LoRA.
+        path: where to.
+        info: what the file says about itself.
 
     Raises:
         LoraError: a weight is not finite in fp16.
         DiskError: it cannot be written.
     """
-    _write_diffusers(base, path, torch.float16)
+    hint = f"{FOR_DIFFUSERS} {NOT_FOR_OTHERS}" if base.lora.kohya else FOR_DIFFUSERS
+    _write_diffusers(base, path, torch.float16, info.header(f"{base.lora.architecture}/lora", hint))
 
 
-def export_kohya(base: BaseModel, path: Path, info: kohya.ExportInfo) -> None:
+def export_kohya(base: BaseModel, path: Path, info: ExportInfo) -> None:
     """Write a file for ComfyUI, Forge, AUTOMATIC1111 and whatever else reads kohya's layout.
 
     Args:
@@ -107,7 +114,7 @@ def export_kohya(base: BaseModel, path: Path, info: kohya.ExportInfo) -> None:
         values = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"], torch.tensor(float(alpha))
         tensors |= zip(kohya.keys(names, name), values, strict=True)
     has_convolutions = not set(base.lora.convolutions).isdisjoint(_endings_in(base, weights))
-    write_atomically(path, _serialize(tensors, kohya.header(names, info, rank, alpha, has_convolutions)))
+    write_atomically(path, _serialize(tensors, kohya.header(base.lora, info, rank, alpha, has_convolutions)))
 
 
 def load_exported(base: BaseModel, path: Path) -> int:
@@ -177,7 +184,7 @@ def _endings_in(base: BaseModel, weights: Iterable[str]) -> list[str]:
     return [ending for ending in base.lora.all if any(f".{ending}.lora_" in f".{name}" for name in weights)]
 
 
-def _write_diffusers(base: BaseModel, path: Path, dtype: torch.dtype) -> None:
+def _write_diffusers(base: BaseModel, path: Path, dtype: torch.dtype, about: dict[str, str]) -> None:
     weights = _weights(base, dtype)
     layer = lora_layers(base.denoiser)[0]
     settings = {
@@ -186,7 +193,7 @@ def _write_diffusers(base: BaseModel, path: Path, dtype: torch.dtype) -> None:
         "target_modules": _endings_in(base, weights),
     }
     settings = {base.lora.prefix + key: value for key, value in settings.items()}
-    header = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(settings)}
+    header = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(settings), **about}
     tensors = {base.lora.prefix + name: value for name, value in weights.items()}
     write_atomically(path, _serialize(tensors, header))
 

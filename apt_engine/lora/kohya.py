@@ -4,30 +4,15 @@ A layer has three tensors, named after what the base model says other programs c
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from apt_engine.bases.base import KohyaNames
+from apt_engine.bases.base import KohyaNames, LoraLayers
 from apt_engine.errors import LoraError
+from apt_engine.lora.about import FOR_KOHYA, ExportInfo
 
 PREFIX = "lora_unet_"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportInfo:
-    """What a file for other programs says about itself.
-
-    Attributes:
-        name: title of the LoRA; shown to strangers, so no path.
-        resolution: side of the training pictures in pixels.
-        trigger_phrase: the words in a prompt that mean the subject.
-    """
-
-    name: str
-    resolution: int
-    trigger_phrase: str
 
 
 def keys(names: KohyaNames, layer: str) -> tuple[str, str, str]:
@@ -36,11 +21,13 @@ def keys(names: KohyaNames, layer: str) -> tuple[str, str, str]:
     return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
 
 
-def header(names: KohyaNames, info: ExportInfo, rank: int, alpha: float, has_convolutions: bool) -> dict[str, str]:
+def header(layers: LoraLayers, info: ExportInfo, rank: int, alpha: float, has_convolutions: bool) -> dict[str, str]:
     """The six keys sd-scripts itself keeps when told to keep little, and what the model specification demands.
 
     No date: it would make equal trainings give unequal files.
     """
+    names = layers.kohya
+    assert names
     return {
         "format": "pt",
         "ss_base_model_version": names.base_model_version,
@@ -49,13 +36,7 @@ def header(names: KohyaNames, info: ExportInfo, rank: int, alpha: float, has_con
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
         "ss_network_args": json.dumps({"conv_dim": str(rank), "conv_alpha": f"{alpha:g}"} if has_convolutions else {}),
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{names.architecture}/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": info.name,
-        "modelspec.resolution": f"{info.resolution}x{info.resolution}",
-        "modelspec.prediction_type": names.prediction,
-        "modelspec.trigger_phrase": info.trigger_phrase,
+        **info.header(f"{layers.architecture}/lora", FOR_KOHYA, prediction=names.prediction),
     }
 
 

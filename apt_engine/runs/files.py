@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from apt_engine.errors import DiskError
@@ -28,8 +28,12 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file that is either the old one or the whole new one, whatever happens meanwhile.
+
+    Args:
+        path: where to.
+        content: of the file, or its pieces in their order, which need not fit into memory together.
 
     Raises:
         DiskError: it cannot be written; the old file is untouched.
@@ -38,7 +42,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(content)
+            with aside.open("wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
             sync(aside)
             aside.replace(path)
             sync(path.parent)

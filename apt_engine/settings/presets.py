@@ -39,6 +39,15 @@ def load_presets(folder: Path = PRESETS_DIR) -> dict[str, Preset]:
     return {path.stem: _load(path) for path in sorted(folder.glob("*.json"))}
 
 
+def presets_within(config: TrainingConfig, presets: dict[str, Preset]) -> list[str]:
+    """The keys of those presets, but for base models', that a config agrees with in all they set."""
+    return [
+        key
+        for key, preset in presets.items()
+        if preset.kind != "base" and all(getattr(config, name) == value for name, value in preset.overrides.items())
+    ]
+
+
 def is_hub_id(name: str) -> bool:
     """Whether a name is of the form owner/model and no path."""
     return name.count("/") == 1 and not looks_like_path(name) and not Path(name).exists()

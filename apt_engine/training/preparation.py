@@ -124,7 +124,7 @@ def load(config: TrainingConfig, should_stop: Callable[[], bool]) -> Generator[E
             f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."
         )
     base.prepare_training(config.resolution, gradient_checkpointing=config.gradient_checkpointing)
-    if not base.lora.kohya:
+    if not base.lora.kohya and config.base != "pocket":  # of which nobody expects it
         yield Noticed(
             message=f"Other programs have no names for the layers of {base.name}; its LoRA is exported for diffusers alone."
         )

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import LoraError
-from apt_engine.lora import adapter, files, foreign, kohya
+from apt_engine.lora import adapter, files, foreign
+from apt_engine.lora.about import ExportInfo
 from benchmarks.hostile import places
 from benchmarks.hostile.outcome import Outcome, judge
 
@@ -62,8 +63,8 @@ def _whole(base: BaseModel, folder: Path) -> tuple[Path, dict[str, bytes]]:
             torch.nn.init.normal_(value, std=0.01, generator=torch.Generator().manual_seed(2))
     whole, other, for_diffusers = (folder / f"{name}.safetensors" for name in ("whole", "kohya", "diffusers"))
     files.save(base, whole)
-    files.export_diffusers(base, for_diffusers)
-    files.export_kohya(base, other, kohya.ExportInfo(name="a", resolution=64, trigger_phrase="a"))
+    files.export_diffusers(base, for_diffusers, ExportInfo(name="a", resolution=64, trigger_phrase="a"))
+    files.export_kohya(base, other, ExportInfo(name="a", resolution=64, trigger_phrase="a"))
     tensors = load_file(other)
     alphas = [key for key in tensors if key.endswith(".alpha")]
     found = {

@@ -46,8 +46,7 @@ def test_a_folder_loads_frozen_and_in_eval_mode(toy_base: Path) -> None:
 @pytest.mark.skipif(not (POCKET_DIR / "model_index.json").exists(), reason="the pocket model is not in this checkout")
 def test_the_pocket_model_loads_by_its_name() -> None:
     base = load_base("pocket", device="cpu", attention="plain")
-    assert base.lora.kohya
-    assert base.lora.kohya.prediction == "epsilon"
+    assert base.lora.kohya is None  # no other program has such a base
     assert 64 % base.size_multiple == 0
 
 

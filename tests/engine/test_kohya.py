@@ -12,6 +12,7 @@ from apt_engine.bases.base import BaseModel
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import LoraError
 from apt_engine.lora import adapter, files, kohya
+from apt_engine.lora.about import ExportInfo
 from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 from tests.loras import (
     ATTENTION,
@@ -24,6 +25,7 @@ from tests.loras import (
     Write,
     header,
     trained,
+    write_diffusers,
     write_kohya,
 )
 from tests.toy import POOLED_WIDTH, TOKEN_WIDTH, toy_xl_pipeline
@@ -44,23 +46,25 @@ def test_the_kohya_header_says_what_others_ask_for(path: Path) -> None:
         "ss_network_dim": "16",
         "ss_network_alpha": "8",
         "ss_network_args": "{}",
-        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": "zwx_car-000300",
         "modelspec.resolution": "512x512",
         "modelspec.prediction_type": "epsilon",
         "modelspec.trigger_phrase": "zwx car",
+        "modelspec.usage_hint": "Write zwx car in the prompt. For ComfyUI, Forge, AUTOMATIC1111 and other programs that read "
+        "kohya's layout.",
     }
 
 
 def test_the_kohya_header_of_a_second_stable_diffusion() -> None:
-    about = kohya.ExportInfo(name="n", resolution=768, trigger_phrase="Ünï")
+    about = ExportInfo(name="n", resolution=768, trigger_phrase="Ünï")
     for prediction, word, architecture in (("epsilon", "epsilon", "512"), ("v_prediction", "v", "768-v")):
         base = stable_diffusion(prediction)
         base.pipeline.unet.register_to_config(cross_attention_dim=1024)
         assert base.lora.kohya
-        said = kohya.header(base.lora.kohya, about, 16, 0.5, has_convolutions=True)
+        said = kohya.header(base.lora, about, 16, 0.5, has_convolutions=True)
         assert (said["ss_base_model_version"], said["ss_v2"], said["ss_network_alpha"]) == ("sd_v2", "True", "0.5")
         assert json.loads(said["ss_network_args"]) == {"conv_dim": "16", "conv_alpha": "0.5"}
         assert said["modelspec.architecture"] == f"stable-diffusion-v2-{architecture}/lora"
@@ -92,7 +96,7 @@ def trained_xl(rank: int = 4, alpha: float = 8.0, endings: tuple[str, ...] = ATT
     return base
 
 
-@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_kohya, 3), (files.export_diffusers, 2), (files.save, 2)])
+@pytest.mark.parametrize(("write", "keys_a_layer"), [(write_kohya, 3), (write_diffusers, 2), (files.save, 2)])
 @pytest.mark.parametrize(("rank", "alpha", "endings"), SHAPES_OF_SETTINGS)
 def test_xl_files_arrive_whole_also_in_a_stock_pipeline(
     path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, endings: tuple[str, ...]

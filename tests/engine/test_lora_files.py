@@ -25,6 +25,7 @@ from tests.loras import (
     difference,
     rewrite,
     trained,
+    write_diffusers,
     write_kohya,
 )
 
@@ -34,7 +35,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "lora.safetensors"
 
 
-@pytest.mark.parametrize(("write", "keys_a_layer"), [(files.save, 2), (files.export_diffusers, 2), (write_kohya, 3)])
+@pytest.mark.parametrize(("write", "keys_a_layer"), [(files.save, 2), (write_diffusers, 2), (write_kohya, 3)])
 @pytest.mark.parametrize(("rank", "alpha", "endings"), SHAPES_OF_SETTINGS)
 def test_an_exported_file_arrives_whole(
     path: Path, write: Write, keys_a_layer: int, rank: int, alpha: float, endings: tuple[str, ...]
@@ -51,7 +52,7 @@ def test_an_exported_file_arrives_whole(
 
 
 def test_an_export_for_diffusers_is_half_precision_and_a_checkpoint_is_not(path: Path) -> None:
-    for write, dtype in ((files.export_diffusers, torch.float16), (files.save, torch.float32)):
+    for write, dtype in ((write_diffusers, torch.float16), (files.save, torch.float32)):
         write(trained(), path)
         assert {value.dtype for value in load_file(path).values()} == {dtype}
 
@@ -162,7 +163,7 @@ def test_another_base_model_is_refused(path: Path, write: Write) -> None:
 def test_what_fp16_cannot_hold_is_not_exported(path: Path, value: float) -> None:
     base = trained()
     next(iter(adapter.trainable_parameters(base.denoiser).values())).data[0, 0] = value
-    for write in (files.export_diffusers, write_kohya):
+    for write in (write_diffusers, write_kohya):
         with pytest.raises(LoraError, match=r"lora_A.weight is not finite; lower learning_rate"):
             write(base, path)
         assert not path.exists()

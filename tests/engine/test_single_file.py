@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from apt_engine.bases import checkpoints, registry, single_file
+from apt_engine.bases import checkpoints, registry
 from apt_engine.bases.checkpoints import TOKENIZER_DIR, SingleFile, inspect
 from apt_engine.bases.profiles import profile_of
 from apt_engine.bases.registry import load_base
@@ -21,7 +21,7 @@ from apt_engine.errors import BaseModelError
 from apt_engine.settings.presets import load_presets
 from benchmarks.original_layout import real_tensors as real_tensors_of
 from benchmarks.original_layout import save_original, write_empty
-from tests.toy import save_toy_base, save_toy_xl_base, toy_pipeline, toy_tokenizer, toy_xl_pipeline
+from tests.toy import toy_pipeline, toy_xl_pipeline
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
@@ -43,17 +43,6 @@ def narrow_text_encoder(encoder: Any) -> CLIPTextModelWithProjection:
     """Another width than the first encoder's, as in SDXL: by that they are told apart."""
     config = encoder.config.to_dict() | {"hidden_size": 16, "intermediate_size": 16}
     return CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
-
-
-@pytest.fixture
-def toy_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The shipped configs and the tokenizer replaced by those of the toys."""
-    save_toy_base(tmp_path / "families" / "sd15")
-    save_toy_xl_base(tmp_path / "families" / "sdxl")
-    toy_tokenizer().save_pretrained(tmp_path / "families" / "clip-tokenizer")
-    monkeypatch.setattr(checkpoints, "ASSETS", tmp_path / "families")
-    monkeypatch.setattr(single_file, "TOKENIZER_DIR", tmp_path / "families" / "clip-tokenizer")
-    return tmp_path / "families"
 
 
 @pytest.mark.parametrize(("family", "count"), [("sd15", 1130), ("sd2", 1214), ("sdxl", 2513)])
