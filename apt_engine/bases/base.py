@@ -95,12 +95,17 @@ class KohyaNames:
         base_model_version: the header's `ss_base_model_version`.
         prediction: what is predicted, in that specification's words.
         layer: from the denoiser's name of a layer to the one in files, dots still in it.
+        checkpoint: all tensors of the whole model, by their names in the original layout of checkpoints; the denoiser without
+            a LoRA.
+        weight: from the denoiser's name of a layer to that of its weight in there.
         read: diffusers' own reader: a pair, weights and alphas, of a file's tensors, which it may empty.
     """
 
     base_model_version: str
     prediction: str
     layer: Callable[[str], str]
+    checkpoint: Callable[[], dict[str, Tensor]]
+    weight: Callable[[str], str]
     read: Callable[[dict[str, Tensor]], Any]
 
 

@@ -30,12 +30,12 @@ SIZE_EMBEDDING = f"{UNET}label_emb.0.0.weight"
 BLOCKS_OF_SDXL = 10  # of its deepest stage
 # By a part of a name: what such a file is instead.
 STRANGERS = {
+    "hada_w1_a": "a LoHa",
+    "lokr_w1": "a LoKr",
     "lora_unet_": "a LoRA",
     ".lora_A.": "a LoRA",
     ".lora_down.": "a LoRA",
     ".lora.down.": "a LoRA",
-    "hada_w1_a": "a LoHa",
-    "lokr_w1": "a LoKr",
     "control_model.": "a ControlNet",
     "controlnet_cond_embedding": "a ControlNet",
     "input_hint_block": "a ControlNet",

@@ -1,11 +1,14 @@
 """The layout of checkpoints in one file: the names that the original programs give to layers, from diffusers' own."""
 
 import re
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+UNET = "model.diffusion_model."
+VELOCITY_MARK = "v_pred"  # an empty tensor
 TOP = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -27,11 +30,24 @@ UPSAMPLER = "upsampler."
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
+def checkpoint_of(pipeline: Any, prediction_type: str) -> dict[str, Tensor]:
+    """All parts of a pipeline as one file has them; an XL model that predicts velocities is marked as ComfyUI knows them."""
+    second = getattr(pipeline, "text_encoder_2", None)
+    tensors = original_tensors(pipeline.unet, pipeline.vae, pipeline.text_encoder, second)
+    is_marked = second is not None and prediction_type == "v_prediction"
+    return {**tensors, **({VELOCITY_MARK: torch.zeros(0)} if is_marked else {})}
+
+
+def weight_in_checkpoint(layer: str, layers_per_block: int) -> str:
+    """The name of a U-Net layer's weight in such a file."""
+    return UNET + original_name_of(f"{layer}.weight", layers_per_block)
+
+
 def original_tensors(
     unet: UNet2DConditionModel, vae: AutoencoderKL | None, encoder: nn.Module, encoder_2: nn.Module | None = None
 ) -> dict[str, Tensor]:
     """All parts of a model as one file has them; one that attends to 1,024 numbers a token is a 2.x model."""
-    tensors = {f"model.diffusion_model.{key}": value for key, value in original_unet(unet).items()}
+    tensors = {f"{UNET}{key}": value for key, value in original_unet(unet).items()}
     if vae:
         tensors |= {f"first_stage_model.{key}": value for key, value in original_vae(vae).items()}
     if encoder_2:

@@ -9,6 +9,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from apt_engine.bases import single_file
 from apt_engine.bases.base import KohyaNames, PromptStates, Source
 from apt_engine.bases.checkpoints import SingleFile
+from apt_engine.bases.original_layout import checkpoint_of, weight_in_checkpoint
 from apt_engine.bases.unet import VAE_DTYPE, UNetBase, load_unet
 from apt_engine.bases.variants import variant_of
 
@@ -42,6 +43,8 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
             base_model_version="sd_v2" if self._is_second else "sd_v1",
             prediction=self._prediction,
             layer=lambda name: name,
+            checkpoint=lambda: checkpoint_of(self._pipeline, self.prediction_type),
+            weight=lambda name: weight_in_checkpoint(name, self._pipeline.unet.config.layers_per_block),
             read=StableDiffusionLoraLoaderMixin.lora_state_dict,
         )
 

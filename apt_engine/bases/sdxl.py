@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from apt_engine.bases import single_file
 from apt_engine.bases.base import KohyaNames, PromptStates, Source
 from apt_engine.bases.checkpoints import SingleFile
-from apt_engine.bases.original_layout import original_name
+from apt_engine.bases.original_layout import checkpoint_of, original_name, weight_in_checkpoint
 from apt_engine.bases.unet import VAE_DTYPE, UNetBase, load_unet
 from apt_engine.bases.variants import variant_of
 
@@ -49,6 +49,8 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
             base_model_version="sdxl_base_v1-0",
             prediction=self._prediction,
             layer=lambda name: original_name(name, config.layers_per_block),
+            checkpoint=lambda: checkpoint_of(self._pipeline, self.prediction_type),
+            weight=lambda name: weight_in_checkpoint(name, self._pipeline.unet.config.layers_per_block),
             read=partial(StableDiffusionXLLoraLoaderMixin.lora_state_dict, unet_config=config),
         )
 

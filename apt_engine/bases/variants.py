@@ -4,6 +4,7 @@ Many models have the class of Stable Diffusion and are none that a LoRA can be t
 noise, were trained with other noise levels, or were distilled to draw in a few steps.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ PARTS = {
     "tokenizer": "CLIPTokenizer",
     "tokenizer_2": "CLIPTokenizer",
 }
+DISTILLED = re.compile(r"turbo|lightning|(?<![a-z])(hyper|flash|lcm|tcd|dmd)(?![a-z])|\dsteps?(?![a-z])", re.IGNORECASE)
 PLAIN = "choose a plain text-to-image model"
 
 
@@ -57,6 +59,27 @@ def refuse_others(name: str, folder: Path, index: dict[str, Any]) -> None:
     if denoiser.get("class_embed_type") or denoiser.get("num_class_embeds"):
         raise BaseModelError(_about(name, "is also told a class or a noise level of its picture"))
     _refuse_other_noise(name, _config(folder / "scheduler" / "scheduler_config.json"))
+
+
+def warning_of(name: str, folder: Path | None) -> str:
+    """A sentence on a model that seems to be distilled to draw in a few steps, which training undoes; empty on any other.
+
+    Such models have the shapes of what they were made from: they are told by what they are called, or by their scheduler's
+    way to choose few of the noise levels.
+
+    Args:
+        name: as the user wrote it.
+        folder: of the model in diffusers layout; None where it is one file, or not here.
+    """
+    own = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    scheduler = _config(folder / "scheduler" / "scheduler_config.json") if folder else {}
+    is_trailing = scheduler.get("timestep_spacing") == "trailing" and not scheduler.get("rescale_betas_zero_snr")
+    if not DISTILLED.search(own) and not is_trailing:
+        return ""
+    return (
+        f"{own} seems to be distilled to draw in a few steps (Turbo, Lightning, LCM and the like); training undoes that, and "
+        "its pictures need more steps afterwards. Better train on the model it was made from."
+    )
 
 
 def variant_of(folder: Path, *parts: str) -> str | None:

@@ -12,19 +12,16 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from apt_engine.bases.base import BaseModel
-from apt_engine.bases.original_layout import original_name_of, original_tensors
+from apt_engine.bases.base import BaseModel, KohyaNames
 from apt_engine.errors import LoraError
 from apt_engine.lora import adapter
 from apt_engine.lora.about import FOR_ALL, ExportInfo
 from apt_engine.lora.adapter import ADAPTER
 from apt_engine.runs.files import write_atomically
 
-VELOCITY_MARK = "v_pred"  # an empty tensor, by which ComfyUI and others know an XL model that predicts v
-
 
 def export_merged(base: BaseModel, path: Path, info: ExportInfo) -> int:
-    """Write a checkpoint whose U-Net is that of the base with its LoRA at the strength it has now; returns its tensors.
+    """Write a checkpoint whose denoiser is that of the base with its LoRA at the strength it has now; returns its tensors.
 
     Raises:
         LoraError: other programs have no such base, or a weight is not finite in fp16.
@@ -35,24 +32,19 @@ def export_merged(base: BaseModel, path: Path, info: ExportInfo) -> int:
         raise LoraError(
             f"{base.name} cannot be written as one checkpoint, other programs have no such model; export the LoRA alone."
         )
-    changes = _changes(base)
+    changes = _changes(base, names)
     with adapter.set_aside(base.denoiser):
-        pipeline = base.pipeline
-        second = getattr(pipeline, "text_encoder_2", None)
-        tensors = original_tensors(pipeline.unet, pipeline.vae, pipeline.text_encoder, second)
+        tensors = names.checkpoint()
         assert changes.keys() <= tensors.keys()
-        if second is not None and names.prediction == "v":
-            tensors[VELOCITY_MARK] = torch.zeros(0)
         about = info.header(base.lora.architecture, FOR_ALL, prediction=names.prediction)
         write_atomically(path, _pieces(tensors, changes, {"format": "pt", **about}))
     return len(tensors)
 
 
-def _changes(base: BaseModel) -> dict[str, tuple[Tensor, Tensor, float]]:
+def _changes(base: BaseModel, names: KohyaNames) -> dict[str, tuple[Tensor, Tensor, float]]:
     """B, A and the scale of each layer of the LoRA, by the name of its weight in the file."""
-    layers_per_block = base.pipeline.unet.config.layers_per_block
     return {
-        "model.diffusion_model." + original_name_of(f"{name}.weight", layers_per_block): (
+        names.weight(name): (
             layer.lora_B[ADAPTER].weight.detach(),
             layer.lora_A[ADAPTER].weight.detach(),
             layer.scaling[ADAPTER],

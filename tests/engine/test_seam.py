@@ -90,4 +90,7 @@ def test_a_base_without_names_elsewhere_is_told_before_the_first_step_and_export
     assert told < next(number for number, event in enumerate(events) if isinstance(event, StepFinished))
     (export,) = [event for event in events if isinstance(event, ExportReady)]
     assert export.layout == "diffusers"
-    assert [path.name for path in (run.path / "exports").iterdir()] == ["zwx_car-000001-diffusers.safetensors"]
+    assert sorted(path.name for path in (run.path / "exports").iterdir()) == [
+        "README.md",
+        "zwx_car-000001-diffusers.safetensors",
+    ]
