@@ -78,7 +78,7 @@ def reference_pass(denoiser: nn.Module) -> Iterator[None]:
 
 def set_strength(denoiser: nn.Module, strength: float) -> None:
     """Scale the LoRA's effect from now on: 0 is the base model, 1 as trained, 2 twice that. Files stay as trained."""
-    for layer in lora_layers(denoiser):
+    for layer in _changed_layers(denoiser):
         layer.set_scale(ADAPTER, strength)
 
 
@@ -109,6 +109,30 @@ def set_aside(denoiser: nn.Module) -> Iterator[None]:
             setattr(denoiser, name, value)
 
 
+@contextlib.contextmanager
+def fused(denoiser: nn.Module) -> Iterator[None]:
+    """The LoRA inside the weights, at the strength it has now, so that a pass costs what the bare denoiser's does.
+
+    Afterwards, also after an exception, weights and LoRA are as they were, to the bit; what the weights were waits on the host
+    meanwhile. In bf16 the LoRA stays beside: of so coarse numbers a small change would leave nothing.
+    """
+    kept: list[tuple[BaseTunerLayer, Tensor]] = []
+    try:
+        for layer in _changed_layers(denoiser):
+            weight = layer.get_base_layer().weight
+            if weight.dtype == torch.bfloat16:
+                continue
+            kept.append((layer, weight.data.cpu()))  # on a CPU the very tensor
+            weight.data = weight.data.clone()
+            layer.merge(adapter_names=[ADAPTER])  # pyright: ignore[reportCallIssue]  # of its subclasses
+        yield
+    finally:
+        for layer, original in kept:
+            weight = layer.get_base_layer().weight
+            weight.data = original.to(weight.device)
+            layer.merged_adapters.clear()
+
+
 def inject(denoiser: nn.Module, rank: int, alpha: float, endings: tuple[str, ...]) -> None:
     """A LoRA whose weights are still to be set; PEFT freezes the rest, and its draws must not move the global stream."""
     assert isinstance(denoiser, PeftAdapterMixin)
@@ -131,6 +155,11 @@ def layers_of(denoiser: nn.Module, endings: Iterable[str]) -> dict[str, nn.Linea
 def lora_layers(denoiser: nn.Module) -> list[LoraLayer]:
     """The layers that have a LoRA."""
     return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+
+
+def _changed_layers(denoiser: nn.Module) -> list[BaseTunerLayer]:
+    """The layers that have a LoRA, or one of its relatives in other programs' files."""
+    return [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
 
 
 def copy_weights(weights: dict[str, Tensor], denoiser: nn.Module) -> None:

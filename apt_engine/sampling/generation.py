@@ -13,7 +13,7 @@ from apt_engine.bases.profiles import build_config
 from apt_engine.bases.prompts import cut_prompt
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.errors import ConfigError, LoraError
-from apt_engine.lora import files, foreign
+from apt_engine.lora import adapter, files, foreign
 from apt_engine.runs.history import checkpoint_of
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler
@@ -77,10 +77,11 @@ class Generator:
         _check_area(config, pictures[0])
         folder.mkdir(parents=True, exist_ok=True)
         images = sampler.generate(pictures, lambda fraction: on_progress(message, fraction), on_preview)
-        for number, (picture, image) in enumerate(zip(pictures, images, strict=True), _next_number(folder)):
-            path = folder / f"{number:02d}-seed{picture.seed}.png"
-            image.save(path, pnginfo=_settings_inside(request, picture))
-            yield path
+        with adapter.fused(sampler.base.denoiser):
+            for number, (picture, image) in enumerate(zip(pictures, images, strict=True), _next_number(folder)):
+                path = folder / f"{number:02d}-seed{picture.seed}.png"
+                image.save(path, pnginfo=_settings_inside(request, picture))
+                yield path
 
     def _ready(self, config: TrainingConfig, on_progress: Callable[[str, float | None], None]) -> Sampler:
         wanted = (config.base, config.device, config.dtype, config.attention)

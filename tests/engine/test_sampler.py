@@ -1,5 +1,6 @@
 """Pictures: each from its own seed, with their settings inside, from run, checkpoint or bare base."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,9 @@ from apt_engine.sampling.generation import Generator
 from apt_engine.sampling.sampler import Picture, Sampler, Stopped, batch_of
 from apt_engine.settings.sampling import SAMPLERS, SampleRequest
 from apt_engine.settings.training import TrainingConfig
+from benchmarks import drawing
+from tests.loras import predict
+from tests.loras import trained as trained_toy
 from tests.toy import toy_pipeline, toy_xl_pipeline
 
 
@@ -77,6 +81,33 @@ def test_it_draws_what_a_stock_pipeline_draws(kind: str, toy_base: Path, toy_xl_
         (asked.prompt, "a photo of a dog", 5.0),
     ):
         assert (ours - theirs(*other)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", drawing.SAMPLERS)
+def test_the_pocket_models_pictures_are_diffusers_own_to_the_pixel(name: str) -> None:
+    """By their names of the samplers, their prompts, their VAE; the other laws hold at toy size."""
+    base, stock = load_base("pocket", device="cpu", attention="plain"), drawing.stock_pipeline()
+    ours = pixels(drawing.ours(base, name, steps=4))
+    theirs = pixels(drawing.theirs(stock, name, drawing.noise_of(base), steps=4))
+    assert (ours == theirs).all()
+    assert ours.std() > 10
+
+
+def test_a_fused_lora_draws_the_same_and_leaves_the_weights_to_the_bit() -> None:
+    base = trained_toy()
+    before = {key: value.clone() for key, value in base.denoiser.state_dict().items()}
+    beside = predict(base)
+    with contextlib.suppress(Stopped), adapter.fused(base.denoiser):
+        assert float((predict(base) - beside).abs().max()) < 1e-5
+        adapter.set_strength(base.denoiser, 0)
+        assert float((predict(base) - beside).abs().max()) < 1e-5  # the weights hold it, nothing runs beside them
+        adapter.set_strength(base.denoiser, 1)
+        raise Stopped
+    assert all(torch.equal(value, before[key]) for key, value in base.denoiser.state_dict().items())
+    assert torch.equal(predict(base), beside)
+    base.denoiser.bfloat16()
+    with adapter.fused(base.denoiser):
+        assert not any(layer.merged for layer in adapter.lora_layers(base.denoiser))
 
 
 def test_progress_rises_to_one_and_can_stop_the_work(sampler: Sampler) -> None:
