@@ -8,7 +8,10 @@ precision; they are set to fp32 by hand. What a kernel takes for itself while it
 """
 
 import argparse
+import dataclasses
 import gc
+import inspect
+import json
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +25,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from apt_engine.bases import footprint
 from apt_engine.bases.base import PromptStates
+from apt_engine.bases.checkpoints import ASSETS
 from apt_engine.lora import adapter
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View
@@ -33,6 +38,12 @@ ENDINGS = {
     "feed_forward": ("ff.net.0.proj", "ff.net.2"),
     "convolutions": ("conv1", "conv2"),
 }
+
+
+def _family(name: str) -> dict[str, Any]:
+    config = json.loads((ASSETS / name / "unet" / "config.json").read_text(encoding="utf-8"))
+    known = inspect.signature(UNet2DConditionModel.__init__).parameters
+    return {key: value for key, value in config.items() if key in known}
 
 
 class Alive(TorchDispatchMode):
@@ -94,6 +105,18 @@ class Setting:
     is_half: bool = True
     is_checkpointed: bool = False
     trained: tuple[str, ...] = ("attention",)
+
+
+PLANNED = {
+    "SD 1.5, 512 px": Setting(unet=SD15),
+    "SD 1.5, 512 px, checkpointing": Setting(unet=SD15, is_checkpointed=True),
+    "SD 1.5, 512 px, fp32": Setting(unet=SD15, is_half=False),
+    "SD 1.5, 512 px, batch 2, rank 64, all layers": Setting(unet=SD15, batch=2, rank=64, trained=tuple(ENDINGS)),
+    "SD 2.1, 768 px": Setting(unet=_family("sd2"), side=96),
+    "SD 2.1, 768 px, checkpointing, batch 4": Setting(unet=_family("sd2"), side=96, is_checkpointed=True, batch=4),
+    "SDXL, 1024 px": Setting(unet=SDXL),
+    "SDXL, 1024 px, checkpointing": Setting(unet=SDXL, is_checkpointed=True),
+}
 
 
 @dataclass(frozen=True)
@@ -181,10 +204,42 @@ def _norm_in_fp32(norm: nn.GroupNorm | nn.LayerNorm) -> Callable[[Tensor], Tenso
     return forward
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description="What a step takes of memory, plain against APT.")
-    parser.parse_args()
+def _print_plan() -> None:
+    print("| setting | told MB | counted MB | told / counted |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, setting in PLANNED.items():
+        told, counted = held(setting)
+        print(f"| {name} | {told / 1e6:,.0f} | {counted / 1e6:,.0f} | {told / counted:.3f} |", flush=True)
+
+
+def held(setting: Setting) -> tuple[int, int]:
+    """Bytes told before the start, and counted: all that is there at once at the most, in a plain step."""
+    with torch.device("meta"):
+        net = UNet2DConditionModel(**setting.unet)
+    frozen = sum(parameter.numel() for parameter in net.parameters())
+    adapter.attach(
+        net, setting.rank, float(setting.rank), tuple(e for kind in setting.trained for e in ENDINGS[kind]), 0
+    )
+    trained = sum(parameter.numel() for parameter in adapter.trainable_parameters(net).values())
+    phases = measure(dataclasses.replace(setting, part="plain"))
+    resident = frozen * (2 if setting.is_half else 4) + 12 * trained
+    side = setting.side or setting.unet["sample_size"]
+    training = footprint.Training(
+        height=side,
+        width=side,
+        batch=setting.batch,
+        rank=setting.rank,
+        feed_forward="feed_forward" in setting.trained,
+        convolutions="convolutions" in setting.trained,
+        is_half=setting.is_half,
+        is_checkpointed=setting.is_checkpointed,
+    )
+    unet = dict(net.config)
+    told = footprint.resident_bytes(unet, training) + footprint.step_bytes(unet, training)
+    return told, resident + max(phases.forward, phases.backward)
+
+
+def _print_phases() -> None:
     print("| MB at most, batch 1 | | forward | backward | optimizer |")
     print("| --- | --- | ---: | ---: | ---: |")
     for name, unet in (("SD 1.5, 512 px", SD15), ("SDXL, 1024 px", SDXL)):
@@ -199,6 +254,16 @@ def main() -> None:
             ]
             how = "checkpointing" if is_checkpointed else "no checkpointing"
             print(f"| {name} | {how} | " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description="What a step takes of memory, plain against APT.")
+    parser.add_argument("--plan", action="store_true", help="what is told before the start against what is counted")
+    if parser.parse_args().plan:
+        _print_plan()
+    else:
+        _print_phases()
 
 
 if __name__ == "__main__":
