@@ -1,5 +1,6 @@
 """What Stable Diffusion 1.x, 2.x and XL have in common: a U-Net, a VAE, a table of noise levels."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -25,12 +26,14 @@ from apt_engine.bases.base import (
 from apt_engine.bases.guests import Guests
 from apt_engine.bases.prompts import RecentPrompts
 from apt_engine.bases.variants import variant_of
-from apt_engine.errors import BaseModelError
+from apt_engine.errors import BaseModelError, is_out_of_memory
 
 KNOWN_CHANNELS = 4  # of the latents of every published Stable Diffusion; the pocket model has eight
 VAE_DTYPE = torch.float32  # in fp16 some of them overflow, SDXL's own among them
+SMALLEST_TILE = 128  # px
 LARGEST_WHOLE = 1024 * 1024  # pixels; a VAE takes 3 GB for so many in fp32. Larger pictures go through in tiles
 
+Result = TypeVar("Result")
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
@@ -52,6 +55,7 @@ class UNetBase(Generic[PipelineT]):
         self._pipeline: PipelineT = pipeline
         self.guests = Guests(device)
         self._recent_prompts = RecentPrompts()
+        self._largest_whole = LARGEST_WHOLE
         self._freeze(dtype)
         if attention == "plain":
             pipeline.unet.set_attn_processor(AttnProcessor())
@@ -94,15 +98,19 @@ class UNetBase(Generic[PipelineT]):
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        vae = self._vae_for(*pixels.shape[-2:])
-        distribution = vae.encode(pixels.to(self.device, VAE_DTYPE)).latent_dist
+        vae = self._pipeline.vae
+        distribution = self._through_vae(
+            lambda: vae.encode(pixels.to(self.device, VAE_DTYPE)).latent_dist, *pixels.shape[-2:]
+        )
         shift = vae.config.shift_factor or 0.0
         return (distribution.mean - shift) * vae.config.scaling_factor, distribution.std * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        vae = self._vae_for(*(side * self._pipeline.vae_scale_factor for side in latents.shape[-2:]))
-        pixels = vae.decode(latents.float() / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
+        vae = self._pipeline.vae
+        scaled = latents.float() / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        sides = (side * self._pipeline.vae_scale_factor for side in latents.shape[-2:])
+        pixels = self._through_vae(lambda: vae.decode(scaled).sample, *sides)
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
@@ -235,12 +243,27 @@ class UNetBase(Generic[PipelineT]):
         """The states of one prompt, computed anew, with the text encoders on the device."""
         raise NotImplementedError
 
-    def _vae_for(self, height: int, width: int) -> Any:
-        """The VAE, on the device, set to work on a picture of so many pixels."""
-        vae = self._pipeline.vae
+    def _through_vae(self, work: Callable[[], Result], height: int, width: int) -> Result:
+        """What the VAE makes of a picture of so many pixels: in tiles where it is large or does not fit into the memory whole.
+
+        Where it was not enough once, tiles it is from then on: other pictures of that size would fare alike.
+        """
+        vae: Any = self._pipeline.vae
         self.guests.invite(vae)
-        vae.use_tiling = height * width > LARGEST_WHOLE
-        return vae
+        vae.use_tiling = height * width > min(LARGEST_WHOLE, self._largest_whole)
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or vae.use_tiling or min(height, width) <= SMALLEST_TILE:
+                raise
+        self._largest_whole = height * width - 1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        # Its own tiles are as large as the pictures it was trained on.
+        vae.tile_sample_min_size = max(SMALLEST_TILE, min(height, width) // 2)
+        vae.tile_latent_min_size = vae.tile_sample_min_size // self._pipeline.vae_scale_factor
+        vae.use_tiling = True
+        return work()
 
     def _freeze(self, dtype: torch.dtype) -> None:
         """Everything frozen, in eval mode, in its format; the denoiser on the device."""

@@ -18,11 +18,6 @@ from apt_engine.runs.store import RunStore
 from apt_engine.runs.training_lock import training_lock
 from apt_engine.settings.training import TrainingConfig
 
-LIGHTER = (
-    "The memory ran out while a training step was computed; going on from the last checkpoint with gradient_checkpointing, "
-    "which learns the same, takes less memory and a third more time."
-)
-
 
 def create(store: RunStore, config: TrainingConfig, save_photos: Callable[[Path], None]) -> Run:
     """A new run, made by process 0 and known to all.
@@ -95,13 +90,14 @@ def _learn(run: Run, should_stop: Callable[[], bool], should_pause: Callable[[],
             yield from Trainer(run, should_stop, should_pause).run()
             return
         except Exception as error:
-            config = lighter(run.config, error) if process_count() == 1 else None
-            if config is None:
+            found = lighter(run.config, error) if process_count() == 1 else None
+            if found is None:
                 raise
+            config, sentence = found
         # Out here the error is gone, and with it the frames that hold the tensors of the step.
         release_memory()
         run.replace_config(config)
-        yield Noticed(message=LIGHTER)
+        yield Noticed(message=sentence)
 
 
 def judge(store: RunStore, run: Run, on_progress: Callable[[str, float | None], None]) -> None:

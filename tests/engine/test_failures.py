@@ -10,7 +10,7 @@ import torch
 
 from apt_engine.bases.unet import UNetBase
 from apt_engine.errors import EngineError, is_device_lost, is_out_of_memory
-from apt_engine.jobs import failures, session
+from apt_engine.jobs import failures
 from apt_engine.jobs.failures import explain
 from apt_engine.jobs.session import train
 from apt_engine.lora import files
@@ -18,8 +18,10 @@ from apt_engine.runs.events import CheckpointSaved, ExportReady, Noticed, RunFai
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Sampler
+from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import exports
 from apt_engine.training.step import AdaptiveStep
+from tests.engine.test_bases import stable_diffusion
 
 LOST = RuntimeError("CUDA error: unspecified launch failure\nCompile with `TORCH_USE_CUDA_DSA`.")
 
@@ -135,22 +137,40 @@ def test_a_memory_that_runs_out_is_said_with_its_phase_and_the_run_goes_on_after
     assert isinstance(list(train(store, run, lambda: False))[-1], RunFinished)
 
 
-def test_where_a_step_does_not_fit_it_goes_on_with_checkpointing_and_learns_the_same(
-    store: RunStore, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ({}, {"gradient_checkpointing": True}, failures.CHECKPOINTED),
+        (
+            {"gradient_checkpointing": True, "batch_size": 2},
+            {"batch_size": 1, "accumulate": 2},
+            failures.HALVED.format(batch=1, accumulate=2),
+        ),
+    ],
+)
+def test_where_a_step_does_not_fit_it_goes_on_with_less_and_learns_the_same(
+    store: RunStore,
+    new_run: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    sentence: str,
 ) -> None:
+    whole_run, run = new_run(), new_run()
+    for one in (whole_run, run):
+        one.replace_config(one.config.replace(**before))
     whole = {
-        event.step: event.loss for event in train(store, new_run(), lambda: False) if isinstance(event, StepFinished)
+        event.step: event.loss for event in train(store, whole_run, lambda: False) if isinstance(event, StepFinished)
     }
-    run = new_run()
     breaking(monkeypatch, AdaptiveStep, "__call__", torch.OutOfMemoryError("CUDA out of memory."), times=1, after=3)
     events = list(train(store, run, lambda: False))
-    assert [event.message for event in events if isinstance(event, Noticed)].count(session.LIGHTER) == 1
+    assert [event.message for event in events if isinstance(event, Noticed)].count(sentence) == 1
     assert {event.step: event.loss for event in events if isinstance(event, StepFinished)} == pytest.approx(
         whole, rel=1e-5
     )
     assert [event.step for event in events if isinstance(event, StepFinished)] == [1, 2, 3, 3, 4]
     assert isinstance(events[-1], RunFinished)
-    assert run.config.gradient_checkpointing
+    assert run.config == whole_run.config.replace(**after)
     assert sum(isinstance(event, ExportReady) for event in events) == 2
 
 
@@ -164,6 +184,39 @@ def test_a_lost_device_is_named_and_the_last_checkpoint_kept(
     assert "(CUDA error: unspecified launch failure); go on from the last checkpoint" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2]
+
+
+def test_a_picture_that_does_not_fit_into_the_vae_whole_goes_through_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = stable_diffusion()
+    vae, decode, seen = base.pipeline.vae, base.pipeline.vae.decode, []
+
+    def fitting(latents: torch.Tensor) -> Any:
+        seen.append(vae.use_tiling)
+        if latents.shape[-1] > 32 and not vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(latents)
+
+    small, large = torch.zeros(1, 4, 32, 32), torch.zeros(1, 4, 64, 64)
+    monkeypatch.setattr(vae, "decode", fitting)
+    assert base.decode(large).shape == (1, 3, 256, 256)
+    assert (vae.tile_sample_min_size, vae.tile_latent_min_size) == (128, 32)
+    base.decode(large)
+    base.decode(small)
+    assert seen == [False, True, True, False]
+    monkeypatch.setattr(vae, "decode", lambda _latents: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        base.decode(large)
+
+
+def test_a_batch_is_divided_until_it_is_one() -> None:
+    config, seen = TrainingConfig(subject="car", batch_size=12, gradient_checkpointing=True), []
+    while True:
+        batch, accumulate = failures.smaller_batch(config)
+        if batch == config.batch_size:
+            break
+        config = config.replace(batch_size=batch, accumulate=accumulate)
+        seen.append((batch, accumulate))
+    assert seen == [(6, 2), (3, 4), (1, 12)]
 
 
 def test_drawing_says_what_to_change() -> None:
