@@ -90,6 +90,8 @@ def _train(options: argparse.Namespace, store: RunStore) -> int:
     values |= {"subject": options.subject, "base": options.base}
     if options.steps is not None:
         values["steps"] = options.steps
+    if options.start_from:
+        values["start_from"] = options.start_from
     config = build_config(load_presets(), options.preset, values)
     return _run_to_the_end(store, _new_run(store, config, options.photos))
 
@@ -304,6 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--subject", required=True, metavar="WORD", help="what it is: backpack, teddy bear")
     train.add_argument("--base", default="pocket", help="pocket, a model folder, or a hub id (%(default)s)")
     train.add_argument("--steps", type=int, help="steps to train; about 100 a photo unless given")
+    train.add_argument("--start-from", metavar="FILE", help="begin with this LoRA file, ours or another program's")
     train.add_argument("--preset", action="append", default=[], metavar="NAME", help="see presets/; may be repeated")
     train.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any other setting; may be repeated"

@@ -197,8 +197,6 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
     stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     a_few = torch.zeros(4, 4)
     for kind, keys in {
-        "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"),
-        "LoKr": ("lokr_w1", "lokr_w2", "alpha"),
         "OFT": ("oft_blocks", "alpha"),
         "GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
         "IA3": ("weight", "on_input"),
@@ -226,7 +224,7 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
     tensors = _kohya(bases["sd"], layers["sd"])
     header = {"ss_base_model_version": "sdxl_base_v1-0"}
     yield Row(name="header of XL", family="sd", tensors=tensors, layers=[], words="Stable Diffusion XL", header=header)
-    dora = tensors | {f"{stem}.dora_scale": a_few.clone()}
+    dora = tensors | {f"{stem}.dora_scale": torch.zeros(1, 3)}
     yield Row(name="DoRA", family="sd", tensors=dora, layers=layers["sd"], words="dora_scale")
     beside = tensors | {f"{stem}_7.{key}": value for key, value in _triple(a_few).items()}
     yield Row(name="a layer too many", family="sd", tensors=beside, layers=layers["sd"], words="were left out")

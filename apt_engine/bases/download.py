@@ -27,7 +27,6 @@ from apt_engine.errors import BaseModelError
 
 # Which client the hub's library speaks HTTP with depends on its version: httpx, or its successor.
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "Flux2KleinPipeline")
 TEXTS = (".json", ".txt", ".model", ".jinja")
 HALF = ".fp16."
 FREE_AFTERWARDS = 1_000_000_000
@@ -90,8 +89,8 @@ def _refuse_others(name: str, folder: Path, files: Iterable[str]) -> None:
     """Before its weights are fetched: a family that is supported, and weights that cannot run code."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     kind = str(index.get("_class_name"))
-    if kind not in PIPELINES:
-        raise BaseModelError(f"{name} is a {kind}; supported are {', '.join(PIPELINES)}.")
+    if kind not in variants.PIPELINES:
+        raise BaseModelError(f"{name} is a {kind}; supported are {', '.join(variants.PIPELINES)}.")
     if "unet" in index:
         variants.refuse_others(name, folder, index)
     for part, value in index.items():

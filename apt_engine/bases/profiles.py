@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apt_engine.bases import hub, variants
 from apt_engine.bases.checkpoints import ASSETS, inspect
 from apt_engine.errors import BaseModelError, ConfigError
 from apt_engine.reading.regular import read_json
-from apt_engine.settings.presets import Preset
+from apt_engine.settings.presets import Preset, is_hub_id
 from apt_engine.settings.training import TrainingConfig
 
 
@@ -62,6 +63,12 @@ def denoiser_config(base: str, presets: dict[str, Preset]) -> dict[str, Any]:
     own = _read_json(Path(base) / "unet" / "config.json")
     family = ASSETS / profile_of(base, presets).key.removeprefix("base-")
     return own or _read_json(family / "unet" / "config.json")
+
+
+def warning_of(base: str) -> str:
+    """A sentence on a base that seems to be distilled, see `variants.warning_of`; empty on any other."""
+    path = Path(base).expanduser()
+    return variants.warning_of(base, path if path.is_dir() else hub.folder_of(base) if is_hub_id(base) else None)
 
 
 def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict[str, Any]) -> TrainingConfig:

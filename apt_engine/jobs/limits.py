@@ -38,6 +38,8 @@ def check_training(config: TrainingConfig, photo_count: int) -> None:
     Raises:
         LimitError: says which setting, and how much is allowed.
     """
+    if config.start_from:
+        raise LimitError("LoRA files of your own cannot be used here; run the app on your own computer for that.")
     base = _base(config.base)
     side = SIDES * int(base.overrides.get("resolution", 512))
     asked = {

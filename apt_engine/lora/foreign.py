@@ -13,19 +13,18 @@ from pathlib import Path
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.layer_names import ENDING, layer_of
 from apt_engine.errors import LoraError
-from apt_engine.lora import adapter
+from apt_engine.lora import adapter, lycoris
 from apt_engine.lora.adapter import ADAPTER
 from apt_engine.lora.tensors import read
 
 # By a part of a key: formats that change a layer otherwise than by B A.
 FORMATS = {
-    ".hada_w1_a": "LoHa",
-    ".lokr_w1": "LoKr",
     ".oft_blocks": "OFT",
     ".oft_diag": "OFT",
     ".oft_R.": "OFT",
@@ -62,6 +61,8 @@ def load(base: BaseModel, path: Path) -> list[str]:
     tensors, header = read(path)
     _refuse_other_formats(path, tensors)
     _refuse_other_families(base, path, tensors, header)
+    if lycoris.is_lycoris(tensors):
+        return _load_lycoris(base, path, tensors)
     ignored = {key for key in tensors if _NOT_APPLIED.search(key)}
     wanted = {key: value for key, value in tensors.items() if key not in ignored}
     try:
@@ -75,23 +76,42 @@ def load(base: BaseModel, path: Path) -> list[str]:
     for _, part in _named_parts(base):
         adapter.to_fp32(part)
     base.forget_prompts()
-    return _account(base, path, alphas, ignored)
+    magnitudes = {key: tensors[key] for key in ignored if key.endswith(lycoris.MAGNITUDE)}
+    told = _account(base, path, alphas, ignored - magnitudes.keys())
+    return told + lycoris.apply_magnitudes(base, path, magnitudes)
+
+
+def _load_lycoris(base: BaseModel, path: Path, tensors: dict[str, Tensor]) -> list[str]:
+    try:
+        told = lycoris.load(base, path, tensors)
+    except LoraError:
+        remove(base)
+        raise
+    base.forget_prompts()
+    return told
 
 
 def remove(base: BaseModel) -> None:
     """Take the LoRA off denoiser and text encoders."""
     adapter.detach(base.denoiser)
     for _, part in _named_parts(base):
-        if any(isinstance(module, LoraLayer) for module in part.modules()):
+        if any(isinstance(module, BaseTunerLayer) for module in part.modules()):
             base.pipeline.unload_lora_weights()
             base.forget_prompts()
             return
+
+
+def layers_elsewhere(base: BaseModel) -> int:
+    """How many layers that have a LoRA are not the denoiser's."""
+    parts = (part for _, part in _named_parts(base) if part is not base.denoiser)
+    return sum(isinstance(module, LoraLayer) for part in parts for module in part.modules())
 
 
 def set_strength(base: BaseModel, strength: float) -> None:
     """Scale the LoRA's effect from now on, in the text encoders too."""
     for _, part in _named_parts(base):
         adapter.set_strength(part, strength)
+        lycoris.set_magnitudes(part, strength)
     base.forget_prompts()
 
 
@@ -99,7 +119,7 @@ def _refuse_other_formats(path: Path, tensors: dict[str, Tensor]) -> None:
     for part, kind in FORMATS.items():
         if any(part in key for key in tensors):
             raise LoraError(f"{path} is a {kind} file, which this app cannot apply; choose a LoRA.")
-    if not any(ENDING.search(key) for key in tensors):
+    if not lycoris.is_lycoris(tensors) and not any(ENDING.search(key) for key in tensors):
         raise LoraError(f"{path} is no LoRA file; choose one.")
 
 

@@ -6,19 +6,40 @@ A layer has three tensors, named after what the base model says other programs c
 import json
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from apt_engine.bases.base import KohyaNames, LoraLayers
+from apt_engine.bases.base import BaseModel, KohyaNames, LoraLayers
+from apt_engine.bases.original_layout import UPSAMPLER
 from apt_engine.errors import LoraError
 from apt_engine.lora.about import FOR_KOHYA, ExportInfo
 
 PREFIX = "lora_unet_"
+ORIGINAL = "model.diffusion_model."
 
 
 def keys(names: KohyaNames, layer: str) -> tuple[str, str, str]:
     """The names of A, B and alpha of one of the denoiser's layers."""
     stem = PREFIX + names.layer(layer).replace(".", "_")
     return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
+
+
+def known_as(names: KohyaNames | None, layer: str) -> list[str]:
+    """What files of all programs call one of the denoiser's layers: diffusers' name, or that in the original checkpoint."""
+    originals = names.weight(layer).removesuffix(".weight").removeprefix(ORIGINAL) if names else layer
+    # An upsampler stands behind the attention where there is one; only one of the two places is there.
+    places = [originals.replace(UPSAMPLER, place) for place in ("1.", "2.")] if UPSAMPLER in originals else [originals]
+    return list(dict.fromkeys(PREFIX + name.replace(".", "_") for name in (layer, *places)))
+
+
+def text_prefix(number: int, count: int) -> str:
+    """Before the layers of a text encoder: one alone has no number."""
+    return "lora_te_" if count == 1 else f"lora_te{number}_"
+
+
+def parts_beside(base: BaseModel) -> list[nn.Module]:
+    """The text encoders that files may have layers of, in their order."""
+    found = (getattr(base.pipeline, name, None) for name in ("text_encoder", "text_encoder_2"))
+    return [part for part in found if isinstance(part, nn.Module)]
 
 
 def header(layers: LoraLayers, info: ExportInfo, rank: int, alpha: float, has_convolutions: bool) -> dict[str, str]:

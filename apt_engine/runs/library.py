@@ -140,7 +140,8 @@ def settings_inside(path: Path) -> SampleRequest:
 
 def _shared_config(run: Run) -> bytes:
     config = run.config
-    return config_bytes(config.replace(base=_shared_base(config.base)))
+    begun_with = PureWindowsPath(config.start_from).name
+    return config_bytes(config.replace(base=_shared_base(config.base), start_from=begun_with))
 
 
 def _shared_events(run: Run) -> bytes:

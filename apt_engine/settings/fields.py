@@ -118,7 +118,7 @@ def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
     if wanted is bool:
         return _to_bool(field.name, value)
     if wanted is str:
-        return str(value).strip() if field.name in ("subject", "identifier", "base") else str(value)
+        return str(value).strip() if field.name in ("subject", "identifier", "base", "start_from") else str(value)
     try:
         number = float(value)
         if isinstance(value, bool) or (wanted is int and number != int(number)):

@@ -65,6 +65,12 @@ class TrainingConfig(Checked):
         group="lora",
     )
 
+    start_from: str = setting(
+        "",
+        "A LoRA file for this base model to begin with, ours or another program's; empty begins anew.",
+        group="lora",
+    )
+
     steps: int = setting(
         0,
         "Steps to train at most; 0 means 100 a photo, within 300 and 1,200.",

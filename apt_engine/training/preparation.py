@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from apt_engine.apt.memorized import SplitIndicator
 from apt_engine.bases import hub
 from apt_engine.bases.base import BaseModel
+from apt_engine.bases.profiles import warning_of
 from apt_engine.bases.prompts import cut_prompt
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.errors import ConfigError, DiskError
-from apt_engine.lora import adapter, files
+from apt_engine.lora import adapter, files, start
 from apt_engine.runs.events import Event, Noticed, StageChanged
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
 from apt_engine.sampling.sampler import Stopped
@@ -124,6 +125,8 @@ def load(config: TrainingConfig, should_stop: Callable[[], bool]) -> Generator[E
             f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."
         )
     base.prepare_training(config.resolution, gradient_checkpointing=config.gradient_checkpointing)
+    if warning := warning_of(config.base):
+        yield Noticed(message=warning)
     if not base.lora.kohya and config.base != "pocket":  # of which nobody expects it
         yield Noticed(
             message=f"Other programs have no names for the layers of {base.name}; its LoRA is exported for diffusers alone."
@@ -142,6 +145,8 @@ def prepare(
         EngineError: a photo, a setting or the disk does not do.
     """
     config, base = loaded.config, loaded.base
+    is_begun = bool(config.start_from) and not checkpoint
+    begun_with = start.read(base, Path(config.start_from).expanduser()) if is_begun else None
     photos = yield from _encode_photos(run, loaded)
     prior = (yield from _prior_of(run, loaded)) if config.prior_preservation else None
     captions = Captions(base, config, run.captions)
@@ -159,6 +164,8 @@ def prepare(
     )
     layers = base.lora.chosen(feed_forward=config.feed_forward, convolutions=config.convolutions)
     adapter.attach(base.denoiser, config.rank, config.lora_alpha, layers, config.seed)
+    for told in start.take_over(base, begun_with) if begun_with else ():
+        yield Noticed(message=told)
     parameters = adapter.trainable_parameters(base.denoiser)
     _check_disk(run, parameters, last_step - (checkpoint.step if checkpoint else 0))
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from apt_engine.bases import hub, registry
-from apt_engine.bases.download import PIPELINES, chosen_files
+from apt_engine.bases import hub, registry, variants
+from apt_engine.bases.download import chosen_files
 from apt_engine.errors import BaseModelError
 from tests.fake_hub import NAME, FakeHub, serve
 
@@ -69,7 +69,7 @@ def test_of_each_part_one_format_and_one_precision_is_fetched() -> None:
 
 
 def test_the_downloader_knows_the_families_of_the_registry() -> None:
-    assert set(PIPELINES) == set(registry.FAMILIES)
+    assert set(variants.PIPELINES) == set(registry.FAMILIES)
 
 
 def test_a_model_is_fetched_with_its_bytes_told_and_loads(fake: FakeHub) -> None:
