@@ -327,17 +327,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="steps, guidance_scale, strength ..."
     )
 
-    export = command("export", _export, "Write the LoRA files of a run for other programs.")
-    export.add_argument("--run", default="latest", help="id of a run, or latest")
-    export.add_argument(
-        "--step", default="kept", metavar="N", help="which checkpoint: a step, kept (the best one), or last"
-    )
-    export.add_argument("--out", type=Path, metavar="DIR", help="where to write; the run's own folder unless given")
-    export.add_argument("--merged", action="store_true", help="also a whole checkpoint with the LoRA inside")
-    export.add_argument(
-        "--push", metavar="OWNER/NAME", help="send the files to this repository of the Hugging Face hub"
-    )
-    export.add_argument("--public", action="store_true", help="make that repository public, if it is made now")
+    _add_export(command("export", _export, "Write the LoRA files of a run for other programs."))
 
     verdict = command(
         "verdict", _verdict, "Judge a run's checkpoints by pictures, and the untrained model beside them."
@@ -362,3 +352,16 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--render", choices=tuple(KINDS), help="write a job file for other machines and train nothing")
     sweep.add_argument("--out", type=Path, metavar="DIR", help="where to write the job file (here)")
     return parser
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("--run", default="latest", help="id of a run, or latest")
+    export.add_argument(
+        "--step", default="kept", metavar="N", help="which checkpoint: a step, kept (the best one), or last"
+    )
+    export.add_argument("--out", type=Path, metavar="DIR", help="where to write; the run's own folder unless given")
+    export.add_argument("--merged", action="store_true", help="also a whole checkpoint with the LoRA inside")
+    export.add_argument(
+        "--push", metavar="OWNER/NAME", help="send the files to this repository of the Hugging Face hub"
+    )
+    export.add_argument("--public", action="store_true", help="make that repository public, if it is made now")
