@@ -80,7 +80,24 @@ class Finished(Row):
     version: str
 
 
-KINDS: dict[str, type[Row]] = {kind.__name__: kind for kind in (Split, Pictures, Photos, Finished)}
+@dataclass(frozen=True, kw_only=True)
+class Judged(Row):
+    """What the untouched model sees in a checkpoint's pictures; see `apt_engine.runs.events.PicturesJudged`.
+
+    Attributes:
+        photos: its means for the photos.
+        seen: what others saw in their pictures of the same checkpoint, on average; see `Pictures`.
+    """
+
+    likeness: list[float]
+    follows: list[float]
+    copies: list[float]
+    drift: float
+    photos: dict[str, float]
+    seen: dict[str, float]
+
+
+KINDS: dict[str, type[Row]] = {kind.__name__: kind for kind in (Split, Pictures, Photos, Finished, Judged)}
 
 
 class Rows:

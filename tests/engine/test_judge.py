@@ -2,16 +2,20 @@
 
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from apt_engine.bases import random
+from apt_engine.bases.registry import load_base
 from apt_engine.lora import adapter
 from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs import verdict
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.judge import ASKED_AT, LEVELS, Judge
 from apt_engine.training.verdict import Judging
@@ -121,3 +125,34 @@ def test_likeness_looks_where_the_subject_is_attended_to() -> None:
     judge = judge_of(base, latents(base, 2, 2))
     own = [base.caption_tokens(CAPTION).ids[column] for column in judge._columns.tolist()]
     assert own == [base.caption_tokens("car").ids[1]]
+
+
+@BASES
+def test_what_the_bases_pictures_have_in_common_counts_for_nothing(kind: str) -> None:
+    base = bare_base(kind)
+    usual = latents(base, 1, 1)
+    judge = Judge(base, CAPTION, "car", usual=usual, photos=latents(base, 3, 2), seed=0)
+    assert judge.likeness(usual).tolist() == pytest.approx([0], abs=1e-3)
+    assert judge.alike(usual).abs().max() < 1e-3
+    assert judge.likeness(latents(base, 1, 3)).abs().max() > 1e-2
+
+
+def test_a_model_that_draws_its_photos_whatever_it_is_asked_follows_no_prompt() -> None:
+    """What overfitting ends in, by the pocket model's own eyes; and its own pictures do follow."""
+    base = load_base("pocket", device="cpu", dtype="fp32", attention="plain")
+    prompts = ["a photo of a teddy bear on the beach", "a photo of a teddy bear in the snow"]
+    drawn = [Picture(prompt=prompt, seed=1, steps=6, width=64, height=64) for prompt in prompts]
+    own = torch.cat(list(Sampler(base).latents(drawn)))
+    folder = Path(__file__).resolve().parents[2] / "assets" / "examples" / "teddy_bear"
+    pixels = [torch.from_numpy(numpy.asarray(photo.resize((64, 64)), dtype=numpy.float32)) for photo in opened(folder)]
+    photos = torch.cat([base.encode_images(one.permute(2, 0, 1)[None] / 127.5 - 1)[0] for one in pixels])
+    judge = Judge(base, "a photo of a teddy bear", "teddy bear", usual=own, photos=photos, seed=0)
+    follows, overfitted = judge.follows(own, prompts), judge.follows(photos, prompts)
+    assert follows.min() > 0.1
+    assert overfitted.max() < 0.5 * follows.min()
+    assert judge.likeness(own).max() < judge.likeness_of_photos().min()
+
+
+def opened(folder: Path) -> list[Image.Image]:
+    """Two photos."""
+    return [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.jpg"))[:2]]

@@ -61,6 +61,24 @@ def test_while_the_engine_is_at_work_a_run_is_put_in_line(
     assert engine(context).process_id is None
 
 
+def test_plain_dreambooth_follows_a_run_if_that_is_wished(
+    context: AppContext, view: train.TrainView, photos: list[Path]
+) -> None:
+    engine(context)._status = EngineStatus("training", "r1")
+    values = {**form(view, photos, subject="car", seed=3), view.beside: True}
+    train.start(view, context, lambda run_id: {}, values)
+    assert context.line
+    run, plain = (context.store.open(run_id) for run_id in context.line.waiting())
+    assert (run.config.needs_reference, plain.config.needs_reference) == (True, False)
+    assert (run.config.seed, plain.config.seed) == (3, 3)
+    off: dict[Any, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
+    values |= {view.settings[name]: value for name, value in off.items()}
+    train.start(
+        view, context, lambda run_id: {}, {**values, view.settings["stop"]: "never", view.settings["steps"]: 300}
+    )
+    assert len(context.line.waiting()) == 3  # a plain run has none beside it
+
+
 def test_where_there_is_no_line_an_engine_at_work_takes_no_second_run(
     context: AppContext, view: train.TrainView, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

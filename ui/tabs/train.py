@@ -19,6 +19,8 @@ from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
 from ui.context import AppContext, Example, Values, plain_errors
 from ui.form import build_input, build_settings, changed_by, initial_value, to_component
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of, tiles_of_run
+from ui.plain_card import beside as plain_beside
+from ui.plain_card import is_plain
 from ui.sentences import in_line
 from ui.train_panels import DEFAULTS, build_photos, build_presets, describe, draw_warps, problem
 from ui.vocabulary import describe_word, known_words
@@ -49,6 +51,7 @@ class TrainView:
         warps: what re-framing does to the photos.
         summary: what training would take.
         train: the button.
+        beside: whether plain DreamBooth is trained after it.
         chosen: the Choice that the form follows.
     """
 
@@ -61,6 +64,7 @@ class TrainView:
     warps: gr.HTML
     summary: gr.HTML
     train: gr.Button
+    beside: gr.Checkbox
     chosen: gr.State
 
     @property
@@ -96,6 +100,13 @@ def build(context: AppContext) -> TrainView:
                 allow_custom_value=True,
                 interactive=True,
             )
+            beside = gr.Checkbox(
+                False,
+                label="Then plain DreamBooth, to compare",
+                info="Same photos, seed and prompts, in about three quarters of the time; Runs shows both side by side.",
+                visible=not context.tenants.is_shared,
+                elem_id="train-beside",
+            )
     with gr.Row(equal_height=True, elem_classes="go"):
         summary = gr.HTML(describe(context, start, 0))
         train = gr.Button("Train", variant="primary", scale=0, min_width=180, elem_id="train")
@@ -111,6 +122,7 @@ def build(context: AppContext) -> TrainView:
         warps=warps,
         summary=summary,
         train=train,
+        beside=beside,
         chosen=gr.State(Choice(start.base, tuple(DEFAULTS.values()))),
     )
 
@@ -154,7 +166,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
     )
     view.train.click(
         partial(start, view, context, started),
-        form,
+        form | {view.beside},
         [view.meaning, view.notes, view.summary, *outputs],
         show_progress="hidden",
         api_visibility="private",
@@ -181,6 +193,7 @@ def start(view: TrainView, context: AppContext, started: Callable[[str], Values]
         run = context.store.create(config, lambda folder: photos.save(folder, config.resolution))
         if line:
             line.add(run.id)
+            _train_beside(view, context, run, values)
             return {
                 view.summary: f'<p class="quiet" role="alert">{html.escape(in_line(config.subject, len(line.waiting())))}</p>'
             }
@@ -189,7 +202,14 @@ def start(view: TrainView, context: AppContext, started: Callable[[str], Values]
         except BusyError:
             shutil.rmtree(run.path)  # it holds no training yet
             raise
+        _train_beside(view, context, run, values)
     return started(run.id)
+
+
+def _train_beside(view: TrainView, context: AppContext, run: Run, values: Values) -> None:
+    """Put plain DreamBooth in line, if that is wished and the run is not plain itself."""
+    if values.get(view.beside) and context.line and not is_plain(run):
+        plain_beside(context, run.id)
 
 
 def explain_word(view: TrainView, values: Values) -> Values:
