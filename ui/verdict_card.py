@@ -1,6 +1,7 @@
 """The verdict of a run on the Watch tab: asked for with a click, whose cost is told before; four curves, copies, a sentence."""
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -132,14 +133,22 @@ def draw_verdict(history: History) -> str:
 
 def _measure(history: History, verdict: Verdict, measure: str) -> str:
     title, about, unit = TITLES[measure]
-    curve = verdict.curve(measure)
-    last = history.last_step
+    curve, last = verdict.curve(measure), history.last_step
+    floor = min([0.0, *(mean - error for _, mean, error in curve if math.isfinite(mean))])
     lines = [
         Series("checkpoints", [(step, mean) for step, mean, _ in curve], errors=[error for _, _, error in curve]),
-        Series("untrained", [(0, curve[0][1]), (last, curve[0][1])], "dashed"),
-        Series("photos", [(0, verdict.of_photos(measure)), (last, verdict.of_photos(measure))], "dotted"),
+        _level("untrained", curve[0][1], last, "dashed"),
+        _level(
+            "photos", verdict.of_photos(measure), last, "dotted", floor
+        ),  # what lies far below would flatten the curve
     ]
     return _plot(title, about, line_plot(lines, last, title, unit=unit, kept_step=history.kept_step))
+
+
+def _level(name: str, value: float, last_step: int, style: str, floor: float = -math.inf) -> Series:
+    """A reference line, its value in the legend; at the floor where it lies below that."""
+    height = max(value, floor)
+    return Series(f"{name} {value:.2f}", [(0, height), (last_step, height)], style)
 
 
 def _drift(history: History, verdict: Verdict) -> str:

@@ -18,7 +18,7 @@ from ui.context import AppContext, Values
 from ui.layout import PageView, build, show_beside_watched
 from ui.tabs import watch
 
-PHOTOS = PhotosJudged(likeness=(0.5, 0.7), copies=(0.58, 0.58), follows=(0.01,))
+PHOTOS = PhotosJudged(likeness=(0.5, 0.7), copies=(0.58, 0.58), follows=(-0.4,))
 
 
 def judged(step: int, likeness: float) -> PicturesJudged:
@@ -76,9 +76,11 @@ def test_a_verdict_is_curves_beside_the_untrained_model_and_the_photos(
     shown = watch.open_run(page.watch, context, run.id)[page.watch.verdict.judged]
     assert "Step 4: &lt;i&gt;fine&lt;/i&gt;." in shown
     likeness = shown.split("Likeness</h2>")[1].split("</section>")[0]
-    assert "checkpoints now 0.4; untrained now 0; photos now 0.6" in likeness
+    assert "checkpoints now 0.4; untrained 0.00 now 0; photos 0.60 now 0.6" in likeness
+    follows = shown.split("Follows the prompt</h2>")[1].split("</section>")[0]
+    assert "photos -0.40 now 0" in follows  # its line lies at the edge, its value in the legend
     assert 'class="band" d="M0.00' in likeness
-    assert [shown.count(f'data-name="{name}"') for name in ("checkpoints", "untrained", "photos")] == [4, 4, 3]
+    assert [shown.count(f'data-name="{name}') for name in ("checkpoints", "untrained", "photos")] == [4, 4, 3]
     assert shown.count("kept, 4</b>") == 4
     # of two pictures a step the second is nearest to a photo that is not there
     assert shown.count("<figure>") == 2
