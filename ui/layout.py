@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 
 from apt_engine.jobs.engine import EngineStatus, describe_status
-from ui import models, plain_card
+from ui import models, picture_view, plain_card
 from ui.context import AppContext, Values, plain_errors
 from ui.form import can_show
 from ui.pictures import show_history, show_line
@@ -55,7 +55,7 @@ class PageView:
     runs_tab: gr.Tab
     train: train.TrainView
     watch: watch.WatchView
-    generate: generate.GenerateView
+    generate: picture_view.GenerateView
     runs: runs.RunsView
 
     @property
@@ -87,7 +87,7 @@ def build(context: AppContext) -> PageView:
         with gr.Tab("Watch", id="watch"):
             watch_view = watch.build()
         with gr.Tab("Generate", id="generate") as generate_tab:
-            generate_view = generate.build(context)
+            generate_view = picture_view.build(context)
         with gr.Tab("Runs", id="runs") as runs_tab:
             runs_view = runs.build(context)
     return PageView(

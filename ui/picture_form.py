@@ -1,13 +1,15 @@
 """The settings beside the pictures on the Generate tab, and what they say."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from apt_engine.settings.sampling import SampleRequest
-from ui.context import AppContext
+from ui import grid
+from ui.context import AppContext, Values
 from ui.form import build_input, whole_number
 
 SLIDERS = {
@@ -18,10 +20,34 @@ SLIDERS = {
 }
 SIZES = {"width": "Width (px)", "height": "Height (px)"}
 AS_TRAINED = "as trained"
+AXES = {  # label, example, lines
+    "checkpoints": ("Steps: the columns", "100, 200, kept", 1),
+    "strengths": ("Strengths: the rows", "0.5, 0.8, 1", 1),
+    "prompts": ("Prompts, one a line: the blocks", "a photo of a {subject} in the snow", 2),
+}
 
 
-def build_picture_settings(context: AppContext) -> tuple[dict[str, Component], gr.Checkbox, gr.File]:
-    """Inputs for the settings of SampleRequest that every picture has, by name; whether the seed stays; and a LoRA file."""
+@dataclass(frozen=True)
+class PictureForm:
+    """What stands beside the pictures.
+
+    Attributes:
+        settings: inputs for the settings of SampleRequest that every picture has, by name.
+        keep_seed: whether the next pictures start from the same noise.
+        axes: inputs for what a grid goes through, by the names of `grid.Axes`; all empty for no grid.
+        lora: takes a LoRA file.
+        source: takes a picture, to draw with the settings inside it.
+    """
+
+    settings: dict[str, Component]
+    keep_seed: gr.Checkbox
+    axes: dict[str, gr.Textbox]
+    lora: gr.File
+    source: gr.File
+
+
+def build_picture_form(context: AppContext) -> PictureForm:
+    """Make the components."""
     gr.HTML('<h2 class="title">Settings</h2><p>They are saved inside every PNG.</p>')
     made = {name: build_input(SampleRequest, name, label=label, is_slider=True) for name, label in SLIDERS.items()}
     with gr.Row(elem_classes=["prompt-row", "seed-row"]):
@@ -34,12 +60,42 @@ def build_picture_settings(context: AppContext) -> tuple[dict[str, Component], g
     with gr.Row():
         for name, label in SIZES.items():
             made[name] = build_input(SampleRequest, name, label=label, placeholder=AS_TRAINED)
+    with gr.Accordion("A grid of steps, strengths and prompts", open=False, elem_id="grid"):
+        axes = {
+            name: gr.Textbox("", label=label, placeholder=example, lines=lines, elem_id=f"grid-{name}")
+            for name, (label, example, lines) in AXES.items()
+        }
+    with gr.Accordion("The settings of a picture", open=False, elem_id="from-picture"):
+        source = gr.File(
+            label="A PNG made here, or by A1111 or Forge", file_types=[".png"], height=90, elem_id="source"
+        )
     with gr.Accordion("Another LoRA file, or another base", open=False, visible=not context.tenants.is_shared):
         lora = gr.File(
             label="LoRA file (kohya or diffusers)", file_types=[".safetensors"], height=90, elem_id="lora-file"
         )
         made["base"] = build_input(SampleRequest, "base", label="Base model")
-    return made, keep_seed, lora
+    return PictureForm(made, keep_seed, axes, lora, source)
+
+
+def read_axes(form: PictureForm, values: Mapping[Any, Any], first: SampleRequest) -> grid.Axes | None:
+    """The grid that the inputs ask for; None where all are empty.
+
+    Raises:
+        ConfigError: a strength is no number, or the grid is far too large.
+    """
+    said = [str(values[form.axes[name]] or "") for name in AXES]
+    return grid.read_axes(*said, first=first) if any(words.strip() for words in said) else None
+
+
+def show_axes(form: PictureForm, axes: grid.Axes | None) -> Values:
+    """A grid's axes as the inputs show them."""
+    if axes is None:
+        return dict.fromkeys(form.axes.values(), "")
+    return {
+        form.axes["checkpoints"]: ", ".join(axes.checkpoints),
+        form.axes["strengths"]: ", ".join(f"{strength:g}" for strength in axes.strengths),
+        form.axes["prompts"]: "\n".join(axes.prompts),
+    }
 
 
 def read_settings(shown: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,11 +48,13 @@ NEEDED = {
     ("POST", "/photos"),
     ("GET", "/export/{run_id}/{kind}"),
     ("GET", "/pulse"),
+    ("GET", "/log"),
 }
 # What Gradio has besides. A name that is not here came with a new version: look what it does, then add it, here or above.
 NOT_NEEDED = (
     "/config",
     "/export/{run_id}/{kind}",
+    "/log",
     "/login",
     "/logout",
     "/monitoring",
@@ -225,6 +227,15 @@ def test_pictures_and_lora_files_are_served_with_types_of_ours(files: TestClient
         assert reply.headers["content-disposition"].startswith("inline" if is_picture else "attachment")
     part = files.get(f"/gradio_api/file={tmp_path}/runs/r1/exports/lora.safetensors", headers={"range": "bytes=1-3"})
     assert (part.status_code, part.content) == (206, b"eig")
+
+
+def test_the_end_of_the_log_is_served_as_text(files: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "engine.log").unlink(missing_ok=True)
+    assert "has written nothing yet" in files.get("/log").text
+    (tmp_path / "engine.log").write_bytes(b"x" * 300_000 + b"<b>out of memory</b>")
+    answer = files.get("/log")
+    assert (len(answer.content), answer.text[-20:]) == (200_000, "<b>out of memory</b>")
+    assert answer.headers["content-type"].startswith("text/plain")
 
 
 @pytest.mark.parametrize("name", HIDDEN)

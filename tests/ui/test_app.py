@@ -116,7 +116,7 @@ def test_with_a_password_no_route_answers_before_it(data_dir: Path) -> None:
         started(data_dir, "--listen", "--password", "s3cret-of-twelve") as address,
         httpx.Client(base_url=address) as browser,
     ):
-        for route in ("/pulse?run=", "/export/r1/zip-with-photos"):
+        for route in ("/pulse?run=", "/export/r1/zip-with-photos", "/log"):
             assert browser.get(route).status_code == 401
         assert browser.post("/photos", files={"file": b"x"}).status_code == 401
         assert not (data_dir / "uploads").exists()

@@ -15,16 +15,18 @@ from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.runs.events import CheckpointSaved
 from apt_engine.settings.sampling import SampleRequest
 from tests.pages import begun, checked, engine, new_run
-from ui import models
+from ui import grid, models, picture_view
 from ui.context import AppContext, Values
 from ui.layout import PageView, build, generate_with, open_generate, tell_status
 from ui.tabs import generate, runs, watch
 
+MANY = ", ".join(map(str, range(100)))
+
 
 @pytest.fixture
-def generate_view(context: AppContext) -> generate.GenerateView:
+def generate_view(context: AppContext) -> picture_view.GenerateView:
     with gr.Blocks(analytics_enabled=False):
-        return generate.build(context)
+        return picture_view.build(context)
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def test_generate_follows_the_run_last_trained_or_opened(context: AppContext, pa
     assert come_back() == second.id
 
 
-def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: generate.GenerateView) -> None:
+def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: picture_view.GenerateView) -> None:
     run = begun(new_run(context), steps=4)
     assert [choice["id"] for choice in models.list_models(context)] == [models.BARE]
     run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
@@ -108,7 +110,7 @@ def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: g
 
 
 def test_the_kept_step_is_chosen_and_says_so(
-    context: AppContext, page_view: PageView, generate_view: generate.GenerateView
+    context: AppContext, page_view: PageView, generate_view: picture_view.GenerateView
 ) -> None:
     run = checked(begun(new_run(context), steps=6), kept_step=4)
     for saved in (2, 4, 6):
@@ -122,16 +124,16 @@ def test_the_kept_step_is_chosen_and_says_so(
     assert row["step"] == "kept 4, last 6"
 
 
-def form_of(view: generate.GenerateView, **changes: Any) -> Values:
+def form_of(view: picture_view.GenerateView, **changes: Any) -> Values:
     """The Generate tab's form as it stands at first, with some settings changed."""
-    inputs = {**view.settings, "keep_seed": view.keep_seed, "compare": view.compare}
+    inputs = {**view.settings, **view.form.axes, "keep_seed": view.form.keep_seed, "compare": view.compare}
     model = {"choices": [], "chosen": changes.get("run", models.BARE)}
     shown = {component: changes.get(name, getattr(component, "value", None)) for name, component in inputs.items()}
     return {**shown, view.model: model}
 
 
 def test_beside_a_run_stand_the_base_and_other_steps_at_the_same_seeds(
-    context: AppContext, generate_view: generate.GenerateView
+    context: AppContext, generate_view: picture_view.GenerateView
 ) -> None:
     run = checked(begun(new_run(context), steps=6), kept_step=4)
     values = form_of(generate_view, run=run.id, seed="7", compare=[models.BASE_TOO, "step 50"])
@@ -145,11 +147,11 @@ def test_beside_a_run_stand_the_base_and_other_steps_at_the_same_seeds(
 
 
 def test_a_lora_file_becomes_a_choice_of_its_own_and_names_its_pictures(
-    context: AppContext, generate_view: generate.GenerateView, tmp_path: Path
+    context: AppContext, generate_view: picture_view.GenerateView, tmp_path: Path
 ) -> None:
     view, brought = generate_view, tmp_path / "my bear.safetensors"
     brought.write_bytes(b"weights")
-    values = generate.bring_lora(view, context, {view.lora: str(brought), view.settings["prompt"]: "a bear"})
+    values = generate.bring_lora(view, context, {view.form.lora: str(brought), view.settings["prompt"]: "a bear"})
     chosen = values[view.model]["chosen"]
     assert [choice["title"] for choice in values[view.model]["choices"]] == ["my bear", "The base model"]
     ((name, request),) = generate.requests_of(view, context, form_of(view, run=chosen, prompt="a bear"))
@@ -193,7 +195,7 @@ def test_while_the_engine_is_at_work_pictures_are_put_in_line(
 
 
 def test_the_settings_of_a_picture_come_back_into_the_form(
-    context: AppContext, generate_view: generate.GenerateView
+    context: AppContext, generate_view: picture_view.GenerateView
 ) -> None:
     folder = context.store.data_dir / "generated" / "20260101-000000"
     folder.mkdir(parents=True)
@@ -201,11 +203,11 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
     request = SampleRequest(prompt="a {subject}", run="gone", seed=41, steps=7, sampler="Euler")
     info.add_itxt("apt_studio", json.dumps(request.to_dict()))
     Image.new("RGB", (8, 8)).save(folder / "01.png", pnginfo=info)
-    with pytest.warns(UserWarning, match="run behind this picture is gone"):  # on the page, a message
+    with pytest.warns(UserWarning, match="run behind this picture is not here"):  # on the page, a message
         values = generate.use_again(generate_view, context, 0)
     again = {name: values[component] for name, component in generate_view.settings.items()}
     assert (again["prompt"], again["seed"], again["steps"], again["sampler"]) == ("a {subject}", "41", 7, "Euler")
-    assert (values[generate_view.model]["chosen"], values[generate_view.keep_seed]) == (models.BARE, True)
+    assert (values[generate_view.model]["chosen"], values[generate_view.form.keep_seed]) == (models.BARE, True)
     assert (again["width"], again["height"]) == ("", "")  # as trained
 
 
@@ -220,8 +222,61 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
     ],
 )
 def test_a_mistake_is_a_sentence_and_wakes_no_engine(
-    context: AppContext, generate_view: generate.GenerateView, wish: dict[str, Any], sentence: str
+    context: AppContext, generate_view: picture_view.GenerateView, wish: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(gr.Error, match=sentence):
         next(generate.generate(generate_view, context, form_of(generate_view, **wish)))
+    assert engine(context).process_id is None
+
+
+def test_a_grid_of_steps_strengths_and_prompts_is_one_png_that_comes_back_into_the_form(
+    context: AppContext, generate_view: picture_view.GenerateView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, asked = generate_view, []
+    run = begun(new_run(context), steps=6)
+    run.save_checkpoint(4, lambda folder: (folder / "lora.safetensors").touch())
+    folder = context.store.data_dir / "generated" / "20260101-000000"
+    folder.mkdir(parents=True)
+
+    def sample(request: SampleRequest) -> Iterator[SampleProgress]:
+        asked.append((request.prompt, request.strength, request.checkpoint))
+        path = folder / f"{len(asked):02d}.png"
+        Image.new("RGB", (64, 64), (10 * len(asked), 0, 0)).save(path)
+        yield SampleProgress("Done", 1.0, (path,))
+
+    monkeypatch.setattr(context.engine, "sample", sample)
+    axes = {"checkpoints": "step 2, 4, kept", "strengths": "0.5,0.8, 1", "prompts": "a {subject}\n\na red {subject}"}
+    *_, shown = generate.generate(view, context, form_of(view, run=run.id, count=1, seed="5", keep_seed=True, **axes))
+    assert len(asked) == 18
+    assert [one[1:] for one in asked[:4]] == [(0.5, "2"), (0.5, "4"), (0.5, "kept"), (0.8, "2")]
+    assert {one[0] for one in asked[:9]} == {"a {subject}"}
+    assert asked[9] == ("a red {subject}", 0.5, "2")
+    assert [picture["name"] for picture in shown[view.pictures]["pictures"]][:2] == ["grid.png", "01.png"]
+    with Image.open(folder / "grid.png") as sheet:
+        cell, step = 128 + 6, grid.LABEL + 3 * (128 + 6)
+        left, top = grid.SIDE_LABEL + 64, 2 * grid.LABEL + 64
+        middles = [(left + column * cell, top + row * cell) for row in range(3) for column in range(3)]
+        reds = [sheet.getpixel((x, y + block * step)) for block in range(2) for x, y in middles]
+    assert reds == [(10 * number, 0, 0) for number in range(1, 19)]
+    again = generate.take_settings(view, context, {view.form.source: str(folder / "grid.png")})
+    told = {name: again[box] for name, box in view.form.axes.items()}
+    assert told == {"checkpoints": "2, 4, kept", "strengths": "0.5, 0.8, 1", "prompts": "a {subject}\na red {subject}"}
+    assert (again[view.model]["chosen"], again[view.settings["seed"]]) == (run.id, "5")
+    plain = generate.take_settings(view, context, {view.form.source: str(folder / "grid.png")})
+    assert plain.keys() >= {*view.form.axes.values()}
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        ({"strengths": "0.5, much"}, 'The strength "much" is no number'),
+        ({"strengths": "0.5, 7"}, "strength cannot be 7"),
+        ({"checkpoints": MANY, "strengths": ", ".join(f"0.{n}" for n in range(100))}, "would be 40,000 pictures"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_one_sentence(
+    context: AppContext, generate_view: picture_view.GenerateView, axes: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(gr.Error, match=sentence):
+        next(generate.generate(generate_view, context, form_of(generate_view, prompt="an owl", **axes)))
     assert engine(context).process_id is None

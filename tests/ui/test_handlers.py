@@ -96,6 +96,7 @@ def test_a_failed_run_says_why_and_offers_to_resume(context: AppContext, watch_v
     run.append(RunFailed(message="The engine was killed."))
     shown = watch.open_run(watch_view, context, run.id)
     assert "The engine was killed." in shown[watch_view.sentence]
+    assert '<a href="log" target="_blank">' in shown[watch_view.sentence]
     assert [shown[part].visible for part in (watch_view.stop, watch_view.resume, watch_view.more)] == [
         False,
         True,

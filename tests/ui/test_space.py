@@ -135,6 +135,7 @@ def test_the_pulse_beats_when_an_own_run_grows(page: Starlette, tenants: Visitor
     after = {client: client.get(f"/pulse?run={run.id}").text for client in (ada, bob)}
     assert before[ada] != after[ada]
     assert before[bob] == after[bob]
+    assert ada.get("/log").status_code == 404  # it tells of all visitors
     assert ada.get("/pulse?run=../../x").text == ada.get("/pulse?run=").text
 
 

@@ -47,6 +47,7 @@ _ROUTES = tuple(
         ("POST", r"/photos"),
         ("GET", r"/export/[^/]+/[a-z-]+"),
         ("GET", PULSE_ROUTE),
+        ("GET", r"/log"),
     )
 )
 

@@ -24,6 +24,7 @@ from ui.serving.tenants import Tenants, Workspace
 
 LARGEST_PHOTO = 100_000_000
 PHOTOS_AT_ONCE = 60
+LONGEST_LOG = 200_000  # bytes; the end of it says what went wrong
 EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos")
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -40,6 +41,7 @@ def routes(tenants: Tenants, cache_dir: Path) -> list[Route]:
         Route("/photos", _signed_in(_take_photos(tenants)), methods=["POST"]),
         Route("/export/{run_id}/{kind}", _signed_in(_export(tenants)), methods=["GET"]),
         Route("/pulse", _signed_in(_pulse(tenants)), methods=["GET"]),
+        Route("/log", _signed_in(_log(tenants)), methods=["GET"]),
     ]
 
 
@@ -77,6 +79,21 @@ def _pulse(tenants: Tenants) -> Handler:
         size = workspace.store.size_of(request.query_params.get("run", ""))
         waiting = workspace.pictures.mark if workspace.pictures else ""
         return PlainTextResponse(f"{workspace.engine.status} {training_in(workspace.store)} {size} {waiting}")
+
+    return tell
+
+
+def _log(tenants: Tenants) -> Handler:
+    async def tell(request: Request) -> Response:
+        """The end of what the engine wrote; not where visitors share it, for it names what others do."""
+        if tenants.is_shared:
+            return _refusal("The log is for the owner of this Space.", 404)
+        path = tenants.find(request.headers).store.data_dir / "engine.log"
+        try:
+            written = await run_in_threadpool(path.read_bytes)
+        except OSError:
+            written = b"The engine has written nothing yet."
+        return PlainTextResponse(written[-LONGEST_LOG:].decode(errors="replace"))
 
     return tell
 

@@ -2,127 +2,24 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from apt_engine.runs import library
 from apt_engine.settings.sampling import SampleRequest
-from ui import models
+from ui import grid, models
 from ui.context import AppContext, Values, plain_errors
-from ui.form import build_input
 from ui.models import BARE, KEPT
-from ui.picture_form import build_picture_settings, read_settings, show_settings
+from ui.picture_form import read_axes, read_settings, show_axes, show_settings
+from ui.picture_view import GenerateView
 from ui.pictures import gallery, preview, remembered, show_history, show_line
 from ui.plots import progress_line
-from ui.scripted import scripted, settle
+from ui.scripted import settle
 
 HIGHEST_SEED = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class GenerateView:
-    """The tab's components.
-
-    Attributes:
-        settings: an input for each field of SampleRequest but `run` and `lora`, by its name.
-        model: what to draw with, see `ui.models`: {choices, chosen}.
-        meaning: what {subject} stands for.
-        suggestions: prompts worth trying.
-        lora: takes a LoRA file, which becomes one of the models.
-        keep_seed: whether the next pictures start from the same noise.
-        compare: what is drawn beside the pictures asked for.
-        generate: the button.
-        stop: the other one.
-        progress: a bar, and a preview of the next picture.
-        waiting: the pictures in line: {wishes, problem, done}.
-        pictures: what was drawn last.
-        history: what was drawn before.
-    """
-
-    settings: dict[str, Component]
-    model: gr.HTML
-    meaning: gr.HTML
-    suggestions: gr.HTML
-    lora: gr.File
-    keep_seed: gr.Checkbox
-    compare: gr.Dropdown
-    generate: gr.Button
-    stop: gr.Button
-    progress: gr.HTML
-    waiting: gr.HTML
-    pictures: gr.HTML
-    history: gr.HTML
-
-    @property
-    def chosen(self) -> list[Component]:
-        """What `choose_model` changes."""
-        settings = [self.settings[name] for name in ("checkpoint", "prompt")]
-        return [self.model, *settings, self.compare, self.meaning, self.suggestions]
-
-    @property
-    def drawn(self) -> list[Component]:
-        """What changes when pictures in line were drawn."""
-        return [self.waiting, self.pictures, self.history]
-
-    @property
-    def kept(self) -> dict[str, Component]:
-        """The inputs whose values a reload finds again, by name. The model is chosen anew, after the run in view."""
-        settings = {name: component for name, component in self.settings.items() if name != "checkpoint"}
-        return {**settings, "keep_seed": self.keep_seed}
-
-
-def build(context: AppContext) -> GenerateView:
-    """Make the components."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=7, min_width=320, elem_classes="card"):
-            prompt = build_input(SampleRequest, "prompt", value=models.suggest_prompts(BARE)[0], label="Prompt")
-            meaning = gr.HTML(models.explain_subject(context, BARE), elem_id="meaning")
-            suggestions = scripted("prompts", {"prompts": models.suggest_prompts(BARE)}, elem_id="suggestions")
-            with gr.Row(elem_classes="prompt-row"):
-                choices = {"choices": models.list_models(context), "chosen": BARE}
-                model = scripted("models", choices, elem_id="model", min_width=200)
-                checkpoint, compare = _build_checkpoints(context)
-            with gr.Row(elem_classes="actions"):
-                generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=180)
-                stop = gr.Button("Stop", visible=False, elem_id="stop-drawing", min_width=90)
-            progress = gr.HTML(progress_line(0.0, []), elem_id="drawing")
-            waiting = scripted("waiting", show_line(context), elem_id="waiting")
-            pictures = scripted("gallery", {"pictures": []}, elem_id="pictures")
-            gr.HTML('<h2 class="title second">History</h2><p>Click one to use its settings again.</p>')
-            history = scripted("gallery", {"pictures": [], "pick": True}, elem_id="history")
-        with gr.Column(scale=3, min_width=280, elem_classes="card"):
-            more, keep_seed, lora = build_picture_settings(context)
-    return GenerateView(
-        settings={"prompt": prompt, "checkpoint": checkpoint, **more},
-        model=model,
-        meaning=meaning,
-        suggestions=suggestions,
-        lora=lora,
-        keep_seed=keep_seed,
-        compare=compare,
-        generate=generate,
-        stop=stop,
-        progress=progress,
-        waiting=waiting,
-        pictures=pictures,
-        history=history,
-    )
-
-
-def _build_checkpoints(context: AppContext) -> tuple[gr.Dropdown, gr.Dropdown]:
-    choices, others = models.list_checkpoints(context, BARE)
-    checkpoint = gr.Dropdown(
-        choices, value=KEPT, label="Checkpoint", interactive=True, min_width=150, elem_id="checkpoint"
-    )
-    compare = gr.Dropdown(
-        others, value=[], label="Compare with", multiselect=True, interactive=True, min_width=150, elem_id="compare"
-    )
-    return checkpoint, compare
 
 
 def connect(view: GenerateView, context: AppContext) -> None:
@@ -134,10 +31,15 @@ def connect(view: GenerateView, context: AppContext) -> None:
         {view.model, prompt},
         view.chosen,
     )
-    settle(view.lora.upload, partial(bring_lora, view, context), {view.lora, prompt}, [view.lora, *view.chosen])
+    settle(
+        view.form.lora.upload,
+        partial(bring_lora, view, context),
+        {view.form.lora, prompt},
+        [view.form.lora, *view.chosen],
+    )
     view.generate.click(
         partial(generate, view, context),
-        {*view.settings.values(), view.model, view.keep_seed, view.compare},
+        {*view.settings.values(), *view.form.axes.values(), view.model, view.form.keep_seed, view.compare},
         [view.progress, view.settings["seed"], view.generate, view.stop, *view.drawn],
         show_progress="hidden",
         api_visibility="private",
@@ -157,7 +59,11 @@ def connect(view: GenerateView, context: AppContext) -> None:
         return move_wish(view, context, str(event.id), str(event.move))
 
     settle(view.suggestions.select, take_prompt, None, [view.settings["prompt"]])
-    settle(view.history.select, reuse, None, [*view.settings.values(), view.keep_seed, *view.chosen])
+    reused = [*view.settings.values(), *view.form.axes.values(), view.form.keep_seed, *view.chosen]
+    settle(view.history.select, reuse, None, reused)
+    settle(
+        view.form.source.upload, partial(take_settings, view, context), {view.form.source}, [view.form.source, *reused]
+    )
     settle(view.model.delete, drop_lora, {view.model}, view.chosen)
     view.waiting.submit(move, None, view.waiting, show_progress="hidden", api_visibility="private")
 
@@ -203,11 +109,11 @@ def offer_models(view: GenerateView, context: AppContext, model: str, prompt: st
 
 def bring_lora(view: GenerateView, context: AppContext, values: Values) -> Values:
     """Make a LoRA file one of the models, and choose it."""
-    if context.tenants.is_shared or not values[view.lora]:  # a guest's page has no such field
+    if context.tenants.is_shared or not values[view.form.lora]:  # a guest's page has no such field
         return gr.skip()
     with plain_errors():
-        model = models.keep_lora(context, Path(values[view.lora]))
-    return {view.lora: None, **choose_model(view, context, model, values[view.settings["prompt"]])}
+        model = models.keep_lora(context, Path(values[view.form.lora]))
+    return {view.form.lora: None, **choose_model(view, context, model, values[view.settings["prompt"]])}
 
 
 def forget_lora(view: GenerateView, context: AppContext, model: str, chosen: str) -> Values:
@@ -245,11 +151,14 @@ def requests_of(view: GenerateView, context: AppContext, values: Values) -> list
 def generate(view: GenerateView, context: AppContext, values: Values) -> Iterator[Values]:
     """Draw pictures, showing the progress, or put them in line. What prevents it is shown as one sentence."""
     seed = view.settings["seed"]
-    if not values[view.keep_seed] or values[seed] in (None, ""):
+    if not values[view.form.keep_seed] or values[seed] in (None, ""):
         values = {**values, seed: str(random.randrange(HIGHEST_SEED))}
     with plain_errors():
         requests = requests_of(view, context, values)
-        if context.pictures and context.engine.status.job != "idle":
+        axes = read_axes(view.form, values, requests[0][1])
+        if axes:
+            requests = grid.requests_of(requests[0][1], axes)
+        elif context.pictures and context.engine.status.job != "idle":
             context.pictures.add(requests)
             yield {seed: values[seed], view.waiting: show_line(context)}
             return
@@ -257,7 +166,7 @@ def generate(view: GenerateView, context: AppContext, values: Values) -> Iterato
     busy = {seed: values[seed], view.generate: gr.Button(interactive=False), view.stop: gr.Button(visible=True)}
     shown: Values = {}
     try:
-        for shown in _draw(view, context, requests):
+        for shown in _draw(view, context, requests, axes):
             yield {**shown, **busy}
     except gr.Error:
         yield {view.progress: progress_line(0.0, []), **_end(view, context)}
@@ -274,8 +183,10 @@ def _end(view: GenerateView, context: AppContext) -> Values:
     }
 
 
-def _draw(view: GenerateView, context: AppContext, requests: list[tuple[str, SampleRequest]]) -> Iterator[Values]:
-    """Progress and all pictures so far, request after request; ends early when a request is stopped."""
+def _draw(
+    view: GenerateView, context: AppContext, requests: list[tuple[str, SampleRequest]], axes: grid.Axes | None
+) -> Iterator[Values]:
+    """Progress and all pictures so far, request after request, at last the grid; ends early when a request is stopped."""
     drawn: list[tuple[str, int, Path]] = []
     total = sum(request.count for _, request in requests)
     for number, (caption, request) in enumerate(requests):
@@ -290,6 +201,12 @@ def _draw(view: GenerateView, context: AppContext, requests: list[tuple[str, Sam
         drawn += done
         if len(done) < request.count:
             return
+    if axes:
+        with plain_errors():
+            first, paths = requests[0][1], [path for *_, path in drawn]
+            whole = grid.save_grid(paths[-1].parent, first, axes, paths)
+        bar = progress_line(1.0, [("Done", f"{total} of {total}", "")])
+        yield {view.progress: bar, view.pictures: gallery([("the grid", first.seed, whole), *drawn])}
 
 
 def move_wish(view: GenerateView, context: AppContext, wish_id: str, where: str) -> Values:
@@ -315,12 +232,25 @@ def follow_line(view: GenerateView, context: AppContext, shown: dict[str, Any]) 
 def use_again(view: GenerateView, context: AppContext, index: int) -> Values:
     """Put the settings inside a picture of the history into the form; its seed is kept."""
     with plain_errors():
-        request = library.settings_inside(remembered(context)[index])
+        return _use(view, context, remembered(context)[index])
+
+
+def take_settings(view: GenerateView, context: AppContext, values: Values) -> Values:
+    """Put the settings inside a picture that was brought into the form."""
+    if not values[view.form.source]:
+        return gr.skip()
+    with plain_errors():
+        return {view.form.source: None, **_use(view, context, Path(values[view.form.source]))}
+
+
+def _use(view: GenerateView, context: AppContext, path: Path) -> Values:
+    request = library.settings_inside(path)
     values = show_settings(request)
     wanted = f"{models.FILE}{Path(request.lora).name}" if request.lora else request.run
     model = models.chosen_or_bare(models.list_models(context), wanted)
     if model != wanted:
         gone = "LoRA file" if request.lora else "run"
-        gr.Warning(f"The {gone} behind this picture is gone; its other settings are taken over.")
+        gr.Warning(f"The {gone} behind this picture is not here; its other settings are taken over.")
     chosen = choose_model(view, context, model, "", values["checkpoint"])
-    return {**{component: values[name] for name, component in view.settings.items()}, **chosen, view.keep_seed: True}
+    settings = {component: values[name] for name, component in view.settings.items()}
+    return {**settings, **show_axes(view.form, grid.axes_inside(path)), **chosen, view.form.keep_seed: True}

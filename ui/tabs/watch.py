@@ -104,14 +104,7 @@ def build() -> WatchView:
             go_on = gr.Button(GO_ON, size="sm", elem_id="go-on", scale=0, min_width=90)
     with gr.Row(equal_height=False, elem_classes="watch-columns"):
         with gr.Column(scale=6, min_width=320):
-            split = _card("split", draw_split(History.empty()))
-            with gr.Column(elem_classes="card", elem_id="indicator"):
-                indicator = gr.HTML(draw_indicator(History.empty()))
-                with gr.Accordion("as lines", open=False, elem_classes="fold"):  # a details element would close
-                    lines = gr.HTML(draw_lines(History.empty()), elem_id="lines")
-            with gr.Row(equal_height=True, elem_classes="plots"):
-                loss = _card("loss", draw_loss(History.empty()))
-                drift = _card("drift", draw_drift(History.empty()))
+            split, indicator, lines, loss, drift = _build_plots()
         with gr.Column(scale=6, min_width=320, elem_classes=["card", "pictures-first"]):
             gr.HTML(
                 '<h2 class="title">Samples</h2><p>Same prompts, same seeds. Drag to any step; click a picture to '
@@ -153,6 +146,18 @@ def build() -> WatchView:
         write=write,
         written=written,
     )
+
+
+def _build_plots() -> tuple[gr.HTML, gr.HTML, gr.HTML, gr.HTML, gr.HTML]:
+    split = _card("split", draw_split(History.empty()))
+    with gr.Column(elem_classes="card", elem_id="indicator"):
+        indicator = gr.HTML(draw_indicator(History.empty()))
+        with gr.Accordion("as lines", open=False, elem_classes="fold"):  # a details element would close
+            lines = gr.HTML(draw_lines(History.empty()), elem_id="lines")
+    with gr.Row(equal_height=True, elem_classes="plots"):
+        loss = _card("loss", draw_loss(History.empty()))
+        drift = _card("drift", draw_drift(History.empty()))
+    return split, indicator, lines, loss, drift
 
 
 def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
@@ -282,7 +287,7 @@ def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
         return gr.skip()
     return {
         view.watched: replace(watched, state=seen),
-        view.sentence: _sentence(history, state, status.ahead, notes),
+        view.sentence: _sentence(history, state, status.ahead, notes) + _log_link(context, state),
         view.stop: gr.Button(visible=is_at_work(status, history.run.id)),
         **_show(view, history, state),
         **plain_card.show(view.plain, context, history, is_over=state in OVER),
@@ -294,6 +299,13 @@ def _sentence(history: History, state: str, ahead: int, notes: Sequence[str]) ->
     opening = f'<p class="{kind}" role="status" data-run="{html.escape(history.run.id)}">'
     below = "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
     return f"{opening}{html.escape(sentence(history, state, ahead))}</p>{below}"
+
+
+def _log_link(context: AppContext, state: str) -> str:
+    """Where to read more of what went wrong."""
+    if state != "failed" or context.tenants.is_shared:
+        return ""
+    return '<p class="note"><a href="log" target="_blank">Read what the engine wrote</a></p>'
 
 
 def _refuse(view: WatchView, run_id: str, error: EngineError) -> Values:
