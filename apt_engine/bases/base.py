@@ -73,18 +73,14 @@ class Attention:
     """What one layer attends with in one pass, h heads of width D: picture positions ask, words and whatever else answer.
 
     Attributes:
-        query: (B, h, Q, D), as the layer really uses it, after norms and rotations.
+        query: (B, h, P, D) of all picture positions, as the layer really uses it, after norms and rotations.
         key: (B, h, K, D), of all that a query is weighed against.
         text_start: the first key that is a token of the prompt; the L tokens follow each other.
-        positions: how many picture positions the layer has.
-        rows: (Q,) which of them ask; None is all, in order.
     """
 
     query: Tensor
     key: Tensor
     text_start: int
-    positions: int
-    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)

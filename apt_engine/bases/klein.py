@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from apt_engine.bases import joint_attention
 from apt_engine.bases.base import (
+    Attention,
     CaptionTokens,
     LoraLayers,
     OnAttention,
@@ -266,6 +267,6 @@ def _watch_features(name: str, layer: Any, text: int, on_features: OnFeatures) -
 
 def _watch_attention(name: str, layer: nn.Module, text: int, on_attention: OnAttention) -> list[RemovableHandle]:
     def on_call(query: Tensor, key: Tensor) -> None:
-        on_attention(name, joint_attention.picture_rows(name, query, key, text))
+        on_attention(name, Attention(query[:, :, text:], key, text_start=0))
 
     return joint_attention.watch_module(layer, on_call)

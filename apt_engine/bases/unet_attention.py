@@ -54,8 +54,7 @@ def _watch_attention(name: str, layer: Any, on_attention: OnAttention) -> list[R
         waiting[:] = [query]
 
     def on_key(_module: nn.Module, _inputs: tuple[Tensor, ...], key: Tensor) -> None:
-        query = by_head(waiting.pop())
-        on_attention(name, Attention(query, by_head(key), text_start=0, positions=query.shape[2]))
+        on_attention(name, Attention(by_head(waiting.pop()), by_head(key), text_start=0))
 
     return [
         layer.to_q.register_forward_hook(on_query),

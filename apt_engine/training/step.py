@@ -173,7 +173,7 @@ class AdaptiveStep:
         """
         draws = [self._draw(step, number, self._photos, "photos") for number in range(self._joint_size)]  # 1 to 3
         bins = self._base.bin_of(torch.tensor([draw.timestep for draw in draws]))  # of the joint batch, on the CPU
-        parts = [self._part([draws[number] for number in numbers]) for numbers in self._micro_batches]  # 4, 5
+        parts = [self._part(step, [draws[number] for number in numbers]) for numbers in self._micro_batches]  # 4, 5
         tally = Tally.on(self._base.device)
         for part in self._to_look_at_ahead(parts, bins.tolist()):
             self._look_ahead(part, tally)
@@ -244,9 +244,10 @@ class AdaptiveStep:
         gamma = self.indicator.gamma()[self._base.bin_of(torch.tensor(timestep))]  # (N,) -> ()
         return augmentation_probability(float(gamma), self._config.augmentation)
 
-    def _part(self, draws: Sequence[Draw]) -> Compared:
+    def _part(self, step: int, draws: Sequence[Draw]) -> Compared:
         batch = Batch.of(draws, self._photos, self._base, self._config.border)
-        return Compared(batch=batch, seen=self._probes.begin(batch.mask, self._captions.tokens(batch.photos)))
+        tokens = self._captions.tokens(batch.photos)
+        return Compared(batch=batch, seen=self._probes.begin(batch.mask, tokens, step))
 
     def _to_look_at_ahead(self, parts: Sequence[Compared], bins: list[int]) -> list[Compared]:
         """The micro-batches whose errors others need before them: those that share a bin with one before, in any process."""

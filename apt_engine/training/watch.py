@@ -3,11 +3,12 @@
 The reference pass (adapter off) leaves channel statistics and attention maps behind; the tuned pass (adapter on) is held
 against them layer by layer as it runs, so that no second set of maps is kept.
 
-B samples, P picture positions, Q those that ask, C channels, h heads, D = C / h, K keys, J tokens of the caption.
+B samples, P picture positions, Q those whose maps are compared, C channels, h heads, D = C / h, K keys, J tokens of the caption.
 """
 
 import contextlib
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,6 +20,10 @@ from torch.utils.checkpoint import checkpoint
 from apt_engine.apt import losses
 from apt_engine.bases.base import Attention, BaseModel, WatchedLayers
 from apt_engine.errors import BaseModelError
+
+MOST_NUMBERS = (
+    6144  # of a head's map: of SDXL's 40 largest layers at 1024 px all would take 5 % of a checkpointed step's memory
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Watched:
         latent_mask: (B, H, W), 1 for latent cells inside the photo.
         tokens: the tokens that count.
         layers: those that are watched.
+        shift: which positions are compared where a layer has too many; another at each step, so that all have their turn.
         is_tuned: which pass runs now.
         reference_features: by layer, the channel statistics that the reference pass left.
         reference_maps: by layer, its maps (B, h, Q, J).
@@ -64,6 +70,7 @@ class Watched:
     latent_mask: Tensor
     tokens: TokenPairs
     layers: WatchedLayers
+    shift: int = 0
     is_tuned: bool = False
     reference_features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     reference_maps: dict[str, Tensor] = field(default_factory=dict)
@@ -96,15 +103,21 @@ class Watched:
             self.reference_features[name] = statistics
 
     def on_attention(self, name: str, attention: Attention) -> None:
-        """Keep or compare a layer's map. Checkpointed: the tuned one is formed anew in backward instead of being kept."""
+        """Keep or compare a layer's map. Checkpointed: the tuned one is formed anew in backward instead of being kept.
+
+        Tensors are handed over bare: what a checkpoint is given inside another is formed anew too, but for what is wrapped.
+        """
+        positions = attention.query.shape[2]
+        rows = compared_rows(name, positions, self.tokens.tuned.shape[-1], self.shift)
+        query, key = attention.query[:, :, rows], attention.key  # (B, h, Q, D) and (B, h, K, D)
         if not self.is_tuned:
-            self.reference_maps[name] = caption_map(attention, self.tokens, self.tokens.reference)
+            columns = self.tokens.reference + attention.text_start
+            self.reference_maps[name] = self.tokens.columns(attention_map(query, key), columns)
             return
-        mask = position_mask(self.latent_mask, attention.positions)
-        if attention.rows is not None:
-            mask = mask[:, attention.rows]
-        arguments = attention, self.tokens, self.reference_maps[name], mask
-        self.map_losses.setdefault(name, checkpoint(_alignment_of, *arguments, use_reentrant=False))
+        mask = position_mask(self.latent_mask, positions)[:, rows]
+        arguments = query, key, self.reference_maps[name], mask, self.tokens, attention.text_start
+        loss = checkpoint(_alignment_of, *arguments, use_reentrant=False, preserve_rng_state=False)
+        self.map_losses.setdefault(name, loss)
 
     def _mean(self, parts: dict[str, Tensor], watched: tuple[str, ...], setting: str) -> Tensor:
         if not watched:
@@ -129,14 +142,14 @@ class Probes:
             raise BaseModelError("No layer of this base model attends to the words of a prompt; set alignment to 0.")
 
     @contextlib.contextmanager
-    def watch(self, latent_mask: Tensor, tokens: TokenPairs) -> Iterator[Watched]:
+    def watch(self, latent_mask: Tensor, tokens: TokenPairs, shift: int = 0) -> Iterator[Watched]:
         """Watching inside; set `is_tuned` between the passes."""
-        with self.watch_again(self.begin(latent_mask, tokens)) as seen:
+        with self.watch_again(self.begin(latent_mask, tokens, shift)) as seen:
             yield seen
 
-    def begin(self, latent_mask: Tensor, tokens: TokenPairs) -> Watched:
+    def begin(self, latent_mask: Tensor, tokens: TokenPairs, shift: int) -> Watched:
         """Nothing seen yet of a micro-batch."""
-        return Watched(latent_mask, tokens, self._layers)
+        return Watched(latent_mask, tokens, self._layers, shift)
 
     @contextlib.contextmanager
     def watch_again(self, seen: Watched) -> Iterator[Watched]:
@@ -157,9 +170,14 @@ def attention_map(query: Tensor, key: Tensor) -> Tensor:
         return torch.softmax(scaled @ key.float().transpose(-1, -2), dim=-1)
 
 
-def caption_map(attention: Attention, tokens: TokenPairs, columns: Tensor) -> Tensor:
-    """The map's columns (B, h, Q, J) of a caption's tokens; each row shares 1 among all keys, of which these are a part."""
-    return tokens.columns(attention_map(attention.query, attention.key), columns + attention.text_start)
+def compared_rows(name: str, positions: int, tokens: int, shift: int) -> slice:
+    """The positions whose maps are compared: all, or every n-th, where a map of so many tokens has more than MOST_NUMBERS.
+
+    n is odd, so that they do not stand in columns below each other where a picture is a power of 2 wide.
+    """
+    every = -(-positions * tokens // MOST_NUMBERS)
+    every += every % 2 == 0
+    return slice((zlib.crc32(name.encode()) + shift) % every, None, every)
 
 
 def position_mask(latent_mask: Tensor, count: int) -> Tensor:
@@ -179,6 +197,9 @@ def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager[obje
     return torch.autocast(device.type, enabled=False) if has_autocast else contextlib.nullcontext()
 
 
-def _alignment_of(attention: Attention, tokens: TokenPairs, reference: Tensor, mask: Tensor) -> Tensor:
+def _alignment_of(
+    query: Tensor, key: Tensor, reference: Tensor, mask: Tensor, tokens: TokenPairs, text_start: int
+) -> Tensor:
     """AA of one layer (B,)."""
-    return tokens.correct(losses.alignment(caption_map(attention, tokens, tokens.tuned), reference, mask))
+    tuned = tokens.columns(attention_map(query, key), tokens.tuned + text_start)
+    return tokens.correct(losses.alignment(tuned, reference, mask))

@@ -1,6 +1,7 @@
 """Probes on the toy model: the maps and features they see are the real ones, and they leave nothing behind."""
 
 import contextlib
+import weakref
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from apt_engine.bases.base import Attention, WatchedLayers
 from apt_engine.bases.unet import UNetBase
 from apt_engine.errors import BaseModelError
 from apt_engine.lora.adapter import reference_pass
+from apt_engine.training import watch
 from apt_engine.training.captions import token_pairs
-from apt_engine.training.watch import Probes, TokenPairs, Watched, attention_map, caption_map, position_mask
+from apt_engine.training.watch import Probes, TokenPairs, Watched, attention_map, compared_rows, position_mask
 from tests.engine.test_bases import stable_diffusion
-from tests.engine.test_laws import OFF, Base, output, step_of, tuned_base
+from tests.engine.test_laws import OFF, Base, output, run, step_of, tuned_base
 
 
 def watched(base: Base) -> Probes:
@@ -135,6 +137,26 @@ def test_nothing_is_kept_of_what_layers_say_when_checkpointing_runs_them_again()
         assert [id(value) for value in after.values()] == [id(value) for value in before.values()]
 
 
+def test_queries_of_checkpointed_layers_are_gone_after_the_forward_pass() -> None:
+    """What AA's own checkpoint is given would outlive the block's, 136 MB on SDXL."""
+    base = tuned_base()
+    base.prepare_training(32, gradient_checkpointing=True)
+    queries: list[weakref.ref[Tensor]] = []
+    with watched(base).watch(torch.ones(2, 8, 8), all_tokens()) as seen:
+        with reference_pass(base.denoiser):
+            output(base)
+        seen.is_tuned = True
+        for name in base.watched_layers.maps:
+            base.denoiser.get_submodule(f"{name}.to_q").register_forward_hook(
+                lambda _module, _inputs, query: queries.append(weakref.ref(query))
+            )
+        prediction = output(base)
+        assert len(queries) == len(base.watched_layers.maps)
+        assert not any(query() is not None for query in queries)
+        seen.alignment().sum().backward()
+    assert prediction.requires_grad
+
+
 def test_attention_maps_by_hand() -> None:
     query = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])
     key = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]])
@@ -144,29 +166,60 @@ def test_attention_maps_by_hand() -> None:
     torch.testing.assert_close(maps, torch.stack([first, second])[None, :, None])
 
 
-def test_words_that_share_a_row_with_other_keys_keep_their_share() -> None:
-    """Joint attention: pixels answer too, the words stand somewhere in the middle, and not every position asks."""
+def test_words_that_share_a_row_with_other_keys_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joint attention: pixels answer too, the words stand somewhere in the middle, and not every position is compared."""
+    monkeypatch.setattr(watch, "MOST_NUMBERS", 2 * 6)
     generator = torch.Generator().manual_seed(0)
-    query, key = (torch.randn(1, 2, count, 4, generator=generator) for count in (3, 9))
-    rows = torch.tensor([0, 2, 5])
+    query, key = (torch.randn(1, 2, count, 4, generator=generator) for count in (16, 9))
     tokens = TokenPairs(torch.tensor([1, 2]), torch.tensor([1, 2]))
-    attention = Attention(query, key, text_start=4, positions=16, rows=rows)
-    whole = attention_map(query, key)
-    assert torch.equal(caption_map(attention, tokens, tokens.tuned), whole[..., [5, 6]])
+    rows = list(range(16))[compared_rows("layer", 16, 2, shift=5)]
+    assert len(rows) > 4
     mask = torch.ones(1, 4, 4)
-    mask[0, 0, 2] = 0  # position 2, the second that asks
-    seen = Watched(mask, tokens, WatchedLayers((), ("layer",)))
-    seen.on_attention("layer", attention)
+    mask.view(-1)[rows[1]] = 0
+    seen = Watched(mask, tokens, WatchedLayers((), ("layer",)), shift=5)
+    seen.on_attention("layer", Attention(query, key, text_start=4))
+    whole = attention_map(query, key)
+    torch.testing.assert_close(seen.reference_maps["layer"], whole[:, :, rows][..., [5, 6]])
     seen.is_tuned = True
-    moved = query.clone()
-    moved[:, :, 1] += 1  # where no photo is
-    seen.on_attention("layer", Attention(moved, key, 4, 16, rows))
+    inside = [row for row in rows if row != rows[1]]
+    moved = query + 1  # where no photo is, and where nobody looks
+    moved[:, :, inside] = query[:, :, inside]
+    seen.on_attention("layer", Attention(moved, key, text_start=4))
     assert float(seen.alignment()) == 0
-    moved[:, :, 0] += 1
+    moved[:, :, rows[0]] += 1
     seen.map_losses.clear()
-    seen.on_attention("layer", Attention(moved, key, 4, 16, rows))
+    seen.on_attention("layer", Attention(moved, key, text_start=4))
     difference = (attention_map(moved, key) - whole)[..., [5, 6]].square().mean(dim=(1, 3))
-    torch.testing.assert_close(seen.alignment(), difference[:, [0, 2]].mean(dim=1))
+    torch.testing.assert_close(seen.alignment(), difference[:, [rows[0]]].sum(dim=1) / (len(rows) - 1))
+
+
+def test_positions_of_large_pictures_take_turns() -> None:
+    assert compared_rows("layer", 512, 12, shift=3) == slice(0, None, 1)
+    rows = [set(range(4096)[compared_rows("layer", 4096, 9, shift)]) for shift in range(7)]
+    assert max(map(len, rows)) * 9 <= watch.MOST_NUMBERS
+    assert set.union(*rows) == set(range(4096))
+    assert sum(map(len, rows)) == 4096  # seven steps, no position twice
+    starts = {compared_rows(f"layer {number}", 4096, 9, shift=0).start for number in range(20)}
+    assert len(starts) > 3  # layers look at different ones in the same step
+    assert compared_rows("layer", 1024, 9, shift=0).step % 2  # 2 would be every other column of 32
+
+
+def test_each_step_compares_other_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MOST_NUMBERS", 16)
+    compared: list[slice] = []
+    real = compared_rows
+    monkeypatch.setattr(watch, "compared_rows", lambda *args: compared.append(real(*args)) or compared[-1])
+    step = step_of(tuned_base(), **{**OFF, "alignment": 1})
+    steps: list[list[slice]] = []
+    for number in (1, 2):
+        run(step, range(number, number + 1))
+        layers = len(compared) // 2
+        assert compared[:layers] == compared[layers : 2 * layers]  # both passes look at the same
+        steps.append(compared[:layers])
+        compared.clear()
+    for first, second in zip(*steps, strict=True):
+        assert 1 < first.step == second.step
+        assert second.start == (first.start + 1) % first.step
 
 
 def test_masks_follow_the_layers_down() -> None:
