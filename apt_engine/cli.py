@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError, PhotoError, is_device_lost, is_out_of_memory
+from apt_engine.jobs.estimate import sentence
 from apt_engine.jobs.failures import explain
 from apt_engine.jobs.results import draw, export, send
 from apt_engine.jobs.session import create, judge, train
@@ -110,6 +111,7 @@ def _new_run(store: RunStore, config: TrainingConfig, folder: Path) -> Run:
     photos.check(SUBJECT_SLOT)
     for warning in (*photos.warnings, *photos.smaller_than(config.resolution)):
         _say(f"note: {warning}")
+    _say(sentence(config, len(photos.photos), store))
     return create(store, config, lambda folder: photos.save(folder, config.resolution))
 
 

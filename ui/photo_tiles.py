@@ -63,7 +63,9 @@ def first_of(value: dict[str, Any] | None) -> dict[str, Any]:
     return {**(value or NO_PHOTOS), "photos": (value or NO_PHOTOS)["photos"][:MAXIMUM_COUNT]}
 
 
-def show(value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder: Path) -> dict[str, Any]:
+def show(
+    value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder: Path, too_long: Sequence[str] = ()
+) -> dict[str, Any]:
     """The tiles of the photos that could be read, with small pictures and what could be better about each.
 
     Args:
@@ -71,6 +73,7 @@ def show(value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder
         photos: what `read_tiles` made of it.
         resolution: that they will be trained at, in px.
         folder: where small pictures are kept.
+        too_long: names of those whose caption is longer than the base model can hear.
     """
     tiles: list[dict[str, Any]] = (value or NO_PHOTOS)["photos"]
     problems = list(photos.problems)
@@ -80,11 +83,12 @@ def show(value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder
         )
     by_name = {photo.source: photo for photo in photos.photos}
     twins = twins_of(photos.photos)
-    shown = [
-        _tile(tile, photo, [*_notes(photo, resolution), *(["nearly a double"] if photo.name in twins else [])], folder)
-        for tile in tiles
-        if (photo := by_name.get(tile["path"]))
-    ]
+    shown: list[dict[str, Any]] = []
+    for tile in tiles:
+        if photo := by_name.get(tile["path"]):
+            notes = _notes(photo, resolution)
+            notes += ["nearly a double"] * (photo.name in twins) + ["caption too long"] * (photo.name in too_long)
+            shown.append(_tile(tile, photo, notes, folder))
     return {**(value or NO_PHOTOS), "photos": shown, "problems": problems}  # with the round the browser counts
 
 

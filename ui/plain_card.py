@@ -7,12 +7,11 @@ import gradio as gr
 from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
-from apt_engine.jobs.estimate import plain_seconds
+from apt_engine.jobs.estimate import duration, plain_seconds
 from apt_engine.runs.history import History, summarize
 from apt_engine.runs.plain import find_plain, make_plain, plain_of
 from apt_engine.runs.run import Run
 from ui.context import AppContext
-from ui.plots import duration
 
 TRAIN, SHOW = "Train plain beside it", "Show both"
 

@@ -176,18 +176,6 @@ def progress_line(fraction: float | None, numbers: list[tuple[str, str, str]]) -
     return f'{bar}<p class="numbers">{facts or "&nbsp;"}</p>'
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 40 s, 3 min, 2.5 h."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def size(count: float) -> str:
-    """Bytes as a person says them: 12 MB, 1.1 GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 950e6 else f"{max(1, round(count / 1e6))} MB"
-
-
 def _bin_range(row: int) -> str:
     return f"{row * BIN_STEPS} to {(row + 1) * BIN_STEPS - 1}"
 

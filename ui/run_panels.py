@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from apt_engine.jobs.estimate import duration, size
 from apt_engine.runs.history import History
 from ui.plots import (
     Series,
-    duration,
     file_url,
     gamma_lines,
     gamma_map,
     line_plot,
     progress_line,
-    size,
     smoothed,
     thumbnails,
     weight_bars,

@@ -2,21 +2,19 @@
 
 import hashlib
 import html
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import gradio as gr
-import psutil  # comes with accelerate
 from PIL import Image
 
 from apt_engine.errors import EngineError
-from apt_engine.jobs.estimate import estimate
+from apt_engine.jobs.estimate import facts
 from apt_engine.photos.photo_set import Photo
 from apt_engine.settings.training import TrainingConfig
 from ui.context import AppContext, Example
 from ui.photo_tiles import NO_PHOTOS
-from ui.plots import duration, size, thumbnails
+from ui.plots import thumbnails
 from ui.scripted import scripted
 
 ORDER = ("off", "quick", "gentle", "light", "standard", "strong", "dreambooth")
@@ -124,27 +122,9 @@ def warped(square: Image.Image, zoom: float, degrees: float) -> Image.Image:
 
 def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> str:
     """One line on the steps, time, memory and disk that training would take."""
-    needs = estimate(config, photo_count, context.store)
-    folder = context.store.data_dir
-    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    memory = psutil.virtual_memory().total
-    stops = "stops by itself, " if config.stop == "auto" and config.check_every_steps else ""
-    slow = " without a GPU" if needs.is_slow else ""
-    facts = [
-        f"<b>{photo_count}</b> photo{'' if photo_count == 1 else 's'}",
-        f"{stops}at most <b>{config.steps_for(photo_count):,}</b> steps",
-        f"<b>{config.resolution}</b> px",
-        *([f"about <b>{duration(needs.seconds)}</b>{slow}"] if needs.seconds and photo_count else []),
-        f"memory <b>{_bytes(needs.memory)}</b>" + (f" of {size(memory)}" if config.base == "pocket" else ""),
-        f"disk <b>{_bytes(needs.disk)}</b> of {size(free)} free",
-        f"download <b>{_bytes(needs.download)}{', once' if needs.download else ''}</b>",
-    ]
-    spans = "".join(f"<span>{fact}</span>" for fact in facts)
+    told = facts(config, photo_count, context.store)
+    spans = "".join(f"<span>{words} <b>{number}</b> {more}</span>".replace(" ,", ",") for words, number, more in told)
     return f'<h2 class="title">3. Train</h2><p class="numbers">{spans}</p>'
-
-
-def _bytes(count: int | None) -> str:
-    return "not known" if count is None else size(count) if count else "none"
 
 
 def problem(error: EngineError) -> str:

@@ -12,12 +12,12 @@ import gradio as gr
 from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
-from apt_engine.jobs.estimate import verdict_seconds
+from apt_engine.jobs.estimate import duration, verdict_seconds
 from apt_engine.runs.events import PicturesJudged
 from apt_engine.runs.history import History
 from apt_engine.runs.verdict import PICTURES, Verdict, chosen_steps
 from ui.context import AppContext, Values
-from ui.plots import Series, duration, file_url, line_plot, progress_line
+from ui.plots import Series, file_url, line_plot, progress_line
 
 TITLES = {
     "likeness": ("Likeness", "how alike the thing in other places and in your photos is", "cosine of features"),

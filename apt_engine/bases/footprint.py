@@ -211,6 +211,15 @@ def unet_numbers(unet: Config) -> int:
     return told + ends + sum(block.weights(time) for block in blocks_of(unet))
 
 
+def text_numbers(encoder: Config) -> int:
+    """Of weights in a CLIP text encoder."""
+    c, inside = encoder["hidden_size"], encoder["intermediate_size"]
+    layer = 4 * c * (c + 1) + (2 * c + 1) * inside + 5 * c
+    words = (encoder["vocab_size"] + encoder["max_position_embeddings"]) * c
+    is_projected = "CLIPTextModelWithProjection" in encoder.get("architectures", ())
+    return words + encoder["num_hidden_layers"] * layer + 2 * c + is_projected * c * encoder["projection_dim"]
+
+
 def lora_numbers(unet: Config, training: Training) -> int:
     """Numbers of a LoRA."""
     return sum(block.lora(training) for block in blocks_of(unet))

@@ -10,7 +10,7 @@ from apt_engine.bases import hub, variants
 from apt_engine.bases.checkpoints import ASSETS, inspect
 from apt_engine.errors import BaseModelError, ConfigError
 from apt_engine.reading.regular import read_json
-from apt_engine.settings.presets import Preset, is_hub_id
+from apt_engine.settings.presets import POCKET_DIR, Preset, is_hub_id
 from apt_engine.settings.training import TrainingConfig
 
 
@@ -60,9 +60,23 @@ def needs_of(base: str, presets: dict[str, Preset]) -> Needs | None:
 
 def denoiser_config(base: str, presets: dict[str, Preset]) -> dict[str, Any]:
     """The config of a base model's U-Net: its own, or that of its family; empty where it has none, or nothing is known of it."""
-    own = _read_json(Path(base) / "unet" / "config.json")
-    family = ASSETS / profile_of(base, presets).key.removeprefix("base-")
-    return own or _read_json(family / "unet" / "config.json")
+    return _config_of("unet", base, presets)
+
+
+def text_configs(base: str, presets: dict[str, Preset]) -> list[dict[str, Any]]:
+    """Those of its text encoders, found likewise; none where they are no CLIP models."""
+    found = [_config_of(part, base, presets) for part in ("text_encoder", "text_encoder_2")]
+    return [config for config in found if config.get("model_type") == "clip_text_model"]
+
+
+def folder_of(base: str) -> Path:
+    """Where a base model lies, if it does."""
+    return POCKET_DIR if base == "pocket" else (hub.folder_of(base) if is_hub_id(base) else None) or Path(base)
+
+
+def _config_of(part: str, base: str, presets: dict[str, Preset]) -> dict[str, Any]:
+    own = _read_json(folder_of(base) / part / "config.json")
+    return own or _read_json(ASSETS / profile_of(base, presets).key.removeprefix("base-") / part / "config.json")
 
 
 def warning_of(base: str) -> str:

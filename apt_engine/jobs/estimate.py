@@ -1,13 +1,18 @@
 """What a training would take, told before it starts: time from earlier runs here, the rest from what the base is."""
 
+import contextlib
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+import psutil  # comes with accelerate
 
 from apt_engine.bases import footprint
 from apt_engine.bases.hub import is_downloaded
-from apt_engine.bases.profiles import denoiser_config, needs_of
+from apt_engine.bases.profiles import denoiser_config, needs_of, text_configs
 from apt_engine.errors import EngineError
 from apt_engine.runs.history import RunSummary, summarize
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES
@@ -16,6 +21,7 @@ from apt_engine.runs.verdict import passes
 from apt_engine.settings.presets import is_hub_id, load_presets
 from apt_engine.settings.training import TrainingConfig
 
+T = TypeVar("T")
 RUNS_LOOKED_AT = 8
 STEPS_NEEDED = 5  # to tell a pace
 HALF = ("bf16", "fp16")
@@ -49,19 +55,24 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
     steps = config.steps_for(photo_count)
     pace = _pace(config, store)
     if pace is None and config.base == "pocket":
-        pace = POCKET_SECONDS_PER_STEP * config.batch_size / 4
+        pace = POCKET_SECONDS_PER_STEP * config.batch_size * config.accumulate / 4
     seconds = steps * pace if pace else None
     is_here = not is_hub_id(config.base) or is_downloaded(config.base)
     needs = needs_of(config.base, load_presets())
     if needs is None:
         return Estimate(seconds, memory=None, disk=None, download=0 if is_here else None)
-    slowly = _pace_without_gpu(config) if pace is None and (config.device == "cpu" or not has_gpu()) else None
+    is_slow = pace is None and (config.device == "cpu" or not has_gpu())
+    slowly = _where_sound(_pace_without_gpu, config) if is_slow else None
     seconds = steps * slowly if slowly else seconds
     attention, feed_forward, convolutions = needs.lora
     at_rank_16 = attention + feed_forward * config.feed_forward + convolutions * config.convolutions
     disk = at_rank_16 * config.rank // 16 * (1 + config.checkpoints_in(steps) + 2 * KEPT_OPTIMIZER_STATES)
     return Estimate(
-        seconds, _memory(config) or needs.memory, disk, 0 if is_here else needs.download, slowly is not None
+        seconds,
+        _where_sound(_memory, config) or needs.memory,
+        disk,
+        0 if is_here else needs.download,
+        slowly is not None,
     )
 
 
@@ -76,8 +87,8 @@ def _pace_without_gpu(config: TrainingConfig) -> float | None:
     denoiser = denoiser_config(config.base, load_presets())
     if not denoiser or config.base == "pocket":
         return None
-    work = footprint.unet_numbers(denoiser) / CPU_NUMBERS * config.resolution**2 / CPU_PIXELS * config.batch_size
-    return CPU_SECONDS * work * CPU_CORES / (os.cpu_count() or 1)
+    work = footprint.unet_numbers(denoiser) / CPU_NUMBERS * config.resolution**2 / CPU_PIXELS
+    return CPU_SECONDS * work * config.batch_size * config.accumulate * CPU_CORES / (os.cpu_count() or 1)
 
 
 def verdict_seconds(summary: RunSummary, checkpoints: int) -> float | None:
@@ -101,8 +112,59 @@ def plain_seconds(summary: RunSummary) -> float | None:
     return pace * steps * 3 / (3 + config.needs_reference)  # backward takes as long as two passes
 
 
+def facts(config: TrainingConfig, photo_count: int, store: RunStore) -> list[tuple[str, str, str]]:
+    """What a person is told of a training before it starts; each as words, a number with its unit, and words."""
+    needs = estimate(config, photo_count, store)
+    folder = store.data_dir
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    slowly = "without a GPU" if needs.is_slow else ""
+    of_all = f"of {size(psutil.virtual_memory().total)}" if config.base == "pocket" else ""
+    stops = "stops by itself, " if config.stop == "auto" and config.check_every_steps else ""
+    return [
+        ("", f"{photo_count}", "photo" if photo_count == 1 else "photos"),
+        (f"{stops}at most", f"{config.steps_for(photo_count):,}", "steps"),
+        ("", f"{config.resolution}", "px"),
+        *([("about", duration(needs.seconds), slowly)] if needs.seconds and photo_count else []),
+        ("memory", _size_or_word(needs.memory), of_all),
+        ("disk", _size_or_word(needs.disk), f"of {size(free)} free"),
+        ("download", _size_or_word(needs.download), ", once" if needs.download else ""),
+    ]
+
+
+def sentence(config: TrainingConfig, photo_count: int, store: RunStore) -> str:
+    """The same for a terminal: 5 photos, at most 500 steps, 64 px, about 3 min ..."""
+    parts = (" ".join(filter(None, fact)).replace(" ,", ",") for fact in facts(config, photo_count, store))
+    return f"{', '.join(parts)}."
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 40 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them: 12 MB, 1.1 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 950e6 else f"{max(1, round(count / 1e6))} MB"
+
+
+def _size_or_word(count: int | None) -> str:
+    return "not known" if count is None else size(count) if count else "none"
+
+
+def _where_sound(told: Callable[[TrainingConfig], T | None], config: TrainingConfig) -> T | None:
+    """What is told of a base model; None where its own config lacks what it must say."""
+    with contextlib.suppress(LookupError, TypeError, ValueError, StopIteration):
+        return told(config)
+    return None
+
+
 def _memory(config: TrainingConfig) -> int | None:
-    """Bytes on the device at the most: of a step, or of a picture drawn in between. None where shapes do not tell."""
+    """The most of what a step, a picture drawn in between, and prompts being encoded take.
+
+    Text encoders and VAE are on a GPU for their own work alone; elsewhere they stay.
+    """
     denoiser = denoiser_config(config.base, load_presets())
     if not denoiser or config.base == "pocket":  # whose libraries take more than the model
         return None
@@ -121,8 +183,12 @@ def _memory(config: TrainingConfig) -> int | None:
     )
     resident = footprint.resident_bytes(denoiser, training)
     pixels = min(config.resolution**2, LARGEST_WHOLE)
-    vae = footprint.FP32 * VAE_NUMBERS + VAE_BYTES_PER_PIXEL * pixels
-    return resident + max(footprint.step_bytes(denoiser, training), vae)
+    vae, picture = footprint.FP32 * VAE_NUMBERS, VAE_BYTES_PER_PIXEL * pixels
+    text = training.bytes * sum(map(footprint.text_numbers, text_configs(config.base, load_presets())))
+    step = footprint.step_bytes(denoiser, training)
+    if config.device in ("cpu", "mps"):
+        return resident + text + vae + max(step, picture)
+    return resident + max(step, vae + picture, text)
 
 
 def _pace(config: TrainingConfig, store: RunStore) -> float | None:
@@ -136,5 +202,5 @@ def _pace(config: TrainingConfig, store: RunStore) -> float | None:
         if any(getattr(earlier, name) != getattr(config, name) for name in alike):
             continue
         if len(summary.recent_seconds) >= STEPS_NEEDED:
-            return summary.seconds_per_step
+            return summary.seconds_per_step * config.accumulate / earlier.accumulate
     return None

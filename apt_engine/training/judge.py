@@ -23,8 +23,9 @@ from torch import Tensor
 from apt_engine.bases import random
 from apt_engine.bases.base import Attention, BaseModel
 from apt_engine.lora.adapter import reference_pass
-from apt_engine.training.watch import attention_map
+from apt_engine.training.watch import attention_map, compared_rows
 
+TOKENS = 12  # of a usual caption; a map is looked at where one of so many is compared in training
 GRID = 8  # places a side at most: SDXL's layers of 64 x 64 would take 0.3 GB a picture
 LEVELS = 20  # noise levels to choose from, fine noise first
 SEEN_AT = 5  # where things are told apart
@@ -60,12 +61,13 @@ class _Seen:
         square = features.float().transpose(1, 2).unflatten(2, (side, side))
         self.layers.append(F.adaptive_avg_pool2d(square, min(side, GRID)))
 
-    def on_attention(self, _name: str, attention: Attention) -> None:
-        """How much each place attends to the subject; places that do not ask count as their neighbors."""
-        asked = attention_map(attention.query, attention.key)[..., self.columns + attention.text_start]
-        side = math.isqrt(attention.positions)
-        rows = slice(None) if attention.rows is None else attention.rows
-        both = asked.new_zeros(len(asked), 2, attention.positions)  # sums, and how many
+    def on_attention(self, name: str, attention: Attention) -> None:
+        """How much each place attends to the subject; of many those not looked at count as their neighbors."""
+        positions = attention.query.shape[2]
+        rows = compared_rows(name, positions, TOKENS, shift=0)
+        asked = attention_map(attention.query[:, :, rows], attention.key)[..., self.columns + attention.text_start]
+        side = math.isqrt(positions)
+        both = asked.new_zeros(len(asked), 2, positions)  # sums, and how many
         both[:, 0, rows], both[:, 1, rows] = asked.sum(dim=-1).mean(dim=1), 1.0
         total, count = F.adaptive_avg_pool2d(both.unflatten(2, (side, side)), min(side, GRID)).chunk(2, dim=1)
         self.maps.append(F.interpolate(total / count.clamp(min=1e-6), size=(GRID, GRID)))

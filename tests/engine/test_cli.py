@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from apt_engine.cli import main
+from apt_engine.photos.photo_set import photos_in
 from apt_engine.runs.history import NEWER
 from apt_engine.runs.store import RunStore
 from apt_engine.runs.training_lock import training_lock
@@ -95,6 +96,10 @@ def test_photos_become_a_lora_file_that_draws_another_picture(
     assert "Step 6: its pictures" in printed
     assert "finished   step 6/6" in printed
     assert "kohya file" in printed
+    told = [line for line in printed.splitlines() if line.startswith(("run ", f"{len(photos_in(photo_dir))} photos, "))]
+    assert told[1].startswith("run ")  # what it takes is told before that
+    for words in ("at most 4 steps, 32 px, ", ", memory ", ", disk ", " free, download none."):
+        assert words in told[0]
 
 
 @pytest.fixture

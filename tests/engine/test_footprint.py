@@ -38,6 +38,15 @@ def test_weights_are_counted_to_the_last(family: str, numbers: int) -> None:
     assert footprint.unet_numbers(config_of(family)) == numbers
 
 
+def test_text_encoders_are_counted_to_the_last() -> None:
+    def numbers(part: str) -> int:
+        return footprint.text_numbers(json.loads((ASSETS / part / "config.json").read_text(encoding="utf-8")))
+
+    assert numbers("sd15/text_encoder") == numbers("sdxl/text_encoder") == 123_060_480
+    assert numbers("sd2/text_encoder") == 340_387_840
+    assert numbers("sdxl/text_encoder_2") == 694_659_840
+
+
 def test_a_lora_is_counted_to_the_last() -> None:
     with torch.device("meta"):
         net = UNet2DConditionModel(**SMALL)
@@ -69,7 +78,7 @@ def test_the_estimate_follows_the_settings_that_matter(data_dir: Any) -> None:
 
     def memory(**settings: Any) -> int:
         base = "stabilityai/stable-diffusion-xl-base-1.0"
-        config = TrainingConfig(subject="bear", base=base, resolution=1024, device="cuda", **settings)
+        config = TrainingConfig(**{"subject": "bear", "base": base, "resolution": 1024, "device": "cuda", **settings})
         return estimate(config, 5, store).memory or 0
 
     plain = memory()
@@ -80,3 +89,22 @@ def test_the_estimate_follows_the_settings_that_matter(data_dir: Any) -> None:
     assert memory(batch_size=2) > plain + 7e9
     assert memory(rank=64) > plain
     assert memory(dtype="fp32") > plain + 5e9
+
+    # At 512 px the step of a checkpointed run takes less than the text encoders, which leave a GPU and stay on a CPU.
+    small = {"resolution": 512, "gradient_checkpointing": True}
+    on_gpu = memory(**small)
+    text = 2 * (123_060_480 + 694_659_840)
+    unet = config_of("sdxl")
+    training = footprint.Training(height=64, width=64, is_checkpointed=True)
+    assert on_gpu == footprint.resident_bytes(unet, training) + text
+    vae, picture = 4 * 83_653_863, 3 * 256 * 4 * 512**2
+    assert memory(**small, device="cpu", dtype="bf16") == on_gpu + vae + max(
+        picture, footprint.step_bytes(unet, training)
+    )
+
+
+def test_a_base_whose_config_is_none_has_no_known_memory(data_dir: Any, tmp_path: Any) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text('{"block_out_channels": [320]}', encoding="utf-8")
+    config = TrainingConfig(subject="bear", base=str(tmp_path))
+    assert estimate(config, 5, RunStore(data_dir)).memory == 6_000_000_000  # of its family

@@ -1,5 +1,6 @@
 """Titles, the bin, packing, and the pictures made so far; and what a training would take."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -152,6 +153,7 @@ def test_time_is_told_from_an_earlier_run_of_the_same_kind(store: RunStore, monk
     for step in range(1, 8):
         run.append(StepFinished(step=step, loss=1.0, gradient_norm=1.0, learning_rate=1e-4, seconds=2.0))
     assert estimate(config, 5, store).seconds == 2.0 * 500
+    assert estimate(dataclasses.replace(config, accumulate=3), 5, store).seconds == 3 * 2.0 * 500
     other = TrainingConfig(subject="bear", base="some/model", resolution=768)
     assert estimate(other, 5, store).seconds is None
 
@@ -172,6 +174,7 @@ def test_the_pocket_model_needs_no_download_and_a_hub_model_only_once(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     pocket = estimate(TrainingConfig(subject="bear"), 5, store)
     assert (pocket.download, pocket.seconds is not None) == (0, True)
+    assert estimate(TrainingConfig(subject="bear", accumulate=2), 5, store).seconds == 2 * (pocket.seconds or 0)
     hub = TrainingConfig(subject="bear", base="some/model")
     assert estimate(hub, 5, store).download == NEEDS["base-sd15"].download
     snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"

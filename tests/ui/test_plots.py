@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from apt_engine.jobs.estimate import duration, size
 from ui.plots import (
     Series,
-    duration,
     file_url,
     gamma_lines,
     gamma_map,
     line_plot,
     progress_line,
-    size,
     smooth,
     smoothed,
     thin,

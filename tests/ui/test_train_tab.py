@@ -173,6 +173,22 @@ def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
     assert context.store.list()[0].captions[:2] == ["a photo of a {subject}", "a red {subject}"]
 
 
+def test_captions_the_model_cannot_hear_to_the_end_are_marked_before_the_start(
+    context: AppContext, view: train.TrainView, photos: list[Path]
+) -> None:
+    values = form(view, photos[:3], subject="car")
+    captions = ("", f"a {{subject}}{28 * ' cat'}", f"a {{subject}}{27 * ' cat'}")  # of 33 tokens in all, then of 32
+    for tile, caption in zip(values[view.photos]["photos"], captions, strict=True):
+        tile["caption"] = caption
+    shown = train.show_photos(view, context, values)
+    marked = ["caption too long" in tile["warnings"] for tile in shown[view.photos]["photos"]]
+    assert marked == [False, True, False]
+    assert f"The caption of {photos[1].name} is longer than the model can hear" in shown[view.notes]
+    assert "The caption is" not in shown[view.notes]
+    usual = train.show_photos(view, context, {**values, view.settings["caption"]: "a {subject}" + 40 * " cat"})
+    assert "The caption is longer than the model can hear, so its end is lost; shorten it." in usual[view.notes]
+
+
 def test_doubles_and_small_photos_are_marked_on_their_tiles(
     context: AppContext, view: train.TrainView, photos: list[Path]
 ) -> None:

@@ -1,5 +1,6 @@
 """The Train tab: photos, a class word, and Train. All other settings have defaults."""
 
+import contextlib
 import html
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,8 +13,10 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
+from apt_engine.bases.caption_length import is_too_long
 from apt_engine.bases.profiles import build_config
 from apt_engine.errors import BusyError, ConfigError, PhotoError
+from apt_engine.photos.photo_set import PhotoSet
 from apt_engine.runs.run import Run
 from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
 from ui.context import AppContext, Example, Values, plain_errors
@@ -223,10 +226,10 @@ def show_photos(view: TrainView, context: AppContext, values: Values) -> Values:
     photos = read_tiles(first_of(values[view.photos]), _own_folders(context))
     config = _config_or_none(view, values)
     resolution = config.resolution if config else 64
-    tiles = show(values[view.photos], photos, resolution, context.uploads_dir / "tiles")
-    notes = "".join(
-        f"<li>{html.escape(warning)}</li>" for warning in [*photos.warnings, *photos.smaller_than(resolution)]
-    )
+    too_long = _too_long(context, config, photos) if config else {}
+    tiles = show(values[view.photos], photos, resolution, context.uploads_dir / "tiles", list(too_long))
+    warnings = [*photos.warnings, *photos.smaller_than(resolution), *too_long.values()]
+    notes = "".join(f"<li>{html.escape(warning)}</li>" for warning in warnings)
     return {
         view.photos: tiles,
         view.notes: f'<ul class="warnings">{notes}</ul>' if notes else "",
@@ -323,10 +326,21 @@ def _choice(view: TrainView, values: Values) -> Choice:
 
 
 def _config_or_none(view: TrainView, values: Values) -> TrainingConfig | None:
-    try:
-        return config_of(view, {**values, view.settings["subject"]: "thing"})
-    except ConfigError:
-        return None
+    """The settings in the form, of some thing where it has no name yet; None where one of them is not allowed."""
+    for subject in (values[view.settings["subject"]], "thing"):
+        with contextlib.suppress(ConfigError):
+            return config_of(view, {**values, view.settings["subject"]: subject})
+    return None
+
+
+def _too_long(context: AppContext, config: TrainingConfig, photos: PhotoSet) -> dict[str, str]:
+    """What to say of captions that are longer than the base model can hear, by the name of the photo; by "" of the usual one."""
+    captions = {"": config.caption, **{photo.name: photo.caption for photo in photos.photos if photo.caption}}
+    return {
+        name: f"The caption{f' of {name}' if name else ''} is longer than the model can hear, so its end is lost; shorten it."
+        for name, caption in captions.items()
+        if is_too_long(config.fill(caption), config.base, context.presets)
+    }
 
 
 def _own_folders(context: AppContext) -> list[Path]:
