@@ -1,13 +1,16 @@
 """APT Studio: `python app.py`. Serves the page on this computer; the engine is a child process that the page starts."""
 
 import argparse
+import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: it calls out otherwise
 
 from apt_engine.errors import EngineError
+from apt_engine.jobs.leaving import SECONDS_BETWEEN_LOOKS, heard
 from apt_engine.runs.store import default_data_dir
 from ui.context import open_context
 from ui.launch import FIRST_PORT, choose_credentials, find_port, launch_options
@@ -16,7 +19,7 @@ from ui.serving.tenants import is_space, open_tenants
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Start the app and stay until Ctrl-C; returns the exit code."""
+    """Start the app and stay until Ctrl-C or another signal to end; returns the exit code."""
     options = _parser().parse_args(arguments)
     host = "0.0.0.0" if options.listen or is_space() else "127.0.0.1"
     data_dir: Path = options.data_dir.resolve()
@@ -30,14 +33,22 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "cache")
     page = build_app(context)
     served = launch_options(context, data_dir, auth)
-    try:
-        page.launch(server_name=host, server_port=port, inbrowser=options.browser, auth=auth, **served)
-        print(f"APT Studio runs at http://localhost:{port} - Ctrl-C ends it.", flush=True)
-        if auth and not options.password:
-            print(f"Other computers sign in as {auth[0]} with the password {auth[1]}", flush=True)
-        page.block_thread()
-    finally:
-        context.tenants.close()
+    is_over = False
+
+    def end(_: object) -> None:
+        nonlocal is_over
+        is_over = True
+
+    with contextlib.suppress(KeyboardInterrupt), heard(end):  # which is a second Ctrl-C
+        try:
+            page.launch(server_name=host, server_port=port, inbrowser=options.browser, auth=auth, **served)
+            print(f"APT Studio runs at http://localhost:{port} - Ctrl-C ends it.", flush=True)
+            if auth and not options.password:
+                print(f"Other computers sign in as {auth[0]} with the password {auth[1]}", flush=True)
+            while not is_over:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        finally:
+            context.tenants.close()
     return 0
 
 

@@ -4,10 +4,10 @@ An error is one sentence and exit code 1; argparse's own complaints have exit co
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError, PhotoError, is_device_lost, is_out_of_memory
 from apt_engine.jobs.estimate import sentence
 from apt_engine.jobs.failures import explain
+from apt_engine.jobs.leaving import Leaving, heard
 from apt_engine.jobs.results import draw, export, send
 from apt_engine.jobs.session import create, judge, train
 from apt_engine.jobs.sweep.plan import Plan, Row, read_plan
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 MOST_JOBS = 8  # that a job file starts unless told otherwise
+# Written past Python's buffers, which the signal may have interrupted.
+ENDING = b"Ending after this step, which is saved; Ctrl-C once more ends at once.\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,17 +124,23 @@ def _resume(options: argparse.Namespace, store: RunStore) -> int:
 
 
 def _run_to_the_end(store: RunStore, run: Run, steps: int | None = None) -> int:
-    """Train in this process; the first Ctrl-C stops after the step and saves, a second one ends at once."""
+    """Train in this process; a signal to end saves after the step, a second Ctrl-C ends at once."""
     _say(f"run {run.id}")
-    stop = threading.Event()
-    previous = signal.signal(signal.SIGINT, lambda *_: stop.set() or signal.signal(signal.SIGINT, previous))
-    try:
-        for event in train(store, run, stop.is_set, steps=steps):
+    leaving, code = Leaving(INTERRUPTED), 0
+
+    def leave(number: signal.Signals) -> None:
+        nonlocal code
+        code = 128 + number
+        leaving.begin()
+        with contextlib.suppress(OSError):
+            os.write(2, ENDING)
+
+    with heard(leave):
+        for event in train(store, run, lambda: False, steps=steps, is_leaving=leaving.is_wished):
+            leaving.note(event)
             _show(event)
-    finally:
-        signal.signal(signal.SIGINT, previous)
     _say(f"kept in {run.path}")
-    return INTERRUPTED if stop.is_set() else 0
+    return code
 
 
 def _show(event: Event) -> None:
@@ -163,9 +172,13 @@ def _show(event: Event) -> None:
 
 
 def _say(line: str) -> None:
-    """Print, once for all processes of a run."""
-    if not process_rank():
+    """Print, once for all processes of a run. A terminal that was closed ends no training."""
+    if process_rank():
+        return
+    try:
         print(line, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python still holds for it goes there
 
 
 def _generate(options: argparse.Namespace, store: RunStore) -> int:

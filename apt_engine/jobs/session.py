@@ -45,15 +45,17 @@ def train(
     should_pause: Callable[[], bool] = lambda: False,
     *,
     steps: int | None = None,
+    is_leaving: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Train a run and append each event to it before passing it on; see `Trainer`.
 
     Args:
         store: where the run is.
         run: to begin or to go on with.
-        should_stop: whether to save and end after this step.
+        should_stop: whether to save and end after this step, with exports.
         should_pause: whether to save and leave the rest to another session.
         steps: train to this step, now and in the sessions to come.
+        is_leaving: whether the program is about to end: save after this step, and leave the rest to another session.
 
     Raises:
         BusyError: another process trains with the same data directory; the run is as it was.
@@ -65,7 +67,7 @@ def train(
             if steps is not None and not process_rank():
                 run.replace_config(run.config.replace(steps=steps))
             _meet(run.config)
-            for event in _learn(run, should_stop, should_pause):
+            for event in _learn(run, should_stop, should_pause, is_leaving):
                 if not process_rank():
                     run.append(event)
                 has_begun = True
@@ -80,14 +82,14 @@ def train(
             raise EngineError(message) from error
 
 
-def _learn(run: Run, should_stop: Callable[[], bool], should_pause: Callable[[], bool]) -> Iterator[Event]:
+def _learn(run: Run, *wishes: Callable[[], bool]) -> Iterator[Event]:
     """The events of a session. Where a step does not fit into memory, it goes on from the last checkpoint with less."""
     from apt_engine.training.memory import release_memory
     from apt_engine.training.trainer import Trainer
 
     while True:
         try:
-            yield from Trainer(run, should_stop, should_pause).run()
+            yield from Trainer(run, *wishes).run()
             return
         except Exception as error:
             found = lighter(run.config, error) if process_count() == 1 else None

@@ -20,6 +20,7 @@ from typing import Any
 
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress, SharedEngine
+from apt_engine.jobs.leaving import SECONDS_TO_SAVE
 from apt_engine.jobs.session import tell_death
 from apt_engine.runs.history import refuse_restart
 from apt_engine.runs.store import RunStore
@@ -35,7 +36,7 @@ CHILD_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-SECONDS_TO_QUIT = 5
+SECONDS_TO_QUIT = SECONDS_TO_SAVE + 10  # it ends itself before
 CLASS_OF_ERROR = re.compile(r"^[\w.]*(Error|Exception): ")
 
 
@@ -51,6 +52,7 @@ class Worker(SharedEngine):
         self._store = store
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._is_closing = False
         self._status = EngineStatus()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         atexit.register(self.close)
@@ -125,22 +127,23 @@ class Worker(SharedEngine):
                 self._send({"job": "stop"})
 
     def close(self) -> None:
-        """End the engine process; a run that trains saves a checkpoint first if it can do so within seconds."""
+        """End the engine process; a run that trains finishes its step and saves it first. A Ctrl-C meanwhile ends it at once."""
         process = self._process
         if process is None or process.poll() is not None:
             return
+        self._is_closing = True
         with contextlib.suppress(OSError):
             assert process.stdin
             process.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             process.wait(SECONDS_TO_QUIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
     def _begin(self, status: EngineStatus, job: dict[str, Any]) -> None:
         if self._process is None or self._process.poll() is not None:
             self._process = self._spawn()
+            self._is_closing = False
         self._status = status
         self._send({**job, "data_dir": str(self._store.data_dir)})
 
@@ -184,7 +187,7 @@ class Worker(SharedEngine):
             self._report_death(self._explain_death(code))
 
     def _report_death(self, reason: str) -> None:
-        if self._status.job == "training":
+        if self._status.job == "training" and not self._is_closing:  # one that was closed has saved what it could
             tell_death(self._store, self._status.run_id, f"{reason} Press Resume to go on from the last checkpoint.")
         self._status = EngineStatus(run_id=self._status.run_id, message=reason)
         self._answers.put({"kind": "failed", "message": reason})

@@ -1,14 +1,13 @@
 """The engine process: owns the device and runs one job at a time: training, sampling, exporting, judging.
 
 Started by `worker.Worker` as `python -m apt_engine.jobs.worker_process`. Jobs arrive as lines of JSON on standard input: train,
-sample, export, judge, stop; each names its data directory. When standard input ends, the page is gone: the job is stopped,
-saved, and the process ends.
+sample, export, judge, stop; each names its data directory. When standard input ends, the page is gone: what was learnt is saved,
+all else is left, and the process ends. So it does on a signal.
 """
 
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
@@ -19,6 +18,7 @@ from PIL import Image
 
 from apt_engine.errors import is_device_lost
 from apt_engine.jobs.failures import explain
+from apt_engine.jobs.leaving import Leaving, heard
 from apt_engine.jobs.results import export
 from apt_engine.jobs.session import judge, train
 from apt_engine.runs.store import RunStore
@@ -34,24 +34,29 @@ class Child:
         self._generator = Generator()
         self._answers = answers
         self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._stop = threading.Event()
+        self._is_stopped = False
+        self._leaving = Leaving()
 
     def serve(self) -> None:
         """Run jobs until standard input ends."""
         threading.Thread(target=self._read, daemon=True).start()
-        while (job := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None and not self._leaving.is_wished():
             self._run(job)
+
+    def leave(self) -> None:
+        """Let the job be saved and the process end."""
+        self._leaving.begin()
+        self._jobs.put(None)
 
     def _read(self) -> None:
         for line in sys.stdin:
             job = json.loads(line)
             if job["job"] == "stop":
-                self._stop.set()
+                self._is_stopped = True
             else:
-                self._stop.clear()
+                self._is_stopped = False
                 self._jobs.put(job)
-        self._stop.set()
-        self._jobs.put(None)
+        self.leave()
 
     def _run(self, job: dict[str, Any]) -> None:
         """The one place that catches everything: a job may break, the engine may not."""
@@ -74,8 +79,11 @@ class Child:
 
     def _train(self, store: RunStore, run_id: str) -> None:
         self._generator.forget()
-        for _ in train(store, store.open(run_id), self._stop.is_set):
-            pass
+        for event in train(store, store.open(run_id), lambda: self._is_stopped, is_leaving=self._leaving.is_wished):
+            self._leaving.note(event)
+
+    def _should_stop(self) -> bool:
+        return self._is_stopped or self._leaving.is_wished()
 
     def _export(self, store: RunStore, run_id: str, checkpoint: str) -> None:
         self._generator.forget()
@@ -87,7 +95,7 @@ class Child:
             self._tell("image", path=str(folder / written.path))
 
     def _tell_progress(self, message: str, fraction: float | None) -> None:
-        if self._stop.is_set():
+        if self._should_stop():
             raise Stopped("Stopped, as asked.")
         self._tell("progress", message=message, fraction=fraction)
 
@@ -101,7 +109,9 @@ class Child:
 
         shown = 0
         try:
-            for path in self._generator.generate(store, request, folder, self._tell_progress, on_preview):
+            for path in self._generator.generate(
+                store, request, folder, self._tell_progress, on_preview, self._should_stop
+            ):
                 self._tell("image", path=str(path))
         finally:
             for path in folder.glob("preview-*.jpg"):
@@ -122,10 +132,11 @@ class Child:
 
 def main() -> None:
     """Keep standard output for answers alone: whatever a library prints goes to the log."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the page, which closes our input
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    Child(answers).serve()
+    child = Child(answers)
+    with heard(lambda _: child.leave()):
+        child.serve()
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ class RunSummary:
             case RunFinished():
                 self.state, self.message = ("finished" if event.is_complete else "stopped"), event.reason
                 self.ended_by_itself = self.ended_by_itself or event.is_by_itself
-            case RunFailed() if self.state == "finished":  # a wish to go on; what was learnt is as it was
+            case RunFailed() if self.state in ("finished", "stopped"):  # a wish to go on; what was learnt is as it was
                 self._notice(event.message)
             case RunFailed():
                 self.state, self.message = "failed", event.message

@@ -1,5 +1,6 @@
 """Keeping house: runs get titles, go to the bin and come back, are packed to be given away; and pictures made so far."""
 
+import contextlib
 import json
 import shutil
 import zipfile
@@ -9,12 +10,13 @@ from pathlib import Path, PureWindowsPath
 
 from PIL import Image
 
-from apt_engine.errors import ConfigError, RunError
+from apt_engine.errors import BusyError, ConfigError, RunError
 from apt_engine.reading.regular import open_regular, read_regular
 from apt_engine.runs.events import Event, Noticed, RunFailed, RunStarted, StageChanged, to_json
 from apt_engine.runs.files import write_atomically, writing
 from apt_engine.runs.run import Run, config_bytes
 from apt_engine.runs.store import RunStore, runs_in
+from apt_engine.runs.training_lock import training_in, training_lock
 from apt_engine.settings.presets import is_hub_id
 from apt_engine.settings.sampling import SampleRequest
 
@@ -41,13 +43,14 @@ def rename(run: Run, title: str) -> None:
 
 
 def discard(store: RunStore, run: Run) -> None:
-    """Move a run to the bin.
+    """Move a run to the bin, while nobody can begin to train it.
 
     Raises:
+        BusyError: it is being trained.
         DiskError: it cannot be moved.
     """
     target = store.data_dir / "bin" / run.id
-    with writing(target):
+    with _untrained(store, run), writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         run.path.rename(target)
@@ -136,6 +139,20 @@ def settings_inside(path: Path) -> SampleRequest:
         Image.DecompressionBombError,
     ) as error:
         raise ConfigError(f"The picture {path.name} holds no settings of APT Studio; choose another.") from error
+
+
+def _untrained(store: RunStore, run: Run) -> contextlib.AbstractContextManager[None]:
+    """The right to train, or the knowledge that somebody has it for another run and so cannot train this one.
+
+    Raises:
+        BusyError: this run is being trained, or nobody can tell which one is.
+    """
+    training = training_in(store)
+    if training is None:
+        return training_lock(store)
+    if training.run == run.id:
+        raise BusyError("This run is training; stop it first.")
+    return contextlib.nullcontext()
 
 
 def _shared_config(run: Run) -> bytes:

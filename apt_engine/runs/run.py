@@ -203,8 +203,9 @@ class Run:
         final = self.path / "checkpoints" / f"{step:06d}"
         aside = final.with_name(f".{final.name}.part")
         with writing(final):
+            for left in final.parent.glob(".*.part"):  # by a session that was killed
+                shutil.rmtree(left, ignore_errors=True)
             try:
-                shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
                 write(aside)
                 saved = sorted(aside.iterdir())

@@ -16,7 +16,7 @@ from apt_engine.errors import ConfigError, LoraError
 from apt_engine.lora import adapter, files, foreign
 from apt_engine.runs.history import checkpoint_of
 from apt_engine.runs.store import RunStore
-from apt_engine.sampling.sampler import Picture, Sampler
+from apt_engine.sampling.sampler import Picture, Sampler, Stopped
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
@@ -42,12 +42,16 @@ class Generator:
         folder: Path,
         on_progress: Callable[[str, float | None], None],
         on_preview: Callable[[Image.Image], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Path]:
         """Make the pictures of a request into `folder`, one PNG after the other; its run is one of `store`.
 
         Pictures that lie there already are kept: the new ones are numbered on from the highest.
 
+        A base model is downloaded first where it is not there; `should_stop` is asked meanwhile, even if nothing comes.
+
         Raises:
+            Stopped: it was to stop.
             EngineError: the run, checkpoint or base model cannot be used, or what `on_progress` raises.
         """
         run = store.open(request.run) if request.run else None
@@ -55,7 +59,7 @@ class Generator:
         lora_path = (
             checkpoint_of(run, request.checkpoint).lora_path if run else Path(request.lora) if request.lora else None
         )
-        sampler = self._ready(config, on_progress)
+        sampler = self._ready(config, on_progress, should_stop)
         for told in self._attach(lora_path, request.strength):
             on_progress(told, None)
         prompt = config.fill(request.prompt)
@@ -83,13 +87,20 @@ class Generator:
                 image.save(path, pnginfo=_settings_inside(request, picture))
                 yield path
 
-    def _ready(self, config: TrainingConfig, on_progress: Callable[[str, float | None], None]) -> Sampler:
+    def _ready(
+        self,
+        config: TrainingConfig,
+        on_progress: Callable[[str, float | None], None],
+        should_stop: Callable[[], bool],
+    ) -> Sampler:
         wanted = (config.base, config.device, config.dtype, config.attention)
         if self._sampler is None or self._loaded != wanted:
             self.forget()
             is_half = choose_dtype(config.dtype, choose_device(config.device)) != torch.float32
-            for done, total in hub.fetch(config.base, is_half=is_half):
+            for done, total in hub.fetch(config.base, is_half=is_half, should_stop=should_stop):
                 on_progress(hub.described(config.base, done, total), done / total)
+            if should_stop():
+                raise Stopped("Stopped, as asked.")
             on_progress(f"Loading {config.base}", None)
             base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
             self._sampler, self._loaded = Sampler(base), wanted

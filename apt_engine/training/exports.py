@@ -6,7 +6,7 @@ of a training that had just fitted.
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy
@@ -35,7 +35,13 @@ CHECK_SIDE = (
 )
 
 
-def export_and_verify(run: Run, base: BaseModel, step: int, folder: Path | None = None) -> Iterator[ExportReady]:
+def export_and_verify(
+    run: Run,
+    base: BaseModel,
+    step: int,
+    folder: Path | None = None,
+    on_step: Callable[[float], None] = lambda fraction: None,
+) -> Iterator[ExportReady]:
     """Write the LoRA attached to `base` in each layout that has names for it, prove that the files hold it, and describe them.
 
     Args:
@@ -43,6 +49,7 @@ def export_and_verify(run: Run, base: BaseModel, step: int, folder: Path | None 
         base: with the LoRA.
         step: that it comes from.
         folder: where to write; the run's own `exports` unless given.
+        on_step: called between the steps of drawing; what it raises ends the work.
 
     Raises:
         LoraError: a reloaded file misses a key or draws another picture. The trained LoRA is attached again, to the bit.
@@ -50,13 +57,13 @@ def export_and_verify(run: Run, base: BaseModel, step: int, folder: Path | None 
     """
     config = run.config
     folder = folder or run.path / "exports"
-    picture = _check_picture(base, config)
+    picture = _check_picture(base, config, on_step)
     expected = _numbers(picture)
     written = _write(base, _about(run, base, step, picture), folder)
     for layout, path in written.items():
         with adapter.set_aside(base.denoiser):
             keys = files.load_exported(base, path)
-            difference = numpy.abs(_numbers(_check_picture(base, config)) - expected)
+            difference = numpy.abs(_numbers(_check_picture(base, config, on_step)) - expected)
         if difference.mean() > MEAN_TOLERANCE:
             raise LoraError(
                 f"The exported file {path.name} draws another picture than the trained model (they differ by "
@@ -149,12 +156,14 @@ def _write(base: BaseModel, about: ExportInfo, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _check_picture(base: BaseModel, config: TrainingConfig) -> Image.Image:
+def _check_picture(
+    base: BaseModel, config: TrainingConfig, on_step: Callable[[float], None] = lambda fraction: None
+) -> Image.Image:
     """One fixed picture."""
     side = min(config.resolution, CHECK_SIDE)
     usual = Picture.of(config, config.fill(config.caption), config.seed)
     picture = dataclasses.replace(usual, steps=CHECK_STEPS, width=side, height=side)
-    return next(Sampler(base).generate([picture]))
+    return next(Sampler(base).generate([picture], on_step))
 
 
 def _numbers(image: Image.Image) -> numpy.ndarray:

@@ -16,6 +16,9 @@
       ExportReady ...      LoRA files of the kept step for other programs, reloaded and compared
     RunFinished            or an EngineError, after which the run can be resumed from its last checkpoint
 
+A session that is to leave saves the step under way and ends there, with neither pictures, exports nor an end; so does one that
+is to pause.
+
 After a step comes first what is measured, then the decision whether to end, then checkpoint and samples: a checkpoint has its
 scores behind it. What a session could not make of its last step, the next one makes first; where no step is left it trains no
 more, and ends the run.
@@ -67,6 +70,7 @@ class Trainer:
         should_stop: asked again and again; once true, what was learnt by then is saved and exported.
         should_pause: asked after each step; ends the session too, but as that of a run that goes on in another one: saved, with
             neither exports nor an end.
+        is_leaving: asked like `should_stop`; ends the session as a pause does, since the program is about to end.
     """
 
     def __init__(
@@ -74,10 +78,12 @@ class Trainer:
         run: Run,
         should_stop: Callable[[], bool] = lambda: False,
         should_pause: Callable[[], bool] = lambda: False,
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self._run = run
         self._config = run.config
-        self._should_stop = should_stop
+        self._should_stop = lambda: should_stop() or is_leaving()
+        self._is_leaving = is_leaving
         self._should_pause = should_pause
         wanted = self._config.steps_for(len(run.photo_paths))
         self._checkpoint = starting_checkpoint(run, wanted)
@@ -85,6 +91,7 @@ class Trainer:
         self._last_step = max(wanted, self._first_step)
         self._check_steps = self._config.check_steps(self._last_step)
         so_far = RunSummary.of(run)
+        self._told_step = so_far.saved_step
         self._splits = so_far.splits_until(self._first_step)
         self._may_end = self._config.stop == "auto" and not so_far.ended_by_itself  # who resumes such a run wants more
         self._started = time.monotonic()
@@ -102,8 +109,9 @@ class Trainer:
             loaded = yield from load(self._config, self._should_stop)
             ending = yield from (self._learn(loaded) if self._first_step < self._last_step else self._take_up(loaded))
             yield from self._finish(loaded, ending)
-        except Stopped:  # before the first step: what was learnt is saved, if anything was
-            yield self._end_event(self._stopped_at(self._first_step))
+        except Stopped:  # before the first step, or while files were written: what was learnt is saved, if anything was
+            ending = self._stopped_at(self._first_step)
+            yield _waiting(ending.reason) if ending.kind == "paused" else self._end_event(ending)
         finally:
             if process_count() == 1:  # the next run may need another device or format
                 AcceleratorState._reset_state(reset_partial_state=True)
@@ -114,8 +122,9 @@ class Trainer:
         if prepared.checks:
             prepared.checks.take_up(self._splits)
         yield from self._measure(prepared, self._first_step)
-        if self._is_enough(prepared, self._first_step):  # and the session before died when it had seen that
+        if self._first_step and self._told_step != self._first_step:  # the session before died when it had saved it
             yield self._saved(self._first_step)
+        if self._is_enough(prepared, self._first_step):  # and had seen that
             return self._enough_at(self._first_step)
         if self._is_sampling_due(self._first_step):
             yield from self._draw_samples(prepared, self._first_step)
@@ -228,7 +237,7 @@ class Trainer:
             case "broken":
                 raise EngineError(ending.reason)
             case "paused":
-                yield StageChanged(stage="waiting", message=ending.reason)
+                yield _waiting(ending.reason)
             case "complete" | "enough" | "stopped":
                 steps = list(dict.fromkeys((ending.step, self._kept_step or ending.step)))
                 for step in steps:
@@ -243,7 +252,11 @@ class Trainer:
         if loaded.processes.is_first:
             message = "Writing the LoRA files and checking that they draw the same picture."
             yield StageChanged(stage="exporting", message=message)
-            yield from exports.export_and_verify(self._run, loaded.base, step)
+            yield from exports.export_and_verify(self._run, loaded.base, step, on_step=self._obey_leaving)
+
+    def _obey_leaving(self, _fraction: float = 0.0) -> None:
+        if self._is_leaving():
+            raise Stopped("Stopped, as asked.")
 
     @property
     def _kept_step(self) -> int:
@@ -286,6 +299,8 @@ class Trainer:
 
     def _stopped_at(self, step: int) -> Ending:
         where = f"at step {step} of {self._last_step}" if step else "before the first step"
+        if self._is_leaving():
+            return Ending("paused", step, f"Interrupted {where}; resume the run to go on.")
         return Ending("stopped", step, f"Stopped {where}, as asked.")
 
     def _saved(self, step: int) -> CheckpointSaved:
@@ -310,3 +325,8 @@ class Trainer:
             seconds=time.monotonic() - self._started,
             peak_memory_bytes=peak_memory_bytes(),
         )
+
+
+def _waiting(reason: str) -> StageChanged:
+    """The last word of a session that another one goes on from."""
+    return StageChanged(stage="waiting", message=reason)

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from apt_engine.bases.profiles import NEEDS
 from apt_engine.bases.registry import load_base
-from apt_engine.errors import ConfigError, DiskError, RunError
+from apt_engine.errors import BusyError, ConfigError, DiskError, RunError
 from apt_engine.jobs.estimate import Estimate, estimate
 from apt_engine.lora import adapter
 from apt_engine.runs import library
@@ -22,9 +22,11 @@ from apt_engine.runs.events import Noticed, RunFailed, RunStarted, StageChanged,
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.runs.training_lock import training_lock
 from apt_engine.settings.presets import Preset, load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
+from tests.holding import held
 
 
 @pytest.fixture
@@ -57,6 +59,34 @@ def test_what_goes_to_the_bin_comes_back_whole(store: RunStore, run: Run) -> Non
     assert library.empty_bin(store) == 1
     with pytest.raises(RunError, match="not in the bin any more"):
         library.restore(store, run.id)
+
+
+def test_a_run_that_is_trained_is_not_binned_and_another_one_is(store: RunStore, run: Run) -> None:
+    other = store.create(TrainingConfig(subject="car"), lambda folder: None)
+    with held(store, run.id):
+        with pytest.raises(BusyError, match="This run is training; stop it first"):
+            library.discard(store, run)
+        library.discard(store, other)
+    with held(store), pytest.raises(BusyError, match="Another run is training"):  # who says not yet which one
+        library.discard(store, run)
+    assert [kept.id for kept in store.list()] == [run.id]
+    library.discard(store, run)
+
+
+def test_nobody_can_begin_to_train_a_run_while_it_is_binned(
+    store: RunStore, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def rename(path: Path, target: Path) -> Path:
+        with pytest.raises(BusyError), training_lock(store, run.id):
+            pass
+        tried.append(path.name)
+        return target
+
+    monkeypatch.setattr(Path, "rename", rename)
+    library.discard(store, run)
+    assert tried == [run.id]
 
 
 def test_a_packed_run_leaves_the_photos_out_unless_asked(run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from apt_engine.errors import BusyError
 from apt_engine.jobs.session import tell_death, train
 from apt_engine.jobs.worker import ROOT, Worker
-from apt_engine.runs.events import RunFailed, RunFinished, StepFinished
+from apt_engine.runs.events import RunFailed, StageChanged, StepFinished
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
@@ -156,7 +156,8 @@ def test_a_second_process_is_refused_in_one_sentence_and_changes_nothing(
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE_SECONDS)
     events, _ = run.events()
-    assert isinstance(events[-1], RunFinished)
+    assert isinstance(events[-1], StageChanged)
+    assert "resume the run" in events[-1].message
     assert not [event for event in events if isinstance(event, RunFailed)]
     steps = [event.step for event in events if isinstance(event, StepFinished)]
     assert steps == list(range(1, len(steps) + 1))

@@ -138,6 +138,31 @@ def test_it_stops_when_asked_and_resumes(worker: Worker, new_run: Callable[..., 
     assert summarize(run).step > finished.step
 
 
+@pytest.mark.parametrize("end", ["closed", "terminated", "abandoned"])
+def test_an_engine_whose_app_ends_saves_its_step_and_is_never_said_to_have_failed(
+    worker: Worker, new_run: Callable[..., Run], end: str
+) -> None:
+    run = new_run(steps=5000)
+    worker.start_training(run.id)
+    wait_for_step(run, 3)
+    process = worker._process
+    assert process
+    if end == "closed":
+        worker.close()
+    elif end == "terminated":
+        process.terminate()
+    else:  # as the system does when the app was killed
+        assert process.stdin
+        process.stdin.close()
+    assert process.wait(10) == 0
+    wait_until_idle(worker)
+    assert "resume the run to go on" in summarize(run).message
+    assert summarize(run).state_while(False) == "interrupted"
+    assert summarize(run).step == run.checkpoint().step
+    assert not (run.path / "exports").exists()
+    assert worker.status.message == ""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a killing signal")
 def test_a_killed_engine_is_noticed_and_the_run_resumes(worker: Worker, new_run: Callable[..., Run]) -> None:
     run = new_run(steps=5000)

@@ -86,7 +86,7 @@ def started(data_dir: Path, *arguments: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(20)
+        assert process.wait(20) == 0
         process.stdout.close()
 
 
