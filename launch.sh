@@ -1,7 +1,17 @@
 #!/bin/sh
 # Starts APT Studio. Finds a Python and hands over to tools/launch.py, where everything else happens.
 export PYTHONUTF8=1
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P) || exit 1
+
+# It may have been started through a symbolic link, or a chain of them; not every system's readlink has -f.
+script=$0
+while [ -h "$script" ]; do
+    target=$(readlink "$script") || exit 1
+    case $target in
+        /*) script=$target ;;
+        *) script=$(dirname -- "$script")/$target ;;
+    esac
+done
+here=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd -P) || exit 1
 
 # First a Python that can make a venv; failing that, any of the right version, to say what it lacks.
 for needed in 'sys, ensurepip' 'sys'; do

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from PIL import Image, ImageDraw
 
 from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
+from tests.photos import draw_photos
 
 if TYPE_CHECKING:
     from ui.context import AppContext
@@ -26,9 +26,6 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
 }
-
-PHOTO_SIDE = 96
-BACKGROUNDS = ("white", "khaki", "skyblue", "darkgreen")
 
 
 @pytest.fixture(scope="session")
@@ -65,15 +62,7 @@ def toy_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def photo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of four photos, PNG and JPEG, of a red disc in different places; copy it before changing anything."""
-    folder = tmp_path_factory.mktemp("photos")
-    for number, background in enumerate(BACKGROUNDS):
-        photo = Image.new("RGB", (PHOTO_SIDE, PHOTO_SIDE), background)
-        draw = ImageDraw.Draw(photo)
-        left, top, size = 8 + 12 * number, 44 - 12 * number, 40 + 4 * number
-        draw.rectangle((0, 60 + 6 * number, PHOTO_SIDE, PHOTO_SIDE), fill="saddlebrown")
-        draw.ellipse((left, top, left + size, top + size), fill="crimson", outline="black", width=3)
-        photo.save(folder / f"{number + 1}.{'png' if number % 2 else 'jpg'}")
-    return folder
+    return draw_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture

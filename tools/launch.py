@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
 
 TORCH = "torch==2.13.0"
+# Where pip is told to look elsewhere than at PyPI, files have other hashes than those of the locks.
+OTHER_INDEX = re.compile(r"\b(index-url|extra-index-url|find-links|no-index)\b")
 # PyTorch's own install index. On Windows the default wheel knows no NVIDIA card; everywhere else the default is right.
 CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
 OLD_CUDA_INDEX = "https://download.pytorch.org/whl/cu126"
@@ -45,11 +47,17 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """One installation by pip, done again whenever `fingerprint` differs from the stamp it left."""
+    """One installation by pip, done again whenever `fingerprint` differs from the stamp it left, or something of it is gone.
+
+    Attributes:
+        requirements: what pip is asked for where hashes are not compared.
+        lock: the same, all that it needs included, with versions and hashes.
+    """
 
     name: str
     about: str
     requirements: tuple[str, ...]
+    lock: Path
     fingerprint: str
 
 
@@ -121,26 +129,44 @@ def prepare(root: Path, *, with_tests: bool) -> Path:
 def parts_of(root: Path, environment: Mapping[str, str], *, with_tests: bool) -> list[Part]:
     """What has to be installed, in order: torch in its own call, so that nothing else decides which build it is."""
     index = environment.get("APT_TORCH_INDEX", "")
-    parts = [Part("torch", "PyTorch, up to 3 GB", (TORCH,), _digest(f"{TORCH} {index}".encode()))]
-    files = {"app": "requirements.txt", "test": "requirements-test.txt"}
+    torch_lock = root / "requirements-torch.lock"
+    parts = [Part("torch", "PyTorch, up to 3 GB", (TORCH,), torch_lock, _digest(f"{TORCH} {index}".encode()))]
+    files = {"app": "requirements", "test": "requirements-test"}
     abouts = {"app": "the other libraries, about 300 MB", "test": "the test tools"}
     for name in ("app", "test") if with_tests else ("app",):
-        path = root / files[name]
-        parts.append(Part(name, abouts[name], ("-r", str(path)), _digest(path.read_bytes())))
+        path, lock = root / f"{files[name]}.txt", root / f"{files[name]}.lock"
+        content = path.read_bytes() + (lock.read_bytes() if lock.exists() else b"")
+        parts.append(Part(name, abouts[name], ("-r", str(path)), lock, _digest(content)))
     return parts
 
 
 def missing(parts: list[Part], venv: Path) -> list[Part]:
-    """The parts whose stamp does not say that they are installed as they stand now."""
-    return [part for part in parts if read_stamp(venv, part) != part.fingerprint]
+    """The parts whose stamp does not say that they are installed as they stand now, or whose packages are gone."""
+    there = packages_in(venv)
+    stamps = [(part, read_stamp(venv, part)) for part in parts]
+    return [part for part, (left, packages) in stamps if left != part.fingerprint or not packages <= there]
 
 
-def read_stamp(venv: Path, part: Part) -> str:
-    """What the last installation of a part left behind; empty when there was none."""
+def read_stamp(venv: Path, part: Part) -> tuple[str, set[str]]:
+    """What the last installation of a part left behind, and which packages were there then; empty when there was none."""
     try:
-        return _stamp(venv, part).read_text(encoding="ascii")
+        left, *packages = _stamp(venv, part).read_text(encoding="utf-8").splitlines() or [""]
     except (OSError, ValueError):
-        return ""
+        return "", set()
+    return left, set(packages)
+
+
+def packages_in(venv: Path) -> set[str]:
+    """Names of what can be imported from a venv's packages: files, and folders that are not empty."""
+    found = [path for place in ("lib/python*/site-packages", "Lib/site-packages") for path in venv.glob(f"{place}/*")]
+    hidden = ("__pycache__", "~")  # the second is what pip leaves of a package that it replaces
+    return {
+        path.name
+        for path in found
+        if path.suffix not in (".dist-info", ".pth")
+        and not path.name.startswith(hidden)
+        and (path.is_file() or any(path.iterdir()))
+    }
 
 
 def install(part: Part, python: Path, venv: Path) -> None:
@@ -151,19 +177,55 @@ def install(part: Part, python: Path, venv: Path) -> None:
     """
     print(f"Installing {part.about} ...", flush=True)
     options: list[str] = []
-    if part.name == "torch":
-        if index := torch_index(sys.platform, os.environ):
-            options += ["--index-url", index]
-        if read_stamp(venv, part):  # another build of the same version, or half of one, counts as installed for pip
-            options += ["--force-reinstall"]
+    index = torch_index(sys.platform, os.environ) if part.name == "torch" else ""
+    if index:
+        options += ["--index-url", index]
+    left, _ = read_stamp(venv, part)
+    # Another build of the same version, half of one, or one whose files are gone counts as installed for pip.
+    if left == part.fingerprint or (left and part.name == "torch"):
+        options += ["--force-reinstall"]
     _stamp(venv, part).write_text(UNFINISHED, encoding="ascii")
     pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *options]
-    if subprocess.run([*pip, *part.requirements], env=environment_for(ROOT, os.environ), check=False).returncode:
+    environment = environment_for(ROOT, os.environ)
+    has_hashes = part.lock.exists() and not index and compares_hashes(python, os.environ)
+    for chosen in choices(part, venv, has_hashes=has_hashes):
+        if subprocess.run([*pip, *chosen], env=environment, check=False).returncode == 0:
+            break
+    else:
         raise LaunchError(
             f"{part.about} could not be installed, pip says why above; check the network and the free disk space and "
             "start again, it goes on from here. If that does not help, delete the folder .venv first."
         )
-    _stamp(venv, part).write_text(part.fingerprint, encoding="ascii")
+    _stamp(venv, part).write_text("\n".join([part.fingerprint, *sorted(packages_in(venv))]), encoding="utf-8")
+
+
+def choices(part: Part, venv: Path, *, has_hashes: bool) -> list[list[str]]:
+    """What to ask pip for, the next where it refuses one: the very files of the lock; else its versions, else any that fit."""
+    if not part.lock.exists():
+        return [list(part.requirements)]
+    if has_hashes:
+        return [["--require-hashes", "--no-deps", "-r", str(part.lock)]]
+    versions = venv / f"{part.lock.stem}-versions.txt"
+    versions.write_text(versions_of(part.lock.read_text(encoding="utf-8")), encoding="utf-8")
+    return [[*part.requirements, "-c", str(versions)], list(part.requirements)]
+
+
+def versions_of(lock: str) -> str:
+    """A lock without its hashes: pip takes constraints from any index, and hashes from one alone."""
+    pins = [line.removesuffix("\\").strip() for line in lock.splitlines() if re.match(r"[A-Za-z0-9].*==", line)]
+    return "\n".join(pins) + "\n"
+
+
+def compares_hashes(python: Path, environment: Mapping[str, str]) -> bool:
+    """Whether files must have the hashes of the lock: unless APT_HASHES is 0, or pip is told to look elsewhere than at PyPI."""
+    chosen = environment.get("APT_HASHES", "")
+    if chosen in ("0", "1"):
+        return chosen == "1"
+    told = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False).stdout
+    is_elsewhere = bool(OTHER_INDEX.search(told))
+    if is_elsewhere:
+        print("pip has an index of its own here: versions are held to the lock, hashes are not compared.", flush=True)
+    return not is_elsewhere
 
 
 def torch_index(system: str, environment: Mapping[str, str]) -> str:

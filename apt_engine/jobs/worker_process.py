@@ -141,3 +141,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stderr.flush()
+    os._exit(0)  # to take torch apart costs half a second, for which the app waits

@@ -42,7 +42,56 @@ def _context() -> ForkServerContext:
     return context
 
 
-class Session:
+class Process:
+    """A forked process that calls `target` with `arguments`; both importable by their names."""
+
+    log: Path
+
+    def __init__(self, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self.process: ForkServerProcess = _context().Process(target=target, args=arguments)
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its number, which is that of its group as well."""
+        assert self.process.pid
+        return self.process.pid
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.process.exitcode is not None
+
+    def wait(self) -> int:
+        """Its exit code, negative where a signal ended it.
+
+        Raises:
+            NeverError: it does not end.
+        """
+        self.process.join(PATIENCE_SECONDS)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise NeverError(f"it did not end: {self._said()}")
+        return self.process.exitcode
+
+    def wait_until(self, is_true: Callable[[], bool], what: str) -> None:
+        """Wait for something that it does.
+
+        Raises:
+            NeverError: it ended before, or does not do it.
+        """
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not is_true():
+            if (self.is_over and not is_true()) or time.monotonic() > end:
+                raise NeverError(f"{what} never came: {self._said()}")
+            time.sleep(0.01)
+
+    def _said(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")[-500:] if self.log.exists() else ""
+
+
+class Session(Process):
     """A process that goes on with a run, as the command line does; the leader of a group of its own.
 
     Args:
@@ -60,40 +109,16 @@ class Session:
     ) -> None:
         self.run = run
         self.log = run.path.parent.parent / f"{run.id}.log"
-        values = (run.path, self.log, prepare, arguments, terminal)
-        self.process: ForkServerProcess = _context().Process(target=_resume, args=values)
-        self.process.start()
-
-    def wait(self) -> int:
-        """Its exit code, negative where a signal ended it.
-
-        Raises:
-            NeverError: it does not end.
-        """
-        self.process.join(PATIENCE_SECONDS)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
-            raise NeverError(f"{self.run.id} did not end")
-        return self.process.exitcode
+        super().__init__(_resume, (run.path, self.log, prepare, arguments, terminal))
 
     def wait_for(self, words: str) -> None:
-        """Wait until the run's events have these words, in this session or before.
-
-        Raises:
-            NeverError: it ended before, or they do not come.
-        """
-        end = time.monotonic() + PATIENCE_SECONDS
-        while words not in self.run.events_path.read_text(encoding="utf-8", errors="replace"):
-            if self.process.exitcode is not None or time.monotonic() > end:
-                raise NeverError(f"{words} never came: {self.log.read_text(errors='replace')[-500:]}")
-            time.sleep(0.01)
+        """Wait until the run's events have these words, in this session or before. Raises as `wait_until`."""
+        self.wait_until(lambda: words in self.run.events_path.read_text(encoding="utf-8", errors="replace"), words)
 
     def send(self, number: signal.Signals, *, to_group: bool = False) -> float:
         """Send a signal; returns after how many seconds the process has ended."""
         started = time.monotonic()
-        assert self.process.pid
-        os.kill(-self.process.pid if to_group else self.process.pid, number)
+        os.kill(-self.pid if to_group else self.pid, number)
         self.wait()
         return time.monotonic() - started
 

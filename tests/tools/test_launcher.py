@@ -1,5 +1,6 @@
 """The launcher, run for real: in a folder with blanks and accents, with pip, and with wheels the test makes itself."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -112,6 +113,54 @@ def test_the_first_start_installs_and_a_broken_one_is_taken_up_again(folder: Pat
     code, output = run(folder, wheels=wheels)
     assert code == 0
     assert "tiny-2.0" in output, "changed requirements are installed at the next start"
+
+
+@posix_only
+def test_packages_that_are_gone_are_installed_again_and_a_chain_of_links_leads_there(
+    folder: Path, wheels: Path, tmp_path: Path
+) -> None:
+    write_wheel(wheels, "tiny", "1.0")
+    assert run(folder, wheels=wheels)[0] == 0
+    (packages,) = (folder / ".venv" / "lib").glob("python*/site-packages")
+    (packages / "tiny.py").unlink()
+    code, output = run(folder, wheels=wheels)
+    assert code == 0
+    assert "Installing the other libraries" in output
+    assert "PyTorch" not in output
+
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "second").symlink_to(Path("..") / folder.name / "launch.sh")
+    (tmp_path / "launch.sh").symlink_to(tmp_path / "links" / "second")
+    done = subprocess.run([tmp_path / "launch.sh", "x"], capture_output=True, text=True, check=False)
+    (line,) = done.stdout.splitlines()  # nothing is installed: it is whole, and stays so
+    assert line.startswith("app ['x']")
+
+
+@posix_only
+def test_files_have_the_hashes_of_the_lock_and_of_another_index_the_versions_where_it_has_them(
+    folder: Path, wheels: Path
+) -> None:
+    write_wheel(wheels, "tiny", "1.0")
+    write_wheel(wheels, "tiny", "2.0")
+    digest = hashlib.sha256((wheels / "tiny-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    lock = folder / "requirements.lock"
+    lock.write_text(f"tiny==1.0 \\\n    --hash=sha256:{'0' * 64}\n", encoding="utf-8")
+    code, output = run(folder, wheels=wheels, APT_HASHES="1")
+    assert code == 1
+    assert "DO NOT MATCH" in output
+    lock.write_text(f"tiny==1.0 \\\n    --hash=sha256:{digest}\n", encoding="utf-8")
+    code, output = run(folder, wheels=wheels, APT_HASHES="1")
+    assert code == 0
+    assert "tiny-1.0" in output
+
+    lock.write_text(f"tiny==2.0 \\\n    --hash=sha256:{'0' * 64}\n", encoding="utf-8")
+    code, output = run(folder, wheels=wheels)
+    assert code == 0
+    assert "hashes are not compared" in output, "pip has an index of its own here"
+    assert "tiny-2.0" in output
+    lock.write_text(f"tiny==3.0 \\\n    --hash=sha256:{'0' * 64}\n", encoding="utf-8")
+    code, output = run(folder, wheels=wheels)
+    assert code == 0, "set-up never breaks on an index without the locked version"
 
 
 @posix_only

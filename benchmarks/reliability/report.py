@@ -1,0 +1,37 @@
+"""The table of docs/reliability.md, between two comments; what stands around it is written by hand."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- ends -->", "<!-- /ends -->"
+HEADS = ("how often", "announced and lost", "not as undisturbed", "stuck", "seconds, median", "at most")
+
+
+def is_defect(row: Mapping[str, Any]) -> bool:
+    """Whether something was lost, wrong or stuck."""
+    return bool(row["lost"] or row["wrong"] or row["is_stuck"])
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line for each kind of end."""
+    kinds: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        kinds[str(row["kind"])].append(row)
+    lines = [f"| | {' | '.join(HEADS)} |", f"| --- {'| ---: ' * len(HEADS)}|"]
+    for kind, found in kinds.items():
+        seconds = [row["seconds"] for row in found if row["seconds"]]
+        counts = [len(found), *(sum(bool(row[name]) for row in found) for name in ("lost", "wrong", "is_stuck"))]
+        times = (f"{statistics.median(seconds):.1f}", f"{max(seconds):.1f}") if seconds else ("", "")
+        lines.append(f"| {kind} | {' | '.join([*map(str, counts), *times])} |")
+    return "\n".join(lines)
+
+
+def write(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Put the table into the page."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}", encoding="utf-8")
