@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from benchmarks.reliability import report
 from benchmarks.reliability.pages import killed_pages
 from benchmarks.reliability.sessions import LOADED, new_run
@@ -66,8 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
                 rows.append({"part": part, **dataclasses.asdict(trial)})
                 defects += report.is_defect(rows[-1])
                 print(json.dumps(rows[-1]), flush=True)
-            if not options.dry:
-                _keep(part, rows)
+                if not options.dry:
+                    _keep(part, rows)
     if not options.dry:
         report.write(_kept())
     return int(defects > 0)
@@ -79,8 +81,9 @@ def _kept() -> list[dict[str, object]]:
 
 
 def _keep(part: str, rows: list[dict[str, object]]) -> None:
-    others = [row for row in _kept() if row["part"] != part]
-    MEASURED.write_text("".join(json.dumps(row) + "\n" for row in others + rows), encoding="utf-8")
+    with FileLock(Path(tempfile.gettempdir()) / "apt-reliability.lock"):  # parts may be run side by side
+        others = [row for row in _kept() if row["part"] != part]
+        MEASURED.write_text("".join(json.dumps(row) + "\n" for row in others + rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
