@@ -273,16 +273,18 @@ def _sweep(options: argparse.Namespace, store: RunStore) -> int:
 
 def _work(plan: Plan, study: "Study", store: RunStore) -> int:
     """Be one worker; the first Ctrl-C, or the wish of a cluster to end it, lets it save and give its row back."""
-    stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        previous = signal.getsignal(name)
-        signal.signal(name, lambda *_, name=name, previous=previous: stop.set() or signal.signal(name, previous))
+    is_over = False
+
+    def end(_: signal.Signals) -> None:
+        nonlocal is_over
+        is_over = True
 
     def make_run(place: RunStore, row: Row) -> Run:
         return _new_run(place, row.config, row.photos)
 
-    SweepWorker(plan, study, store, make_run, stop.is_set, _say).work()
-    return INTERRUPTED if stop.is_set() else 0
+    with heard(end):
+        SweepWorker(plan, study, store, make_run, lambda: is_over, _say).work()
+    return INTERRUPTED if is_over else 0
 
 
 def _tell_sweep(found: Sequence[Standing], plan: Plan, folder: Path) -> int:
