@@ -77,6 +77,7 @@ def signal_at(run: str, pattern: str, number: int, clock: str, *, to_group: bool
 def _watch(run: Path, react: Callable[[str], object]) -> None:
     """Call `react` with each moment of this process, before it happens."""
     from apt_engine.runs.events import Event, to_json
+    from apt_engine.runs.files import writing
     from apt_engine.runs.run import Run
 
     root, is_reacting = f"{run}/", False
@@ -99,7 +100,8 @@ def _watch(run: Path, react: Callable[[str], object]) -> None:
     append, write = Run.append, Path.write_bytes
 
     def append_watched(self: Run, event: Event) -> None:
-        told(f"tell {to_json(event)}")
+        with writing(self.events_path):  # as if the disk had said it
+            told(f"tell {to_json(event)}")
         append(self, event)
 
     def write_watched(self: Path, content: bytes) -> int:
