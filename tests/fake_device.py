@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 DEVICE = torch.device("meta")
 CPU = torch.device("cpu")
 ITEM = torch.ops.aten._local_scalar_dense.default
+CONJUGATE = torch.ops.aten._conj.default
 INDEX = torch.ops.aten.index.Tensor  # by numbers or by truths, in one operation
 
 
@@ -83,6 +84,8 @@ class FakeDevice(TorchDispatchMode):
         made = func(*_bare(args), **_bare(kwargs))
         if is_output and any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(made)):
             raise TypeError(f"{func}: the device has no fp64")
+        if func is CONJUGATE:  # torch puts it off with a mark that is not seen in here
+            made = made.resolve_conj()
         is_made_here = is_output and func is not ITEM
         return tree_map_only(Tensor, DeviceTensor if is_made_here else _same, made)
 

@@ -31,7 +31,7 @@ def toy_klein_pipeline(*, is_distilled: bool = False) -> Flux2KleinPipeline:
 
     Pictures of 32 px have latents (1, 16, 4, 4), prompts have states (1, 64, 24).
     """
-    tokenizer = _tokenizer()
+    tokenizer = toy_chat_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         transformer, vae, text_encoder = _transformer(), _autoencoder(), _text_encoder(tokenizer)
@@ -55,7 +55,7 @@ def toy_klein(*, is_distilled: bool = False) -> Klein:
     )
 
 
-def _tokenizer() -> Qwen2Tokenizer:
+def toy_chat_tokenizer() -> Qwen2Tokenizer:
     """Qwen's byte-level tokenizer: each of WORDS, with or without a space before it, is one token; the rest is spelled."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = list(dict.fromkeys((word[:end], word[end]) for word in WORDS for end in range(1, len(word))))

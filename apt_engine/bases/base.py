@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from apt_engine.bases.checkpoints import SingleFile
@@ -23,26 +24,34 @@ from apt_engine.bases.checkpoints import SingleFile
 
 @dataclass(frozen=True)
 class PromptStates:
-    """Prompts as the denoiser hears them: token states (B, L, D) and, where it wants one, a pooled state (B, P)."""
+    """Prompts as the denoiser hears them: token states (B, L, D) and, where it wants one, a pooled state (B, P).
+
+    `lengths` says how many of the L belong to each of the B prompts, where the denoiser hears no padding; else it is empty.
+    """
 
     hidden: Tensor
     pooled: Tensor | None = None
+    lengths: tuple[int, ...] = ()
 
     @classmethod
     def joined(cls, states: Iterable["PromptStates"]) -> "PromptStates":
-        """Of several prompts one after the other; copied."""
+        """Of several prompts one after the other; copied, and filled up with zeros to the longest."""
         states = tuple(states)
         pooled = [one.pooled for one in states if one.pooled is not None]
-        return cls(torch.cat([one.hidden for one in states]), torch.cat(pooled) if pooled else None)
+        longest = max(one.hidden.shape[1] for one in states)
+        hidden = [F.pad(one.hidden, (0, 0, 0, longest - one.hidden.shape[1])) for one in states]
+        lengths = tuple(length for one in states for length in one.lengths)
+        return cls(torch.cat(hidden), torch.cat(pooled) if pooled else None, lengths)
 
     def to(self, device: torch.device) -> "PromptStates":
         """On a device; the same tensors where they are there already."""
-        return PromptStates(self.hidden.to(device), None if self.pooled is None else self.pooled.to(device))
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return PromptStates(self.hidden.to(device), pooled, self.lengths)
 
     def expand(self, batch: int) -> "PromptStates":
         """One prompt for a whole batch; no memory is copied."""
         pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
-        return PromptStates(self.hidden.expand(batch, -1, -1), pooled)
+        return PromptStates(self.hidden.expand(batch, -1, -1), pooled, self.lengths * batch)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from apt_engine.reading.tensor_files import FLOATS, read_header
 
 # Of each pipeline, its parts and the classes they may be of.
 _TOKENIZER = ("CLIPTokenizer", "CLIPTokenizerFast")
+_CHAT_TOKENIZER = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
 _STABLE_DIFFUSION = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
@@ -39,7 +40,14 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "transformer": ("Flux2Transformer2DModel",),
         "vae": ("AutoencoderKLFlux2",),
         "text_encoder": ("Qwen3ForCausalLM",),
-        "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
+        "tokenizer": _CHAT_TOKENIZER,
+        "scheduler": (),
+    },
+    "ZImagePipeline": {
+        "transformer": ("ZImageTransformer2DModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("Qwen3Model", "Qwen3ForCausalLM"),
+        "tokenizer": _CHAT_TOKENIZER,
         "scheduler": (),
     },
 }

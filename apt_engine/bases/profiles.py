@@ -37,9 +37,11 @@ NEEDS = {
     "base-sd2": Needs(7_000_000_000, 5_200_000_000, (13_400_000, 11_200_000, 31_300_000)),
     "base-sd2-base": Needs(6_000_000_000, 5_200_000_000, (13_400_000, 11_200_000, 31_300_000)),
     "base-sdxl": Needs(12_000_000_000, 13_900_000_000, (92_900_000, 74_600_000, 20_900_000)),
-    "base-klein": Needs(20_000_000_000, 16_000_000_000, (66_800_000, 10_800_000, 0)),  # its language model included
+    # Their language models included.
+    "base-klein": Needs(20_000_000_000, 16_000_000_000, (66_800_000, 10_800_000, 0)),
+    "base-z-image": Needs(25_000_000_000, 21_000_000_000, (66_800_000, 91_900_000, 0)),
 }
-BY_PIPELINE = {"Flux2KleinPipeline": "base-klein"}
+BY_PIPELINE = {"Flux2KleinPipeline": "base-klein", "ZImagePipeline": "base-z-image"}
 
 
 def profile_of(base: str, presets: dict[str, Preset]) -> Preset:

@@ -17,6 +17,7 @@ from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.bases.trial import try_out
+from apt_engine.bases.z_image import ZImage
 from apt_engine.errors import BaseModelError, ConfigError, EngineError, is_out_of_memory
 from apt_engine.reading.regular import read_json
 from apt_engine.settings.presets import POCKET_DIR, is_hub_id, looks_like_path
@@ -28,6 +29,7 @@ FAMILIES: dict[str, type[BaseModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "Flux2KleinPipeline": Klein,
+    "ZImagePipeline": ZImage,
 }
 
 # Their progress bars and advice are for notebooks; what matters becomes an event or an error.

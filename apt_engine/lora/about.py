@@ -14,6 +14,7 @@ from PIL import Image
 THUMBNAIL_SIDE = 256  # px, as the specification recommends
 FOR_KOHYA = "For ComfyUI, Forge, AUTOMATIC1111 and other programs that read kohya's layout."
 FOR_DIFFUSERS = "For diffusers' load_lora_weights and APT Studio, with the base model it was trained on."
+FOR_COMFYUI = "For ComfyUI, diffusers' load_lora_weights and APT Studio, with the base model it was trained on."
 NOT_FOR_OTHERS = "Other programs take the file beside this one, without -diffusers in its name."
 FOR_ALL = "A whole checkpoint, the LoRA inside: for ComfyUI, Forge, AUTOMATIC1111, diffusers' from_single_file and APT Studio."
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from apt_engine.bases.base import BaseModel
 from apt_engine.errors import LoraError
 from apt_engine.lora import kohya
-from apt_engine.lora.about import FOR_DIFFUSERS, NOT_FOR_OTHERS, ExportInfo
+from apt_engine.lora.about import FOR_COMFYUI, FOR_DIFFUSERS, NOT_FOR_OTHERS, ExportInfo
 from apt_engine.lora.adapter import (
     ADAPTER,
     copy_weights,
@@ -77,7 +77,9 @@ def load_weights(base: BaseModel, path: Path) -> None:
 
 
 def export_diffusers(base: BaseModel, path: Path, info: ExportInfo) -> None:
-    """Write a file of half the size for diffusers' `load_lora_weights`.
+    """Write a file of half the size for diffusers' `load_lora_weights`, and for ComfyUI where kohya's layout has no names.
+
+    There its strength is part of its weights, so that alpha is the rank: ComfyUI does not read the header that would say it.
 
     Args:
         base: with a LoRA.
@@ -88,8 +90,12 @@ def export_diffusers(base: BaseModel, path: Path, info: ExportInfo) -> None:
         LoraError: a weight is not finite in fp16.
         DiskError: it cannot be written.
     """
-    hint = f"{FOR_DIFFUSERS} {NOT_FOR_OTHERS}" if base.lora.kohya else FOR_DIFFUSERS
-    _write_diffusers(base, path, torch.float16, info.header(f"{base.lora.architecture}/lora", hint))
+    if base.lora.kohya:
+        hint, strength = f"{FOR_DIFFUSERS} {NOT_FOR_OTHERS}", 1.0
+    else:
+        layer = lora_layers(base.denoiser)[0]
+        hint, strength = FOR_COMFYUI, layer.lora_alpha[ADAPTER] / layer.r[ADAPTER]
+    _write_diffusers(base, path, torch.float16, info.header(f"{base.lora.architecture}/lora", hint), strength)
 
 
 def export_kohya(base: BaseModel, path: Path, info: ExportInfo) -> None:
@@ -172,8 +178,12 @@ def _holds(base: BaseModel, stored: _Stored) -> bool:
     )
 
 
-def _weights(base: BaseModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    weights = {name: value.detach().to("cpu", dtype) for name, value in trainable_parameters(base.denoiser).items()}
+def _weights(base: BaseModel, dtype: torch.dtype, strength: float = 1.0) -> dict[str, Tensor]:
+    """All of the LoRA in a format; `strength` goes into its second halves."""
+    weights = {
+        name: (value.detach() * strength if name.endswith(".lora_B.weight") else value.detach()).to("cpu", dtype)
+        for name, value in trainable_parameters(base.denoiser).items()
+    }
     broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
     if broken and dtype != torch.float32:
         raise LoraError(f"The LoRA cannot be exported, {broken} is not finite; lower learning_rate and train again.")
@@ -184,12 +194,14 @@ def _endings_in(base: BaseModel, weights: Iterable[str]) -> list[str]:
     return [ending for ending in base.lora.all if any(f".{ending}.lora_" in f".{name}" for name in weights)]
 
 
-def _write_diffusers(base: BaseModel, path: Path, dtype: torch.dtype, about: dict[str, str]) -> None:
-    weights = _weights(base, dtype)
+def _write_diffusers(
+    base: BaseModel, path: Path, dtype: torch.dtype, about: dict[str, str], strength: float = 1.0
+) -> None:
+    weights = _weights(base, dtype, strength)
     layer = lora_layers(base.denoiser)[0]
     settings = {
         "r": layer.r[ADAPTER],
-        "lora_alpha": layer.lora_alpha[ADAPTER],
+        "lora_alpha": layer.lora_alpha[ADAPTER] / strength,
         "target_modules": _endings_in(base, weights),
     }
     settings = {base.lora.prefix + key: value for key, value in settings.items()}

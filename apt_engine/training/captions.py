@@ -80,9 +80,7 @@ def token_pairs(base: BaseModel, caption: str, reference_caption: str) -> TokenP
 def _gather(states: Sequence[PromptStates], numbers: Sequence[int]) -> PromptStates:
     if len(set(numbers)) == 1:
         return states[numbers[0]].expand(len(numbers))
-    chosen = [states[number] for number in numbers]
-    pooled = [state.pooled for state in chosen if state.pooled is not None]
-    return PromptStates(torch.cat([state.hidden for state in chosen]), torch.cat(pooled) if pooled else None)
+    return PromptStates.joined(states[number] for number in numbers)
 
 
 def _fill(indices: Tensor, length: int) -> Tensor:

@@ -129,7 +129,8 @@ def load(config: TrainingConfig, should_stop: Callable[[], bool]) -> Generator[E
         yield Noticed(message=warning)
     if not base.lora.kohya and config.base != "pocket":  # of which nobody expects it
         yield Noticed(
-            message=f"Other programs have no names for the layers of {base.name}; its LoRA is exported for diffusers alone."
+            message=f"Kohya's layout has no names for the layers of {base.name}; its LoRA is exported for diffusers alone, "
+            "which ComfyUI reads as well."
         )
     stop = StopSignal(should_stop, processes)
     return Loaded(config=config, accelerator=accelerator, processes=processes, stop=stop, base=base)

@@ -59,7 +59,7 @@ def learn(step: AdaptiveStep, base: Base, steps: int, each: Callable[[], object]
     return results
 
 
-@pytest.mark.parametrize(("kind", "accumulate"), [("epsilon", 1), ("v_prediction", 2), ("klein", 1)])
+@pytest.mark.parametrize(("kind", "accumulate"), [("epsilon", 1), ("v_prediction", 2), ("klein", 1), ("z-image", 1)])
 def test_a_step_needs_no_fp64_waits_once_and_says_what_it_says_on_the_cpu(
     kind: str, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

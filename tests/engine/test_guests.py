@@ -8,8 +8,8 @@ from torch import nn
 
 from apt_engine.bases import prompts, unet
 from apt_engine.bases.base import PromptStates
+from apt_engine.bases.flow_transformer import FlowTransformer
 from apt_engine.bases.guests import Guests
-from apt_engine.bases.klein import Klein
 from apt_engine.bases.registry import load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
@@ -18,8 +18,9 @@ from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import encode_with_warps
 from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 from tests.klein import save_toy_klein, toy_klein
+from tests.z_image import save_toy_z_image, toy_z_image
 
-Base = StableDiffusion | StableDiffusionXL | Klein
+Base = StableDiffusion | StableDiffusionXL | FlowTransformer
 
 
 class Traveler(nn.Linear):
@@ -47,7 +48,7 @@ def test_guests_leave_a_device_that_has_a_memory_of_its_own(kind: str, home: str
     assert guests.present == ()
 
 
-@pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_xl, toy_klein])
+@pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_xl, toy_klein, toy_z_image])
 def test_text_encoders_and_vae_are_there_for_their_own_work_alone(build: type[Base]) -> None:
     base: Base = build()  # pyright: ignore[reportCallIssue]
     pipeline = base.pipeline
@@ -93,12 +94,13 @@ def test_prompts_lately_heard_are_kept_and_do_not_depend_on_each_other(monkeypat
     assert torch.equal(together.hidden[:1], stable_diffusion_xl().encode_prompts(["a car"]).hidden)
 
 
-@pytest.mark.parametrize("kind", ["sd", "xl", "klein"])
+@pytest.mark.parametrize("kind", ["sd", "xl", "klein", "z-image"])
 def test_weights_are_in_the_format_they_are_used_in(
     kind: str, toy_base: Path, toy_xl_base: Path, tmp_path: Path
 ) -> None:
     """No part is in fp32 for a moment but the VAE, which stays in it; on a CPU too, where bf16 was chosen."""
-    folder = {"sd": toy_base, "xl": toy_xl_base}.get(kind) or save_toy_klein(tmp_path / "klein")
+    makers = {"klein": save_toy_klein, "z-image": save_toy_z_image}
+    folder = makers[kind](tmp_path / kind) if kind in makers else {"sd": toy_base, "xl": toy_xl_base}[kind]
     base = load_base(str(folder), device="cpu", dtype="bf16")
     assert isinstance(base, Base)
     formats = {

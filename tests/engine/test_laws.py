@@ -13,6 +13,7 @@ from apt_engine.bases import random
 from apt_engine.bases.klein import Klein
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
+from apt_engine.bases.z_image import ZImage
 from apt_engine.lora import adapter
 from apt_engine.lora.adapter import reference_pass
 from apt_engine.settings.training import TrainingConfig
@@ -20,11 +21,12 @@ from apt_engine.training.latents import LatentSource, View, encode_view
 from apt_engine.training.step import AdaptiveStep, StepResult
 from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 from tests.klein import toy_klein
+from tests.z_image import toy_z_image
 
 OFF: dict[str, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
-KINDS = ["epsilon", "sdxl", "klein"]
+KINDS = ["epsilon", "sdxl", "klein", "z-image"]
 BASES = pytest.mark.parametrize("kind", ["v_prediction", *KINDS])
-Base = StableDiffusion | StableDiffusionXL | Klein
+Base = StableDiffusion | StableDiffusionXL | Klein | ZImage
 
 
 def config_of(**settings: Any) -> TrainingConfig:
@@ -33,8 +35,8 @@ def config_of(**settings: Any) -> TrainingConfig:
 
 
 def bare_base(kind: str) -> Base:
-    if kind == "klein":
-        return toy_klein()
+    if kind in ("klein", "z-image"):
+        return toy_klein() if kind == "klein" else toy_z_image()
     return stable_diffusion_xl() if kind == "sdxl" else stable_diffusion(kind)
 
 
@@ -253,7 +255,7 @@ def test_measuring_alone_changes_not_a_bit() -> None:
     assert all((ours == theirs).all() for ours, theirs in zip(off, measured, strict=True))
 
 
-@pytest.mark.parametrize(("kind", "cuts"), [("epsilon", [(2, 2), (1, 4)]), ("klein", [(2, 2)])])
+@pytest.mark.parametrize(("kind", "cuts"), [("epsilon", [(2, 2), (1, 4)]), ("klein", [(2, 2)]), ("z-image", [(2, 2)])])
 def test_micro_batches_learn_what_the_joint_batch_learns(kind: str, cuts: list[tuple[int, int]]) -> None:
     """2 x 2 against 4, everything on, lambdas found on the way; some micro-batches share bins, others do not."""
     found = []

@@ -17,6 +17,7 @@ from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 from tests.klein import toy_klein
+from tests.z_image import toy_z_image
 
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = (ROOT / "apt_engine" / "bases", ROOT / "apt_engine" / "lora" / "kohya.py")
@@ -39,7 +40,7 @@ def test_nothing_but_the_bases_knows_a_part_of_a_unet() -> None:
     assert PARTS_OF_A_UNET.search((ALLOWED[0] / "unet.py").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("base", [stable_diffusion(), stable_diffusion_xl(), toy_klein()])
+@pytest.mark.parametrize("base", [stable_diffusion(), stable_diffusion_xl(), toy_klein(), toy_z_image()])
 def test_a_family_answers_every_question(base: BaseModel) -> None:
     assert unanswered(base) == []
 

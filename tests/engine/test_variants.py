@@ -111,7 +111,6 @@ FOLDERS = [
             "StableCascadePriorPipeline",
             "SanaPipeline",
             "AuraFlowPipeline",
-            "ZImagePipeline",
             "QwenImagePipeline",
         )
     ),
