@@ -1,5 +1,5 @@
 // Pictures with a caption each. A click opens one large, with a link to keep it; or, where they are to be picked, picks it.
-// value: {pictures: [{url, name, words}], pick: bool}
+// value: {pictures: [{url, name, words, wide: takes all columns}], pick: bool}
 const root = element.querySelector(".gallery-root");
 
 function enlarge(index) {
@@ -31,7 +31,10 @@ function figure(picture, index, pick) {
   const label = pick ? `use the settings of ${words} again` : `${words}: enlarge`;
   const image = node("img", { alt: "", loading: "lazy" });
   const made = node("figure", {}, node("button", { type: "button", class: "tile", "aria-label": label, onclick: act }, image));
-  limit(image, made).src = picture.url;
+  if (picture.wide) {
+    made.classList.add("wide");
+    image.src = picture.url;
+  } else limit(image, made).src = picture.url;
   if (!pick) {
     made.append(node("figcaption", {}, picture.words, " ",
       node("a", { href: picture.url, download: picture.name, "aria-label": `download ${words}`, title: "download" }, "\u2193")));

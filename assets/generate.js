@@ -2,12 +2,12 @@
 () => {
   const LONGEST_WAIT = 5000;
   const button = () => document.querySelector("#generate");
-  document.querySelector("#compare input")?.setAttribute("placeholder", "add one");
   const underWay = []; // timers: an answer may never come
   let wanted = false;
 
   function settle() {
     clearTimeout(underWay.shift());
+    document.querySelector("#compare input")?.setAttribute("placeholder", "add one"); // it is drawn when the tab is opened
     if (underWay.length || !wanted) return;
     wanted = false;
     setTimeout(() => button()?.click(), 50); // once the page shows what was chosen

@@ -158,7 +158,7 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
 
 def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
     """Wire what belongs to no tab: the header, and what a reload finds again."""
-    page.load(None, None, None, js=train.NAME_SUGGESTIONS)
+    page.load(None, None, None, js=train.PREPARE)
     page.load(None, None, None, js=GENERATE)
     page.load(
         partial(come_in, view, context),

@@ -27,6 +27,12 @@ def gallery(pictures: Sequence[tuple[str, int, Path]]) -> dict[str, Any]:
     }
 
 
+def gallery_of_grid(whole: Path, first_seed: int, pictures: Sequence[tuple[str, int, Path]]) -> dict[str, Any]:
+    """A grid over the whole width, then its pictures."""
+    (sheet,) = gallery([("the grid", first_seed, whole)])["pictures"]
+    return {"pictures": [{**sheet, "wide": True}, *gallery(pictures)["pictures"]]}
+
+
 def remembered(context: AppContext) -> list[Path]:
     """The newest pictures in the data directory, newest first."""
     return library.recent_pictures(context.store, PICTURES_REMEMBERED)

@@ -17,6 +17,7 @@ from apt_engine.runs.files import write_atomically, writing
 from apt_engine.runs.run import Run, config_bytes
 from apt_engine.runs.store import RunStore, runs_in
 from apt_engine.runs.training_lock import training_in, training_lock
+from apt_engine.settings.parameters import read_parameters
 from apt_engine.settings.presets import is_hub_id
 from apt_engine.settings.sampling import SampleRequest
 
@@ -121,14 +122,16 @@ def recent_pictures(store: RunStore, most: int) -> list[Path]:
 
 
 def settings_inside(path: Path) -> SampleRequest:
-    """The request that made a picture, read out of its PNG.
+    """The request that made a picture, read out of its PNG; one of A1111's or of programs like it tells most of them.
 
     Raises:
-        ConfigError: the picture is gone, or was not made here.
+        ConfigError: the picture is gone, tells no settings, or some that are not allowed here.
     """
     try:
         with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
-            return SampleRequest.from_dict(dict(json.loads(image.info["apt_studio"])))
+            if "apt_studio" in image.info:
+                return SampleRequest.from_dict(dict(json.loads(image.info["apt_studio"])))
+            return read_parameters(str(image.info["parameters"]))
     except (
         OSError,
         KeyError,
@@ -138,7 +141,9 @@ def settings_inside(path: Path) -> SampleRequest:
         RecursionError,
         Image.DecompressionBombError,
     ) as error:
-        raise ConfigError(f"The picture {path.name} holds no settings of APT Studio; choose another.") from error
+        raise ConfigError(
+            f"The picture {path.name} holds no settings; choose one made here, or by A1111 or Forge."
+        ) from error
 
 
 def _untrained(store: RunStore, run: Run) -> contextlib.AbstractContextManager[None]:

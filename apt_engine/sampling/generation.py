@@ -15,8 +15,10 @@ from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.errors import ConfigError, LoraError
 from apt_engine.lora import adapter, files, foreign
 from apt_engine.runs.history import checkpoint_of
+from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler, Stopped
+from apt_engine.settings.parameters import write_parameters
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
@@ -80,11 +82,12 @@ class Generator:
         ]
         _check_area(config, pictures[0])
         folder.mkdir(parents=True, exist_ok=True)
+        names = Path(config.base).stem, _name_of(run, lora_path)
         images = sampler.generate(pictures, lambda fraction: on_progress(message, fraction), on_preview)
         with adapter.fused(sampler.base.denoiser):
             for number, (picture, image) in enumerate(zip(pictures, images, strict=True), _next_number(folder)):
                 path = folder / f"{number:02d}-seed{picture.seed}.png"
-                image.save(path, pnginfo=_settings_inside(request, picture))
+                image.save(path, pnginfo=_settings_inside(request, picture, *names))
                 yield path
 
     def _ready(
@@ -136,16 +139,20 @@ def _next_number(folder: Path) -> int:
     return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
 
 
-def _settings_inside(request: SampleRequest, picture: Picture) -> PngInfo:
+def _settings_inside(request: SampleRequest, picture: Picture, model: str, lora: str) -> PngInfo:
     """The settings as other programs read them ("parameters") and as ours does, inside the PNG."""
-    lines = [picture.prompt]
-    if picture.negative_prompt:
-        lines.append(f"Negative prompt: {picture.negative_prompt}")
-    lines.append(
-        f"Steps: {picture.steps}, Sampler: {picture.sampler}, CFG scale: {picture.guidance_scale}, Seed: {picture.seed}, "
-        f"Size: {picture.width}x{picture.height}"
-    )
+    own = request.replace(seed=picture.seed, count=1)
+    size = (picture.width, picture.height)
     info = PngInfo()
-    info.add_itxt("parameters", "\n".join(lines))
-    info.add_itxt("apt_studio", json.dumps({**request.to_dict(), "seed": picture.seed, "count": 1}))
+    used = own.replace(sampler=picture.sampler)
+    info.add_itxt("parameters", write_parameters(used, prompt=picture.prompt, size=size, model=model, lora=lora))
+    info.add_itxt("apt_studio", json.dumps(own.to_dict()))
     return info
+
+
+def _name_of(run: Run | None, lora_path: Path | None) -> str:
+    """What other programs would call a LoRA: its file's name, for a run's that of the file written for them."""
+    if run is None:
+        return lora_path.stem if lora_path else ""
+    written = [path.stem for path in sorted((run.path / "exports").glob("*.safetensors"))]
+    return next((name for name in written if not name.endswith(("-diffusers", "-merged"))), run.id)

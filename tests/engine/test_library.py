@@ -175,6 +175,19 @@ def test_settings_come_back_out_of_a_picture(store: RunStore) -> None:
         library.settings_inside(store.data_dir / "gone.png")
 
 
+def test_a_picture_of_another_program_tells_its_settings(store: RunStore) -> None:
+    path, info = store.data_dir / "a1111.png", PngInfo()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info.add_text("parameters", "an owl\nSteps: 7, Sampler: Euler, Seed: 41")
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    request = library.settings_inside(path)
+    assert (request.prompt, request.steps, request.sampler, request.seed) == ("an owl", 7, "Euler", 41)
+    info.add_text("parameters", "an owl\nSteps: some")
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    with pytest.raises(ConfigError, match="holds no settings; choose one made here"):
+        library.settings_inside(path)
+
+
 def test_time_is_told_from_an_earlier_run_of_the_same_kind(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("apt_engine.jobs.estimate.has_gpu", lambda: True)
     config = TrainingConfig(subject="bear", base="some/model", resolution=512)

@@ -161,7 +161,11 @@ def test_the_settings_are_inside_the_picture(trained: Run, tmp_path: Path) -> No
     with Image.open(tmp_path / "out" / "02-seed6.png") as image:
         assert isinstance(image, Image.Image)
         text: dict[str, str] = image.text  # pyright: ignore[reportAttributeAccessIssue]
-    assert text["parameters"].startswith("a zwx car\nNegative prompt: a dog\nSteps: 2, ")
+    first, *rest = text["parameters"].splitlines()
+    assert first == f"a zwx car <lora:{trained.id}:1>"
+    assert rest[0] == "Negative prompt: a dog"
+    assert rest[1].startswith("Steps: 2, ")
+    assert rest[1].endswith("Model: toy")
     request = SampleRequest.from_dict(json.loads(text["apt_studio"]))
     assert (request.prompt, request.seed, request.count) == ("a {subject}", 6, 1)
 

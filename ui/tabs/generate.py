@@ -15,7 +15,7 @@ from ui.context import AppContext, Values, plain_errors
 from ui.models import BARE, KEPT
 from ui.picture_form import read_axes, read_settings, show_axes, show_settings
 from ui.picture_view import GenerateView
-from ui.pictures import gallery, preview, remembered, show_history, show_line
+from ui.pictures import gallery, gallery_of_grid, preview, remembered, show_history, show_line
 from ui.plots import progress_line
 from ui.scripted import settle
 
@@ -206,7 +206,7 @@ def _draw(
             first, paths = requests[0][1], [path for *_, path in drawn]
             whole = grid.save_grid(paths[-1].parent, first, axes, paths)
         bar = progress_line(1.0, [("Done", f"{total} of {total}", "")])
-        yield {view.progress: bar, view.pictures: gallery([("the grid", first.seed, whole), *drawn])}
+        yield {view.progress: bar, view.pictures: gallery_of_grid(whole, first.seed, drawn)}
 
 
 def move_wish(view: GenerateView, context: AppContext, wish_id: str, where: str) -> Values:

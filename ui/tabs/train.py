@@ -30,7 +30,12 @@ from ui.vocabulary import describe_word, known_words
 
 SHOWN_ABOVE = ("subject", "base")
 SHOW_PROBLEM = "() => document.querySelector('#train-tab [role=alert]')?.scrollIntoView({block: 'center'})"
-NAME_SUGGESTIONS = "() => document.querySelector('#subject input')?.setAttribute('list', 'known-words')"
+PREPARE = """() => {
+  document.querySelector("#subject input")?.setAttribute("list", "known-words");
+  // Gradio gives each button of a group a name of its own, and so a stop of its own for Tab, and no arrows.
+  document.querySelectorAll("#train-tab fieldset").forEach((group, number) =>
+    group.querySelectorAll("input[type=radio]").forEach((radio) => { radio.name = `preset-${number}`; }));
+}"""
 
 
 class Choice(NamedTuple):
