@@ -23,7 +23,7 @@ TITLES = {
     "likeness": ("Likeness", "how alike the thing in other places and in your photos is", "cosine of features"),
     "follows": (
         "Follows the prompt",
-        "how much easier each picture is to guess when its prompt is told; four places and two treatments",
+        "how much its prompt helps to guess each picture; places and treatments",
         "share of the loss",
     ),
     "copies": (
@@ -62,7 +62,7 @@ def build() -> VerdictCard:
             cost = gr.HTML("", elem_id="verdict-cost")
             judge = gr.Button("Judge it", size="sm", elem_id="judge", scale=0, min_width=110)
             stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop-judging", scale=0, min_width=80)
-        progress = gr.HTML("", elem_id="judging")
+        progress = gr.HTML("", visible=False, elem_id="judging")
         judged = gr.HTML("", elem_id="judged")
     return VerdictCard(column, cost, judge, stop, progress, judged)
 
@@ -81,14 +81,19 @@ def connect(card: VerdictCard, context: AppContext, watched: gr.State) -> None:
 
 def judge_run(card: VerdictCard, context: AppContext, watched: gr.State, values: Values) -> Iterator[Values]:
     """Judge the checkpoints of the run in view; the verdict comes with its events."""
-    end: Values = {card.progress: "", card.judge: gr.Button(interactive=True), card.stop: gr.Button(visible=False)}
+    end: Values = {
+        card.progress: gr.HTML(visible=False),
+        card.judge: gr.Button(interactive=True),
+        card.stop: gr.Button(visible=False),
+    }
     busy: Values = {card.judge: gr.Button(interactive=False), card.stop: gr.Button(visible=True)}
     try:
         for told in context.engine.judge(values[watched].run_id):
-            yield {card.progress: progress_line(told.fraction, [(told.message, "", "")]), **busy}
+            bar = progress_line(told.fraction, [(told.message, "", "")])
+            yield {card.progress: gr.HTML(bar, visible=True), **busy}
         yield end
     except EngineError as error:
-        yield {**end, card.progress: f'<p class="note">{html.escape(str(error))}</p>'}
+        yield {**end, card.progress: gr.HTML(f'<p class="note">{html.escape(str(error))}</p>', visible=True)}
 
 
 def stop_judging(context: AppContext) -> None:
@@ -137,18 +142,18 @@ def _measure(history: History, verdict: Verdict, measure: str) -> str:
     floor = min([0.0, *(mean - error for _, mean, error in curve if math.isfinite(mean))])
     lines = [
         Series("checkpoints", [(step, mean) for step, mean, _ in curve], errors=[error for _, _, error in curve]),
-        _level("untrained", curve[0][1], last, "dashed"),
-        _level(
+        *_level("untrained", curve[0][1], last, "dashed"),
+        *_level(
             "photos", verdict.of_photos(measure), last, "dotted", floor
         ),  # what lies far below would flatten the curve
     ]
     return _plot(title, about, line_plot(lines, last, title, unit=unit, kept_step=history.kept_step))
 
 
-def _level(name: str, value: float, last_step: int, style: str, floor: float = -math.inf) -> Series:
-    """A reference line, its value in the legend; at the floor where it lies below that."""
+def _level(name: str, value: float, last_step: int, style: str, floor: float = -math.inf) -> list[Series]:
+    """A reference line, its value in the legend; at the floor where it lies below that. None where a single photo has none."""
     height = max(value, floor)
-    return Series(f"{name} {value:.2f}", [(0, height), (last_step, height)], style)
+    return [Series(f"{name} {value:.2f}", [(0, height), (last_step, height)], style)] if math.isfinite(value) else []
 
 
 def _drift(history: History, verdict: Verdict) -> str:

@@ -90,33 +90,34 @@ def describe(photos: PhotosJudged, pictures: Sequence[PicturesJudged], kept: int
     before, last = pictures[0], pictures[-1]
     chosen = next((one for one in pictures if one.step == kept), last) if kept else last
     parts = [_likeness(photos, before, chosen, subject), _follows(before, chosen), _copies(photos, chosen)]
-    moved = f"and without your {subject} the model has moved by {chosen.drift:.4f}"
-    if chosen is not last:
-        moved += f", at the last step, {last.step:,}, by {last.drift:.4f}"
-    return f"Step {chosen.step:,}: {'; '.join([*parts, moved])}."
+    if chosen is not last and last.drift > 0:
+        parts.append(f"all else has moved {chosen.drift / last.drift:.0%} as far as by step {last.step:,}")
+    return f"Step {chosen.step:,}: {'; '.join(parts)}."
 
 
 def _likeness(photos: PhotosJudged, before: PicturesJudged, chosen: PicturesJudged, subject: str) -> str:
-    start, now, goal = (mean_of(one.likeness) for one in (before, chosen, photos))
-    if not is_clear(start, now):
+    start, now, goal = (mean_of(one.likeness)[0] for one in (before, chosen, photos))
+    if math.isnan(now):
+        return "its pictures hold numbers that are not finite, so nothing can be told of them"
+    if not is_clear(before.likeness, chosen.likeness):
         return f"its pictures are no more like your {subject} than the untrained model's"
-    if now[0] < start[0]:
+    if now < start:
         return f"its pictures are less like your {subject} than the untrained model's"
-    if math.isnan(goal[0]) or goal[0] <= start[0]:
+    if math.isnan(goal) or goal <= start:
         return f"its pictures are more like your {subject} than the untrained model's"
-    share = (now[0] - start[0]) / (goal[0] - start[0])
+    share = (now - start) / (goal - start)
     if share >= 1:
         return "its pictures are as like your photos as these are like each other"
     return f"its pictures have come {share:.0%} of the way from the untrained model's to your photos"
 
 
 def _follows(before: PicturesJudged, chosen: PicturesJudged) -> str:
-    start, now = mean_of(before.follows), mean_of(chosen.follows)
-    if not is_clear(start, (0.0, 0.0)) or start[0] < 0:
+    start, now = mean_of(before.follows)[0], mean_of(chosen.follows)[0]
+    if start < 0 or not is_clear([0.0] * len(before.follows), before.follows):
         return "the untrained model itself does not follow the prompts asked, so that cannot be told"
-    if not is_clear(start, now):
+    if not is_clear(before.follows, chosen.follows):
         return "they follow prompts as the untrained model's do"
-    return f"they follow prompts {'less' if now[0] < start[0] else 'more'} than the untrained model's"
+    return f"they follow prompts {'less' if now < start else 'more'} than the untrained model's"
 
 
 def _copies(photos: PhotosJudged, chosen: PicturesJudged) -> str:
@@ -128,6 +129,7 @@ def _copies(photos: PhotosJudged, chosen: PicturesJudged) -> str:
     return f"{near} of {len(chosen.copies)} are nearer to a photo than any two of your photos to each other"
 
 
-def is_clear(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether two means with their standard errors differ by more than chance."""
-    return abs(one[0] - other[0]) > CLEAR * math.hypot(one[1], other[1])
+def is_clear(before: Sequence[float], now: Sequence[float]) -> bool:
+    """Whether pictures of the same prompts and seeds, one to one, differ by more than chance."""
+    mean, error = mean_of([one - other for one, other in zip(now, before, strict=False)])
+    return abs(mean) > CLEAR * error

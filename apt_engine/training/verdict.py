@@ -38,7 +38,7 @@ def judge_run(run: Run, tell: Tell) -> list[Event]:
         tell: told what is done and how far it is (0 to 1); what it raises ends the work.
 
     Raises:
-        RunError: there is no checkpoint, or no intact one of a step that counts.
+        RunError: there is no intact checkpoint, or the photos are gone.
         EngineError: the base model cannot be loaded, or the disk is full.
     """
     started = time.monotonic()
@@ -46,6 +46,8 @@ def judge_run(run: Run, tell: Tell) -> list[Event]:
     checkpoints = [run.checkpoint(str(step)) for step in verdict.chosen_steps(_steps(run), kept)]
     if not checkpoints:
         raise RunError(f"Run {run.id} has no checkpoint to judge yet; let it train a little longer, or resume it.")
+    if not run.photo_paths:
+        raise RunError(f"Run {run.id} has no photos any more to be held against; train it anew to judge it.")
     tell(f"Loading the base model {config.base}", None)
     base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
     base.prepare_training(config.resolution, gradient_checkpointing=False)

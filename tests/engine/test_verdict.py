@@ -7,7 +7,7 @@ import pytest
 
 from apt_engine.runs.events import NewerEvent, PhotosJudged, PicturesJudged, VerdictReached
 from apt_engine.runs.history import MOST_JUDGED
-from apt_engine.runs.verdict import chosen_steps, describe, mean_of
+from apt_engine.runs.verdict import chosen_steps, describe, is_clear, mean_of
 from tests.histories import history_of, started
 
 PHOTOS = PhotosJudged(likeness=(0.5, 0.7), copies=(0.5, 0.7), follows=(0.0, 0.0))
@@ -15,8 +15,8 @@ REACHED = VerdictReached(message="Step 4 is fine.", seconds=9)
 
 
 def judged(step: int, likeness: float, follows: float, copies: float, drift: float = 0.0) -> PicturesJudged:
-    """Four pictures a little around these means."""
-    around = (-0.01, 0.0, 0.0, 0.01)
+    """Four pictures a little around these means, at each step another way round."""
+    around = (-0.01, 0.0, 0.0, 0.01) if step else (0.01, 0.0, -0.01, 0.0)
     return PicturesJudged(
         step=step,
         likeness=tuple(likeness + one for one in around),
@@ -53,6 +53,14 @@ def test_a_mean_has_its_error_and_passes_over_what_is_not_finite() -> None:
     assert all(math.isnan(value) for value in mean_of(()))
 
 
+def test_pictures_are_compared_one_to_one() -> None:
+    """Prompts differ more from each other than a model does from itself: a small change of all is one."""
+    before = (0.1, 0.5, 0.9)
+    assert is_clear(before, (0.05, 0.44, 0.85))
+    assert not is_clear(before, (0.5, 0.05, 0.85))
+    assert not is_clear(before, (math.nan,) * 3)
+
+
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [
@@ -76,9 +84,9 @@ def test_the_kept_step_is_spoken_of_and_the_last_ones_drift_beside_it() -> None:
     pictures = [BASE, judged(4, 0.3, 0.2, 0.3, drift=0.012), judged(8, 0.6, 0.1, 0.9, drift=0.075)]
     kept, last = (describe(PHOTOS, pictures, kept, "cat") for kept in (4, 0))
     assert kept.startswith("Step 4: ")
-    assert kept.endswith("moved by 0.0120, at the last step, 8, by 0.0750.")
+    assert kept.endswith("all else has moved 16% as far as by step 8.")
     assert last.startswith("Step 8: ")
-    assert last.endswith("moved by 0.0750.")
+    assert "moved" not in last
 
 
 def test_what_cannot_be_told_is_said() -> None:
@@ -87,6 +95,8 @@ def test_what_cannot_be_told_is_said() -> None:
     assert "more like your cat than the untrained model's" in told
     assert "with one photo nothing tells a copy" in told
     assert "the untrained model itself does not follow" in told
+    broken = dataclasses.replace(judged(4, 0.3, 0.2, 0.3), likeness=(math.nan,) * 4)
+    assert "numbers that are not finite" in describe(PHOTOS, [BASE, broken], 4, "cat")
 
 
 def test_a_run_remembers_its_newest_whole_verdict_until_its_steps_are_trained_again() -> None:

@@ -103,6 +103,10 @@ def test_it_judges_a_run_and_the_verdict_is_in_its_events(worker: Worker, new_ru
     worker.stop()
     assert [progress.message for progress in judging][-1] == "Stopped"
     assert run.events_path.stat().st_size == size
+    for path in run.photo_paths:
+        path.unlink()
+    with pytest.raises(EngineError, match="has no photos any more"):
+        list(worker.judge(run.id))
 
 
 def test_a_failure_is_a_sentence_and_the_engine_goes_on(worker: Worker, new_run: Callable[..., Run]) -> None:

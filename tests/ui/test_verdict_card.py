@@ -90,6 +90,16 @@ def test_a_verdict_is_curves_beside_the_untrained_model_and_the_photos(
     assert "Your two most alike photos: 0.58." in shown
 
 
+def test_a_single_photo_has_nothing_to_be_held_against(context: AppContext, page: PageView, run: Run) -> None:
+    alone = PhotosJudged(likeness=(), copies=(), follows=(0.0,))
+    for event in (alone, judged(0, 0.0), judged(6, 0.4), VerdictReached(message="Step 6: fine.", seconds=1)):
+        run.append(event)
+    shown = watch.open_run(page.watch, context, run.id)[page.watch.verdict.judged]
+    assert shown.count('data-name="photos') == 1  # how they fit prompts can be told
+    assert "nan" not in shown
+    assert "most alike" not in shown
+
+
 def test_a_click_judges_and_what_prevents_it_is_said(
     context: AppContext, page: PageView, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,16 +112,16 @@ def test_a_click_judges_and_what_prevents_it_is_said(
 
     monkeypatch.setattr(context.engine, "judge", judging)
     first, last = verdict_card.judge_run(card, context, watched, values)
-    assert "Judging step 4" in first[card.progress]
+    assert "Judging step 4" in first[card.progress].value
     assert (first[card.judge].interactive, first[card.stop].visible) == (False, True)
-    assert (last[card.progress], last[card.judge].interactive, last[card.stop].visible) == ("", True, False)
+    assert (last[card.progress].visible, last[card.judge].interactive, last[card.stop].visible) == (False, True, False)
 
     def busy(run_id: str) -> Iterator[SampleProgress]:
         raise BusyError(f"Wait for {run_id}.")
 
     monkeypatch.setattr(context.engine, "judge", busy)
     (only,) = verdict_card.judge_run(card, context, watched, values)
-    assert f"Wait for {run.id}." in only[card.progress]
+    assert f"Wait for {run.id}." in only[card.progress].value
 
 
 def test_plain_dreambooth_is_put_in_line_once_and_both_are_shown_side_by_side(
