@@ -36,7 +36,8 @@ function row(run) {
     .filter(([kind]) => run.files.includes(kind))
     .map(([kind, words]) => link(words, () => download(run, kind)));
   const exported = menu(["Export"], [...files, link("zip, without photos", () => download(run, "zip")),
-    link("zip, with photos", () => download(run, "zip-with-photos"))], renderOnceClosed);
+    link("zip, with photos", () => download(run, "zip-with-photos")),
+    link("all numbers (CSV)", () => download(run, "csv"))], renderOnceClosed);
   const inLine = run.place ? [
     link("Train sooner", () => trigger("submit", { id: run.id, move: "sooner" }), { disabled: run.place === 1 }),
     link("Take out of the line", () => trigger("submit", { id: run.id, move: "out" })),

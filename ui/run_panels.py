@@ -104,8 +104,10 @@ def draw_details(history: History) -> str:
         ("Features moved (RS)", "before its weight", _plot("RS", history.kept_features, history)),
         ("Attention moved (AA)", "before its weight", _plot("AA", history.kept_attention, history)),
     )
+    numbers = f'<p><a href="export/{quote(history.run.id)}/csv" download>All numbers of this run (CSV)</a></p>'
     return (
-        '<div class="details">'
+        (numbers if history.step else "")
+        + '<div class="details">'
         + "".join(f"<section>{_title(*words)}{plot}</section>" for *words, plot in plots)
         + "</div>"
     )

@@ -14,9 +14,7 @@ SAMPLERS = ("DPM++ 2M", "DPM++ 2M Karras", "Euler", "Euler a", "UniPC", "DDIM")
 class SampleRequest(Checked):
     """One request for pictures. The model is a run's checkpoint; when `run` is empty, a base with a LoRA file or without."""
 
-    prompt: str = setting(
-        REQUIRED, "What to show; {subject} becomes identifier + class word of the run.", group="prompt"
-    )
+    prompt: str = setting(REQUIRED, "What to show; {subject} stands for the thing that was trained.", group="prompt")
     negative_prompt: str = setting("", "What not to show.", group="prompt")
     run: str = setting("latest", "Id of a run, latest, or empty for the bare base model.", group="model")
     checkpoint: str = setting("kept", "Which checkpoint: kept (the best one), last, or a step.", group="model")
@@ -27,13 +25,13 @@ class SampleRequest(Checked):
     )
     count: int = setting(4, "How many pictures.", group="picture", minimum=1, maximum=64, unit="pictures")
     seed: int = setting(
-        0, "The first picture's seed; each next one counts up.", group="picture", minimum=0, maximum=2**31 - 1
+        0, "The first picture's seed; the next ones count up.", group="picture", minimum=0, maximum=2**31 - 1
     )
     steps: int = setting(20, "Denoising steps.", group="picture", minimum=1, maximum=200, unit="steps")
     guidance_scale: float = setting(5.0, "How strictly to follow the prompt.", group="picture", minimum=1, maximum=30)
     sampler: str = setting(
         SAMPLERS[0],
-        "The solver that removes the noise; few steps suffice with the first.",
+        "How the noise is removed; with the first one few steps are enough.",
         group="picture",
         choices=SAMPLERS,
     )

@@ -14,6 +14,9 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from apt_engine.runs.events import DriftMeasured
+from apt_engine.runs.store import RunStore
+from apt_engine.settings.training import TrainingConfig
 from tools.browser import serving
 from ui.context import AppContext
 from ui.launch import launch_options
@@ -227,6 +230,15 @@ def test_pictures_and_lora_files_are_served_with_types_of_ours(files: TestClient
         assert reply.headers["content-disposition"].startswith("inline" if is_picture else "attachment")
     part = files.get(f"/gradio_api/file={tmp_path}/runs/r1/exports/lora.safetensors", headers={"range": "bytes=1-3"})
     assert (part.status_code, part.content) == (206, b"eig")
+
+
+def test_the_numbers_of_a_run_are_served_as_a_table(files: TestClient, tmp_path: Path) -> None:
+    run = RunStore(tmp_path).create(TrainingConfig(subject="Bär"), lambda folder: None)
+    run.append(DriftMeasured(step=3, drift=0.5))
+    answer = files.get(f"/export/{run.id}/csv")
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert answer.headers["content-disposition"].startswith("attachment; filename=")
+    assert answer.text.splitlines()[1].startswith("3,")
 
 
 def test_the_end_of_the_log_is_served_as_text(files: TestClient, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -16,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 from apt_engine.errors import DiskError, EngineError, RunError
 from apt_engine.jobs.limits import check_room
 from apt_engine.runs import library
-from apt_engine.runs.history import summarize
+from apt_engine.runs.history import History, summarize
+from apt_engine.runs.metrics import to_csv
 from apt_engine.runs.run import Run
 from apt_engine.runs.training_lock import training_in
 from ui.serving.allowed import CACHED_FILES, FILE_ROUTE, OWN_FILES, find_file
@@ -25,7 +27,7 @@ from ui.serving.tenants import Tenants, Workspace
 LARGEST_PHOTO = 100_000_000
 PHOTOS_AT_ONCE = 60
 LONGEST_LOG = 200_000  # bytes; the end of it says what went wrong
-EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos")
+EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos", "csv")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -128,7 +130,7 @@ def _take_photos(tenants: Tenants) -> Handler:
 
 def _export(tenants: Tenants) -> Handler:
     async def export(request: Request) -> Response:
-        """A LoRA file of a run, or a zip made now. Other requests are answered meanwhile."""
+        """A LoRA file of a run, its numbers, or a zip made now. Other requests are answered meanwhile."""
         run_id, kind = request.path_params["run_id"], request.path_params["kind"]
         try:
             return await run_in_threadpool(_answer, tenants, request.headers, run_id, kind)
@@ -148,11 +150,14 @@ class FileForOnce(FileResponse):
             shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
-def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str) -> FileResponse:
+def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str) -> Response:
     if kind not in EXPORTS:
         raise RunError(f"A run cannot be exported as {kind}; choose one of {', '.join(EXPORTS)}.")
     workspace = tenants.find(headers)
     run = workspace.store.open(run_id)
+    if kind == "csv":
+        named = {"content-disposition": f'attachment; filename="{quote(run.id)}.csv"'}
+        return Response(to_csv(History.of(run)), media_type="text/csv", headers=named)
     if kind.startswith("zip"):
         return _packed(workspace, run, with_photos=kind == "zip-with-photos")
     exported = summarize(run).exports.get(kind)
