@@ -8,11 +8,12 @@ from torch import nn
 
 from apt_engine.bases import prompts, unet
 from apt_engine.bases.base import PromptStates
-from apt_engine.bases.flow_transformer import FlowTransformer
 from apt_engine.bases.guests import Guests
+from apt_engine.bases.klein import Klein
 from apt_engine.bases.registry import load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
+from apt_engine.bases.z_image import ZImage
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import encode_with_warps
@@ -20,7 +21,7 @@ from tests.engine.test_bases import stable_diffusion, stable_diffusion_xl
 from tests.klein import save_toy_klein, toy_klein
 from tests.z_image import save_toy_z_image, toy_z_image
 
-Base = StableDiffusion | StableDiffusionXL | FlowTransformer
+Base = StableDiffusion | StableDiffusionXL | Klein | ZImage
 
 
 class Traveler(nn.Linear):

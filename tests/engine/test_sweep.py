@@ -28,7 +28,7 @@ from apt_engine.settings.presets import load_presets
 from apt_engine.settings.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 COMMON = """
 stop = "never"
 save_every_steps = 2

@@ -82,9 +82,11 @@ def test_the_loss_is_that_of_the_stock_training_script() -> None:
     with torch.no_grad():
         said = base.denoiser(list(mixture), (1000 - timesteps) / 1000, told, return_dict=False)[0]
         theirs = (-torch.stack(said).squeeze(2) - (noise - cells)).square().mean((1, 2, 3))
-        ours = [F.pixel_unshuffle(part, 2) for part in (cells, noise)]
-        noisy = base.add_noise(*ours, timesteps)
-        wrong = base.predict(noisy, timesteps, base.encode_prompts(["a car", "a cat"])) - base.target(*ours, timesteps)
+        latents, mixed = (F.pixel_unshuffle(part, 2) for part in (cells, noise))
+        noisy = base.add_noise(latents, mixed, timesteps)
+        wrong = base.predict(noisy, timesteps, base.encode_prompts(["a car", "a cat"])) - base.target(
+            latents, mixed, timesteps
+        )
     torch.testing.assert_close(wrong.square().mean((1, 2, 3)), theirs, rtol=1e-6, atol=0)
 
 
