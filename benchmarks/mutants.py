@@ -6,6 +6,7 @@ Ends with 1 if a mistake goes unnoticed, with 2 if the table does not fit the tr
 """
 
 import argparse
+import ast
 import contextlib
 import functools
 import io
@@ -75,6 +76,39 @@ def read_table(path: Path = TABLE) -> list[Mutant]:
     return [Mutant(**{**entry, "tests": tuple(entry["tests"])}) for entry in entries]
 
 
+def misfits(root: Path, mutants: Sequence[Mutant]) -> list[str]:
+    """A sentence for each mistake that does not apply, is none, leaves no Python, or names a test that is not there."""
+    found: list[str] = []
+
+    @functools.cache
+    def text_of(file: str) -> str:
+        return (root / file).read_text(encoding="utf-8") if (root / file).exists() else ""
+
+    @functools.cache
+    def tests_in(file: str) -> set[str]:
+        return {f"{file}::{node.name}" for node in ast.parse(text_of(file)).body if isinstance(node, ast.FunctionDef)}
+
+    for mutant in mutants:
+        text = text_of(mutant.file)
+        if (count := text.count(mutant.before)) != 1:
+            found.append(f"{mutant.name}: {mutant.file} has its `before` {count} times")
+        elif not _is_python(text.replace(mutant.before, mutant.after)) or mutant.before == mutant.after:
+            found.append(f"{mutant.name}: its `after` changes nothing or leaves no Python")
+        named = [test.partition("[")[0] for test in mutant.tests]
+        missing = [test for test in named if test not in tests_in(test.partition("::")[0])]
+        if missing or not named:
+            found.append(f"{mutant.name}: there is no test {missing[0] if missing else 'named'}")
+    return found
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return True
+
+
 def copy_tree(root: Path, folder: Path) -> None:
     """All files that git tracks or would track, as they are now."""
     listed = subprocess.run(
@@ -139,10 +173,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="mistakes whose name begins so")
     parser.add_argument("--jobs", type=int, default=1, help="how many are judged at a time, one thread each")
+    parser.add_argument("--check", action="store_true", help="only tell whether the table fits the tree")
     options = parser.parse_args()
     mutants = [mutant for mutant in read_table() if mutant.name.startswith(tuple(options.only))]
     if not mutants:
         parser.error(f"no mistake of {TABLE.name} has a name that begins with {' or '.join(options.only)}")
+    if options.check:
+        found = misfits(ROOT, mutants)
+        print(*found, f"{len(found)} of {len(mutants)} do not fit.", sep="\n")
+        return 2 if found else 0
     os.environ |= ENVIRONMENT
     get_context("forkserver").set_forkserver_preload(SLOW_IMPORTS)
     try:

@@ -1,13 +1,14 @@
 """The table of deliberate mistakes fits the tree, and its judge tells killed from survived."""
 
-import ast
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.mutants import ROOT, Mutant, UnfitError, main, read_table, survivors
+from benchmarks.mutants import ROOT, Mutant, UnfitError, main, misfits, read_table, survivors
 
 KILLED = Mutant(
     name="killed",
@@ -22,19 +23,27 @@ KILLED = Mutant(
 def test_every_mistake_applies_and_names_tests_that_are_there() -> None:
     table = read_table()
     assert len({mutant.name for mutant in table}) == len(table) >= 40
-    texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in {mutant.file for mutant in table}}
-    assert [mutant.name for mutant in table if texts[mutant.file].count(mutant.before) != 1] == []
-    for mutant in table:
-        ast.parse(texts[mutant.file].replace(mutant.before, mutant.after))
-        assert mutant.before != mutant.after, mutant.name
-        assert mutant.tests, mutant.name
-    named = {test.partition("[")[0] for mutant in table for test in mutant.tests}
-    files = {test.partition("::")[0] for test in named}
-    assert named - {f"{file}::{name}" for file in files for name in functions(ROOT / file)} == set()
+    assert misfits(ROOT, table) == []
 
 
-def functions(path: Path) -> set[str]:
-    return {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"before": "3 * number"}, "has its `before` 0 times"),
+        ({"before": "number"}, "has its `before` 2 times"),
+        ({"after": "2 * number"}, "changes nothing or leaves no Python"),
+        ({"after": "2 * ("}, "changes nothing or leaves no Python"),
+        ({"tests": ()}, "there is no test named"),
+        ({"tests": ("test_doubling.py::test_of_three",)}, "there is no test test_doubling.py::test_of_three"),
+        ({"file": "gone.py"}, "gone.py has its `before` 0 times"),
+    ],
+)
+def test_what_does_not_fit_is_told(tmp_path: Path, change: dict[str, Any], words: str | None) -> None:
+    (tmp_path / "doubling.py").write_text("def double(number):\n    return 2 * number\n", encoding="utf-8")
+    (tmp_path / "test_doubling.py").write_text("def test_of_two():\n    pass\n", encoding="utf-8")
+    told = misfits(tmp_path, [replace(KILLED, **change)])
+    assert told == [] if words is None else words in told[0]
 
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
