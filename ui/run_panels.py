@@ -43,7 +43,10 @@ def draw_split(history: History) -> str:
 def draw_indicator(history: History) -> str:
     """The heat map of the overfitting indicator."""
     if history.step and not history.gammas:
-        return _title("Overfitting indicator", "This run does not compute it: all that would use it is off.")
+        return _title(
+            "Overfitting indicator",
+            "This run does not compute it: re-framing and all that keeps what the model knows are off.",
+        )
     about = "Stronger color: fits your photos far better than the untrained model does. Rows: noise level."
     drawn = gamma_map(history.gammas, history.last_step, history.kept_step)
     return _title("Overfitting indicator", about) + drawn
@@ -60,14 +63,14 @@ def draw_loss(history: History) -> str:
     if history.references:
         series.append(Series("untrained", smoothed(history.references), "dashed"))
     plot = _lines_of(history, series, "Loss", unit="squared error")
-    return _title("Loss", "how far the guess of the noise is off") + plot
+    return _title("Loss", "How far the guess of the noise is off.") + plot
 
 
 def draw_drift(history: History) -> str:
     """How far the model moved where the subject is not asked for; the untrained model is the line at nothing."""
     series = [Series("drift", history.drifts, "warm")]
     plot = _lines_of(history, series, "Drift", unit="squared difference")
-    return _title("Drift", "how far pictures without your subject have moved; 0 is the untrained model") + plot
+    return _title("Drift", "How far pictures without your subject have moved; 0 is the untrained model.") + plot
 
 
 def draw_samples(history: History) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def draw_views(history: History) -> str:
     """The newest re-framed photos."""
     if not history.views:
         return ""
-    about = "what the trainer really saw in the last steps"
+    about = "What the trainer really saw in the last steps."
     paths = [history.run.path / path for path in history.views]
     return _title("Re-framed just now", about) + thumbnails(paths, "re-framed photo")
 
@@ -95,14 +98,14 @@ def draw_details(history: History) -> str:
     """What each part of APT does, for those who want to know."""
     gamma = history.gammas[-1][1] if history.gammas else ()
     plots = (
-        ("How much each noise level still counts", "1 minus the indicator", weight_bars(gamma)),
+        ("How much each noise level still counts", "One minus the indicator.", weight_bars(gamma)),
         (
             "Chance of being re-framed",
-            "mean over the photos of a step",
+            "The mean over the photos of a step.",
             _plot("chance", history.chances, history, top=1.0),
         ),
-        ("Features moved (RS)", "before its weight", _plot("RS", history.kept_features, history)),
-        ("Attention moved (AA)", "before its weight", _plot("AA", history.kept_attention, history)),
+        ("Features moved (RS)", "Before it is weighted.", _plot("RS", history.kept_features, history)),
+        ("Attention moved (AA)", "Before it is weighted.", _plot("AA", history.kept_attention, history)),
     )
     numbers = f'<p><a href="export/{quote(history.run.id)}/csv" download>All numbers of this run (CSV)</a></p>'
     return (

@@ -128,7 +128,7 @@ def draw_verdict(history: History) -> str:
     if not verdict:
         return ""
     plots = [_measure(history, verdict, measure) for measure in TITLES]
-    plots.append(_plot("Keeps the rest", "how far pictures without your subject have moved", _drift(history, verdict)))
+    plots.append(_plot("Drift", "how far pictures without your subject have moved", _drift(history, verdict)))
     note = "Bands are one standard error. Dashed: the untrained model; dotted: your photos among each other."
     return (
         f'<p class="verdict">{html.escape(verdict.message)}</p><div class="details">{"".join(plots)}</div>'

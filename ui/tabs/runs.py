@@ -39,8 +39,8 @@ class RunsView:
 def build(context: AppContext) -> RunsView:
     """Make the components."""
     with gr.Column(elem_classes="card"):
-        folder = f"everything is in one folder: <code>{html.escape(str(context.store.runs_dir))}</code>"
-        gr.HTML(f'<h2 class="title">Runs</h2><p>{"yours alone" if context.tenants.is_shared else folder}</p>')
+        folder = f"Everything is in one folder: <code>{html.escape(str(context.store.runs_dir))}</code>"
+        gr.HTML(f'<h2 class="title">Runs</h2><p>{"Yours alone." if context.tenants.is_shared else folder}</p>')
 
         table = scripted("runs", {"runs": [], "bin": []}, elem_id="runs")
     sides = scripted("sides", NOTHING, elem_id="sides")
