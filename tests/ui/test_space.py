@@ -1,35 +1,24 @@
 """On a Space strangers share the machine: nobody reaches what is another's, by any route, and what is left behind goes."""
 
-import asyncio
-import errno
-import io
 import os
-import threading
 import time
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request, cookie_parser
-from starlette.responses import FileResponse, PlainTextResponse
+from starlette.requests import Request, cookie_parser
+from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from apt_engine.jobs.queue import JobQueue
-from apt_engine.jobs.worker import Worker
-from apt_engine.runs import library
 from apt_engine.runs.events import DriftMeasured, ExportReady
-from apt_engine.runs.run import Run
-from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
+from tests.visitors import ODD_COOKIES, OTHER, TOKEN, bring, visitor, workspace_of
 from ui.serving.guard import Guard
-from ui.serving.routes import routes
 from ui.serving.tenants import (
     COOKIE,
     HOURS_KEPT,
@@ -37,52 +26,10 @@ from ui.serving.tenants import (
     NoVisitorError,
     SingleTenant,
     VisitorTenants,
-    Workspace,
     is_space,
     open_tenants,
     split_cookies,
 )
-
-
-@pytest.fixture
-def tenants(data_dir: Path) -> Iterator[VisitorTenants]:
-    tenants = VisitorTenants(data_dir, JobQueue(Worker(RunStore(data_dir))))
-    yield tenants
-    tenants.close()
-
-
-@pytest.fixture
-def page(data_dir: Path, tenants: VisitorTenants) -> Starlette:
-    """The guard and the routes, before something that would serve any file, as Gradio might."""
-
-    def serve(request: Request) -> FileResponse:
-        return FileResponse("/" + request.path_params["path"])
-
-    guard = Middleware(Guard, tenants=tenants, is_public=True)
-    own = routes(tenants, data_dir / "cache")
-    app = Starlette(routes=[*own, Route("/gradio_api/file={path:path}", serve)], middleware=[guard])
-    vars(app)["auth"] = None  # as Gradio's own app has it where there is no password
-    return app
-
-
-def visitor(page: Starlette) -> TestClient:
-    return TestClient(page, base_url="https://me-apt.hf.space")
-
-
-def workspace_of(client: TestClient, tenants: VisitorTenants) -> Workspace:
-    return tenants.find({"cookie": f"{COOKIE}={client.cookies[COOKIE]}"})
-
-
-def bring(client: TestClient, path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return client.post("/photos", files={"file": (path.name, file)}).json()
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "my cat.png"
-    Image.new("RGB", (80, 80), "red").save(path)
-    return path
 
 
 def test_a_visitor_gets_a_cookie_once_and_a_folder_of_the_own(
@@ -164,40 +111,6 @@ def test_while_the_page_is_built_nobody_is_here_and_nothing_can_be_left(
     ):
         with pytest.raises(NoVisitorError):
             leave()
-
-
-TOKEN = "0123456789abcdef" * 2
-OTHER = "f" * 32
-# Cookie headers as they come, with {} for a visitor's own; and whether that one is understood.
-ODD_COOKIES: dict[str, tuple[list[str], bool]] = {
-    "alone": (["apt-visitor={}"], True),
-    "quoted": (['apt-visitor="{}"'], True),
-    "beside a quoted one": (['theme="dark; mode"; apt-visitor={}'], True),
-    "beside JSON": (['consent={{"a":[1,2],"b":"c d"}}; apt-visitor={}'], True),
-    "beside JSON with quotes": (['{{"a":"b"}}=1; apt-visitor={}; x="'], True),
-    "beside unicode": (["name=J\u00f6rg \u00df; apt-visitor={}"], True),
-    "with attributes of RFC 2109": (['$Version=1; apt-visitor={}; $Path="/"'], True),
-    "beside one without =": (["flag; apt-visitor={}; another"], True),
-    "beside odd names": (["a[b]=1; c(d)=2; e@f:g=3; ;; =x; apt-visitor={}"], True),
-    "with spaces": (["  a = 1 ;apt-visitor = {} ;  "], True),
-    "with brackets and commas": (["a=1,2,3; b=[x]; apt-visitor={}"], True),
-    "of two headers, second": (["a=1", "apt-visitor={}"], True),
-    "of two headers, first": (["apt-visitor={}", "a=1"], True),
-    "twice": (["apt-visitor={}; apt-visitor={}"], True),
-    "after a made-up one": (["apt-visitor=nonsense; apt-visitor={}"], True),
-    "before another": (["apt-visitor={}; apt-visitor=" + OTHER], True),
-    "before another header": (["apt-visitor={}", "apt-visitor=" + OTHER], True),
-    "after a very long one": (["long=" + "x" * 30_000 + "; apt-visitor={}"], True),
-    "beside a password's": (["access-token-1=abc; apt-visitor={}; access-token-unsecure-1=abc"], True),
-    "separated by a comma": (["a=1, apt-visitor={}"], False),
-    "of another case": (["Apt-Visitor={}"], False),
-    "too long": (["apt-visitor={}0"], False),
-    "cut in two": (["apt-visitor={}".replace("{}", "{};")], True),
-    "empty": ([""], False),
-    "none": ([], False),
-    "only others": (["a=1; b=2", "c"], False),
-    "only =": (["=; ==; ="], False),
-}
 
 
 def ask_with(page: Starlette, cookies: list[str], path: str, **options: Any) -> Any:
@@ -326,114 +239,6 @@ def test_an_export_that_does_not_exist_is_a_sentence(page: Starlette, photo: Pat
     assert "has no kohya file yet" in client.get(f"/export/{run.id}/kohya").json()["error"]
     packed = client.get(f"/export/{run.id}/zip")
     assert packed.headers["content-disposition"].endswith(f'"{run.id}.zip"')
-
-
-@pytest.fixture
-def own(page: Starlette, photo: Path, tenants: VisitorTenants) -> tuple[TestClient, Workspace, Run]:
-    """A visitor, their workspace, and a run of theirs with a photo of some size and a title."""
-    client = visitor(page)
-    bring(client, photo)
-    workspace = workspace_of(client, tenants)
-    run = workspace.store.create(
-        TrainingConfig(subject="cat"), lambda folder: Image.new("RGB", (900, 900)).save(folder / "01.png")
-    )
-    library.rename(run, "my cat")
-    return client, workspace, run
-
-
-def at_once(page: Starlette, client: TestClient) -> httpx.AsyncClient:
-    """The same visitor, who can ask for several things at once."""
-    cookies = {COOKIE: client.cookies[COOKIE]}
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=page), base_url=str(client.base_url), cookies=cookies)
-
-
-def packed_in(workspace: Workspace) -> list[Path]:
-    return [path for path in workspace.uploads_dir.rglob("*") if "packed" in str(path)]
-
-
-def test_who_asks_at_once_gets_what_they_asked_for(page: Starlette, own: tuple[TestClient, Workspace, Run]) -> None:
-    client, workspace, run = own
-    kinds = ["zip", "zip-with-photos"] * 2
-
-    async def ask() -> list[httpx.Response]:
-        async with at_once(page, client) as visitor:
-            return await asyncio.gather(*(visitor.get(f"/export/{run.id}/{kind}") for kind in kinds))
-
-    for _ in range(10):
-        for kind, answer in zip(kinds, asyncio.run(ask()), strict=True):
-            with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
-                assert archive.testzip() is None
-                assert (f"{run.id}/photos/01.png" in archive.namelist()) == (kind == "zip-with-photos")
-                assert f"{run.id}/config.json" in archive.namelist()
-    assert packed_in(workspace) == []
-
-
-def test_the_page_answers_while_a_run_is_packed(
-    page: Starlette, own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client, _, run = own
-    begun, may_go_on = threading.Event(), threading.Event()
-    real = library.pack
-
-    def slow(*arguments: Any, **options: Any) -> Path:
-        begun.set()
-        assert may_go_on.wait(30)
-        return real(*arguments, **options)
-
-    async def ask() -> list[int]:
-        async with at_once(page, client) as visitor:
-            packing = asyncio.create_task(visitor.get(f"/export/{run.id}/zip"))
-            await asyncio.to_thread(begun.wait, 30)
-            pulse = await asyncio.wait_for(visitor.get("/pulse"), 10)
-            assert not packing.done()
-            may_go_on.set()
-            return [pulse.status_code, (await packing).status_code]
-
-    monkeypatch.setattr(library, "pack", slow)
-    assert asyncio.run(ask()) == [200, 200]
-
-
-@pytest.mark.parametrize("sent", [0, 1])
-def test_a_visitor_who_leaves_leaves_no_zip_behind(
-    own: tuple[TestClient, Workspace, Run], page: Starlette, sent: int
-) -> None:
-    client, workspace, run = own
-    messages: list[str] = []
-
-    async def send(message: Any) -> None:
-        assert packed_in(workspace)
-        if len(messages) == sent:
-            raise ConnectionResetError
-        messages.append(message["type"])
-
-    async def receive() -> Any:
-        await asyncio.sleep(60)
-
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": f"/export/{run.id}/zip",
-        "query_string": b"",
-        "headers": [(b"host", b"me-apt.hf.space"), (b"cookie", f"{COOKIE}={client.cookies[COOKIE]}".encode())],
-        "asgi": {"spec_version": "2.4"},
-    }
-    with pytest.raises((ConnectionResetError, ClientDisconnect)):
-        asyncio.run(page(scope, receive, send))
-    assert len(messages) == sent
-    assert packed_in(workspace) == []
-
-
-def test_a_zip_for_which_there_is_no_room_is_a_sentence(
-    own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_arguments: Any, **_options: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    client, workspace, run = own
-    monkeypatch.setattr(zipfile.ZipFile, "write", full)
-    answer = client.get(f"/export/{run.id}/zip")
-    assert (answer.status_code, "No space left on device" in answer.json()["error"]) == (507, True)
-    assert packed_in(workspace) == []
 
 
 def test_on_an_own_computer_uploads_are_kept_for_a_month(data_dir: Path) -> None:

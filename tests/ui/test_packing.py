@@ -1,0 +1,131 @@
+"""Runs packed for a visitor: to each who asks their own, while the page answers, and nothing is left behind."""
+
+import asyncio
+import errno
+import io
+import os
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.testclient import TestClient
+
+from apt_engine.runs import library
+from apt_engine.runs.run import Run
+from apt_engine.settings.training import TrainingConfig
+from tests.visitors import bring, visitor, workspace_of
+from ui.serving.tenants import COOKIE, VisitorTenants, Workspace
+
+
+@pytest.fixture
+def own(page: Starlette, photo: Path, tenants: VisitorTenants) -> tuple[TestClient, Workspace, Run]:
+    """A visitor, their workspace, and a run of theirs with a photo of some size and a title."""
+    client = visitor(page)
+    bring(client, photo)
+    workspace = workspace_of(client, tenants)
+    run = workspace.store.create(
+        TrainingConfig(subject="cat"), lambda folder: Image.new("RGB", (900, 900)).save(folder / "01.png")
+    )
+    library.rename(run, "my cat")
+    return client, workspace, run
+
+
+def at_once(page: Starlette, client: TestClient) -> httpx.AsyncClient:
+    """The same visitor, who can ask for several things at once."""
+    cookies = {COOKIE: client.cookies[COOKIE]}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=page), base_url=str(client.base_url), cookies=cookies)
+
+
+def packed_in(workspace: Workspace) -> list[Path]:
+    return [path for path in workspace.uploads_dir.rglob("*") if "packed" in str(path)]
+
+
+def test_who_asks_at_once_gets_what_they_asked_for(page: Starlette, own: tuple[TestClient, Workspace, Run]) -> None:
+    client, workspace, run = own
+    kinds = ["zip", "zip-with-photos"] * 2
+
+    async def ask() -> list[httpx.Response]:
+        async with at_once(page, client) as visitor:
+            return await asyncio.gather(*(visitor.get(f"/export/{run.id}/{kind}") for kind in kinds))
+
+    for _ in range(10):
+        for kind, answer in zip(kinds, asyncio.run(ask()), strict=True):
+            with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+                assert archive.testzip() is None
+                assert (f"{run.id}/photos/01.png" in archive.namelist()) == (kind == "zip-with-photos")
+                assert f"{run.id}/config.json" in archive.namelist()
+    assert packed_in(workspace) == []
+
+
+def test_the_page_answers_while_a_run_is_packed(
+    page: Starlette, own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _, run = own
+    begun, may_go_on = threading.Event(), threading.Event()
+    real = library.pack
+
+    def slow(*arguments: Any, **options: Any) -> Path:
+        begun.set()
+        assert may_go_on.wait(30)
+        return real(*arguments, **options)
+
+    async def ask() -> list[int]:
+        async with at_once(page, client) as visitor:
+            packing = asyncio.create_task(visitor.get(f"/export/{run.id}/zip"))
+            await asyncio.to_thread(begun.wait, 30)
+            pulse = await asyncio.wait_for(visitor.get("/pulse"), 10)
+            assert not packing.done()
+            may_go_on.set()
+            return [pulse.status_code, (await packing).status_code]
+
+    monkeypatch.setattr(library, "pack", slow)
+    assert asyncio.run(ask()) == [200, 200]
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+def test_a_visitor_who_leaves_leaves_no_zip_behind(
+    own: tuple[TestClient, Workspace, Run], page: Starlette, sent: int
+) -> None:
+    client, workspace, run = own
+    messages: list[str] = []
+
+    async def send(message: Any) -> None:
+        assert packed_in(workspace)
+        if len(messages) == sent:
+            raise ConnectionResetError
+        messages.append(message["type"])
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/export/{run.id}/zip",
+        "query_string": b"",
+        "headers": [(b"host", b"me-apt.hf.space"), (b"cookie", f"{COOKIE}={client.cookies[COOKIE]}".encode())],
+        "asgi": {"spec_version": "2.4"},
+    }
+    with pytest.raises((ConnectionResetError, ClientDisconnect)):
+        asyncio.run(page(scope, receive, send))
+    assert len(messages) == sent
+    assert packed_in(workspace) == []
+
+
+def test_a_zip_for_which_there_is_no_room_is_a_sentence(
+    own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    client, workspace, run = own
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    answer = client.get(f"/export/{run.id}/zip")
+    assert (answer.status_code, "No space left on device" in answer.json()["error"]) == (507, True)
+    assert packed_in(workspace) == []
