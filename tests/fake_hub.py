@@ -31,6 +31,7 @@ class FakeHub:
         stored: large files that came, by their hash.
         taken: files of the last commit, by their names.
         sent: bytes of bodies by file.
+        tokens: what each request gave as its right to ask.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class FakeHub:
     stored: dict[str, bytes] = field(default_factory=dict)
     taken: dict[str, bytes] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)
+    tokens: list[str] = field(default_factory=list)
     address: str = ""
 
     def files(self) -> dict[str, Path]:
@@ -90,6 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, has_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(f"{self.command} {path}")
+        self.hub.tokens.append(self.headers.get("Authorization", ""))
         if self.hub.silent and self.hub.silent in path:
             time.sleep(120)
         if self.hub.status:

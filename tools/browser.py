@@ -153,12 +153,13 @@ class Page:
 
 
 @contextlib.contextmanager
-def serving(data_dir: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serving(data_dir: Path, *arguments: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The app over a data directory: its address and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "app.py", "--no-browser", "--port", str(port), "--data-dir", str(data_dir)]
+    command += arguments
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
     address = f"http://127.0.0.1:{port}/"
     try:

@@ -1,0 +1,1 @@
+"""The running app under attack and under load: `python -m benchmarks.server`."""
