@@ -59,8 +59,11 @@ class Page(Process):
             os.kill(self.pid, number)
             time.sleep(0.3 if len(numbers) > 1 else 0)
         self.wait()
-        _, alive = psutil.wait_procs(started_by_it, SECONDS_TO_BE_GONE)
-        seconds = time.monotonic() - started
+        alive, seconds = started_by_it, 0.0
+        while alive and seconds < SECONDS_TO_BE_GONE:
+            time.sleep(0.02)
+            alive = [process for process in alive if _is_alive(process)]
+            seconds = time.monotonic() - started
         for process in alive:
             process.kill()
         return seconds, [f"{process.pid} lived on" for process in alive]
@@ -100,6 +103,14 @@ def _killed_in_a_download(bench: Bench) -> Trial:
         seconds, wrong = page.end([signal.SIGKILL])
     wrong += [str(path) for path in run.path.parent.parent.rglob("*.incomplete")]
     return Trial(kind="kill -9 of the page", name="a download", wrong=wrong, seconds=seconds)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """One that has ended may wait long until the system's first process takes note of it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _serve(data_dir: Path, log: Path, port: int, hub: str) -> None:

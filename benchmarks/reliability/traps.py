@@ -76,6 +76,7 @@ def signal_at(run: str, pattern: str, number: int, clock: str, *, to_group: bool
 
 def _watch(run: Path, react: Callable[[str], object]) -> None:
     """Call `react` with each moment of this process, before it happens."""
+    from apt_engine.runs import files
     from apt_engine.runs.events import Event, to_json
     from apt_engine.runs.files import writing
     from apt_engine.runs.run import Run
@@ -97,20 +98,26 @@ def _watch(run: Path, react: Callable[[str], object]) -> None:
         if path.startswith(root):
             told(f"{action} {path[len(root) :]}")
 
-    append, write = Run.append, Path.write_bytes
+    append, sync = Run.append, files.sync
 
     def append_watched(self: Run, event: Event) -> None:
         with writing(self.events_path):  # as if the disk had said it
             told(f"tell {to_json(event)}")
         append(self, event)
 
-    def write_watched(self: Path, content: bytes) -> int:
-        write(self, content[: len(content) // 2])
-        told(f"half {self.as_posix().removeprefix(root)}")
-        return write(self, content)
+    def sync_watched(path: Path) -> None:
+        nonlocal is_reacting
+        if path.suffix == ".part" and path.is_file() and path.as_posix().startswith(root):
+            content = path.read_bytes()
+            os.truncate(path, len(content) // 2)
+            told(f"half {path.as_posix().removeprefix(root)}")
+            is_reacting = True
+            path.write_bytes(content)
+            is_reacting = False
+        sync(path)
 
     Run.append = append_watched
-    Path.write_bytes = write_watched
+    files.sync = sync_watched
     sys.addaudithook(audit)
 
 

@@ -1,0 +1,62 @@
+"""A short version of `benchmarks.reliability`, and whether it would notice what it is there for."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from apt_engine.runs.run import Run
+from benchmarks.reliability import report, trials
+from benchmarks.reliability.judge import differences, lost
+from benchmarks.reliability.sessions import new_run
+from benchmarks.reliability.trials import Bench, full_disk, killed_at, killed_in_training
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, toy_base: Path, photo_dir: Path) -> Bench:
+    short = {"steps": 4, "sample_every_steps": 2, "drift_every_steps": 2}
+    return Bench(tmp_path_factory.mktemp("bench"), lambda at: new_run(at, toy_base, photo_dir, **short))
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [
+        lambda bench: killed_in_training(bench, 1),
+        lambda bench: killed_at(bench, "kill -9 in saving", r"rename checkpoints/\.0+2\.part$|half .*optimizer", 2),
+        lambda bench: killed_at(bench, "kill -9 in export", r"half .*diffusers|RunFinished", 2),
+    ],
+    ids=["training", "saving", "export"],
+)
+def test_whenever_it_is_killed_it_becomes_what_it_would_have_been(bench: Bench, killed: Callable[..., object]) -> None:
+    rows = [vars(trial) for trial in killed(bench)]  # pyright: ignore[reportGeneralTypeIssues]
+    assert len(rows) >= 2
+    assert [row for row in rows if report.is_defect(row)] == []
+
+
+def test_a_disk_that_is_full_is_a_sentence_and_then_it_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "moments", ["half checkpoints/.000002.part/.lora.safetensors.part"])
+    (trial,) = full_disk(bench)
+    assert trial.name == r"half checkpoints/\.\d+\.part/\.lora\.safetensors\.part$"
+    assert not report.is_defect(vars(trial))
+
+
+def test_the_judge_notices_what_is_lost_changed_or_left(bench: Bench, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(bench.whole.path, tmp_path / "run"))
+    assert (lost(run), differences(run, bench.whole)) == ([], [])
+    sample = run.path / "samples" / "000002-0.png"
+    sample.write_bytes(sample.read_bytes() + b"\0")
+    (run.path / "checkpoints" / ".000002.part").mkdir()
+    assert differences(run, bench.whole) == ["samples/000002-0.png", "checkpoints/.000002.part"]
+    sample.unlink()
+    (run.path / "checkpoints" / "000004" / "lora.safetensors").write_bytes(b"half")
+    assert lost(run) == ["samples/000002-0.png", "checkpoints/000004", "newest checkpoint 4"]
+    text = run.events_path.read_text().replace('"drift": 0.', '"drift": 1.', 1)
+    run.events_path.write_text(text)
+    assert "drifts" in differences(run, bench.whole)
+
+
+def test_the_table_counts_each_kind() -> None:
+    trial = trials.Trial(kind="signals", name="TERM", seconds=1.0)
+    rows = [vars(trial), {**vars(trial), "seconds": 3.0, "lost": ["x"]}]
+    assert report.table(rows).splitlines()[-1] == "| signals | 2 | 1 | 0 | 0 | 2.0 | 3.0 |"
