@@ -8,8 +8,10 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
+from apt_engine.bases.profiles import warning_of
 from apt_engine.errors import EngineError
 from apt_engine.jobs.estimate import facts
+from apt_engine.jobs.plan import in_words
 from apt_engine.photos.photo_set import Photo
 from apt_engine.settings.training import TrainingConfig
 from ui.context import AppContext, Example
@@ -124,7 +126,9 @@ def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> s
     """One line on the steps, time, memory and disk that training would take."""
     told = facts(config, photo_count, context.store)
     spans = "".join(f"<span>{words} <b>{number}</b> {more}</span>".replace(" ,", ",") for words, number, more in told)
-    return f'<h2 class="title">3. Train</h2><p class="numbers">{spans}</p>'
+    said = [sentence for sentence in (in_words(config), warning_of(config.base)) if sentence]
+    notes = "".join(f'<p class="quiet">{html.escape(sentence)}</p>' for sentence in said)
+    return f'<h2 class="title">3. Train</h2><p class="numbers">{spans}</p>{notes}'
 
 
 def problem(error: EngineError) -> str:

@@ -200,7 +200,7 @@ def blocks_of(unet: Config) -> list[Block]:
     return blocks
 
 
-def unet_numbers(unet: Config) -> int:
+def weight_numbers(unet: Config) -> int:
     """Of weights in a U-Net."""
     first: int = unet["block_out_channels"][0]
     time = 4 * first
@@ -227,7 +227,7 @@ def lora_numbers(unet: Config, training: Training) -> int:
 
 def resident_bytes(unet: Config, training: Training) -> int:
     """What is there all through a training: the frozen weights, and in fp32 the LoRA with AdamW's two moments."""
-    return training.bytes * unet_numbers(unet) + 3 * FP32 * lora_numbers(unet, training)
+    return training.bytes * weight_numbers(unet) + 3 * FP32 * lora_numbers(unet, training)
 
 
 def step_bytes(unet: Config, training: Training) -> int:

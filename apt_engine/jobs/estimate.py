@@ -27,6 +27,7 @@ STEPS_NEEDED = 5  # to tell a pace
 HALF = ("bf16", "fp16")
 LATENT_CELL = 8  # pixels a side, of every Stable Diffusion
 LARGEST_WHOLE = 1024 * 1024  # pixels that go through the VAE at once
+TILE = 512 * 512  # pixels of what goes through where not even that fits
 VAE_NUMBERS = 83_653_863  # of every Stable Diffusion, in fp32
 VAE_BYTES_PER_PIXEL = 3 * 256 * 4  # measured: three times the widest layer of its last block
 POCKET_SECONDS_PER_STEP = 0.23  # on one core, batch 4, samples in between
@@ -69,7 +70,7 @@ def estimate(config: TrainingConfig, photo_count: int, store: RunStore) -> Estim
     disk = at_rank_16 * config.rank // 16 * (1 + config.checkpoints_in(steps) + 2 * KEPT_OPTIMIZER_STATES)
     return Estimate(
         seconds,
-        _where_sound(_memory, config) or needs.memory,
+        _where_sound(memory_of, config) or needs.memory,
         disk,
         0 if is_here else needs.download,
         slowly is not None,
@@ -87,7 +88,7 @@ def _pace_without_gpu(config: TrainingConfig) -> float | None:
     denoiser = denoiser_config(config.base, load_presets())
     if not denoiser or config.base == "pocket":
         return None
-    work = footprint.unet_numbers(denoiser) / CPU_NUMBERS * config.resolution**2 / CPU_PIXELS
+    work = footprint.weight_numbers(denoiser) / CPU_NUMBERS * config.resolution**2 / CPU_PIXELS
     return CPU_SECONDS * work * config.batch_size * config.accumulate * CPU_CORES / (os.cpu_count() or 1)
 
 
@@ -160,10 +161,14 @@ def _where_sound(told: Callable[[TrainingConfig], T | None], config: TrainingCon
     return None
 
 
-def _memory(config: TrainingConfig) -> int | None:
-    """The most of what a step, a picture drawn in between, and prompts being encoded take.
+def memory_of(config: TrainingConfig, *, largest_whole: int = LARGEST_WHOLE) -> int | None:
+    """The most of what a step, a picture drawn in between, and prompts being encoded take. None where shapes do not tell.
 
     Text encoders and VAE are on a GPU for their own work alone; elsewhere they stay.
+
+    Args:
+        config: of a training.
+        largest_whole: pixels that go through the VAE at once; larger pictures go in tiles.
     """
     denoiser = denoiser_config(config.base, load_presets())
     if not denoiser or config.base == "pocket":  # whose libraries take more than the model
@@ -182,7 +187,7 @@ def _memory(config: TrainingConfig) -> int | None:
         is_checkpointed=config.gradient_checkpointing,
     )
     resident = footprint.resident_bytes(denoiser, training)
-    pixels = min(config.resolution**2, LARGEST_WHOLE)
+    pixels = min(config.resolution**2, largest_whole)
     vae, picture = footprint.FP32 * VAE_NUMBERS, VAE_BYTES_PER_PIXEL * pixels
     text = training.bytes * sum(map(footprint.text_numbers, text_configs(config.base, load_presets())))
     step = footprint.step_bytes(denoiser, training)

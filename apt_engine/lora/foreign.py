@@ -75,7 +75,7 @@ def load(base: BaseModel, path: Path) -> list[str]:
         ) from error
     for _, part in _named_parts(base):
         adapter.to_fp32(part)
-    base.forget_prompts()
+    _forget_prompts(base)
     magnitudes = {key: tensors[key] for key in ignored if key.endswith(lycoris.MAGNITUDE)}
     told = _account(base, path, alphas, ignored - magnitudes.keys())
     return told + lycoris.apply_magnitudes(base, path, magnitudes)
@@ -87,7 +87,7 @@ def _load_lycoris(base: BaseModel, path: Path, tensors: dict[str, Tensor]) -> li
     except LoraError:
         remove(base)
         raise
-    base.forget_prompts()
+    _forget_prompts(base)
     return told
 
 
@@ -102,9 +102,15 @@ def remove(base: BaseModel) -> None:
 
 
 def layers_elsewhere(base: BaseModel) -> int:
-    """How many layers that have a LoRA are not the denoiser's."""
+    """How many layers that have a LoRA, or a relative of it, are not the denoiser's."""
     parts = (part for _, part in _named_parts(base) if part is not base.denoiser)
-    return sum(isinstance(module, LoraLayer) for part in parts for module in part.modules())
+    return sum(isinstance(module, BaseTunerLayer) for part in parts for module in part.modules())
+
+
+def _forget_prompts(base: BaseModel) -> None:
+    """Where a text encoder says something else now; otherwise what it said is right for the next request too."""
+    if layers_elsewhere(base):
+        base.forget_prompts()
 
 
 def set_strength(base: BaseModel, strength: float) -> None:
@@ -112,7 +118,7 @@ def set_strength(base: BaseModel, strength: float) -> None:
     for _, part in _named_parts(base):
         adapter.set_strength(part, strength)
         lycoris.set_magnitudes(part, strength)
-    base.forget_prompts()
+    _forget_prompts(base)
 
 
 def _refuse_other_formats(path: Path, tensors: dict[str, Tensor]) -> None:

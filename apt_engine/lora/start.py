@@ -54,6 +54,10 @@ def read(base: BaseModel, path: Path) -> Beginning:
         others = foreign.layers_elsewhere(base)
     finally:
         foreign.remove(base)
+    if not layers:
+        raise LoraError(
+            f"{path} cannot be trained further, it is no LoRA of the layers that draw; choose another file."
+        )
     if others:
         told.append(f"{others} layers of {path.name} are of text encoders, which are not trained, and were left out.")
     return Beginning(path, layers, told)

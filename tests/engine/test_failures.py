@@ -97,7 +97,7 @@ PHASES = [
         "The memory ran out while photos were encoded; close other programs, or lower",
     ),
     ("step", AdaptiveStep, "__call__", 3, "The memory ran out while a training step was computed; lower batch_size or"),
-    ("samples", Sampler, "_images", 0, "The memory ran out while samples were drawn; set sample_every_steps to 0, or"),
+    ("samples", Sampler, "images", 0, "The memory ran out while samples were drawn; set sample_every_steps to 0, or"),
     (
         "export",
         files,

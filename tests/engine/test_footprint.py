@@ -35,7 +35,7 @@ def config_of(family: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("family", "numbers"), [("sd15", 859_520_964), ("sd2", 865_910_724), ("sdxl", 2_567_463_684)])
 def test_weights_are_counted_to_the_last(family: str, numbers: int) -> None:
     """The numbers are those of the published models."""
-    assert footprint.unet_numbers(config_of(family)) == numbers
+    assert footprint.weight_numbers(config_of(family)) == numbers
 
 
 def test_text_encoders_are_counted_to_the_last() -> None:
@@ -51,7 +51,7 @@ def test_a_lora_is_counted_to_the_last() -> None:
     with torch.device("meta"):
         net = UNet2DConditionModel(**SMALL)
     unet = dict(net.config)
-    assert footprint.unet_numbers(unet) == sum(parameter.numel() for parameter in net.parameters())
+    assert footprint.weight_numbers(unet) == sum(parameter.numel() for parameter in net.parameters())
     adapter.attach(net, 4, 4.0, tuple(ending for kind in ENDINGS.values() for ending in kind), 0)
     own = sum(parameter.numel() for parameter in adapter.trainable_parameters(net).values())
     training = footprint.Training(height=32, width=32, rank=4, feed_forward=True, convolutions=True)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from apt_engine.bases import random
 from apt_engine.bases.registry import load_base
+from apt_engine.bases.sd import StableDiffusion
 from apt_engine.errors import ConfigError, EngineError
 from apt_engine.lora import adapter, files
 from apt_engine.runs.run import Run
@@ -170,7 +171,12 @@ def test_the_settings_are_inside_the_picture(trained: Run, tmp_path: Path) -> No
     assert (request.prompt, request.seed, request.count) == ("a {subject}", 6, 1)
 
 
-def test_the_model_stays_loaded_between_requests(trained: Run, tmp_path: Path) -> None:
+def test_the_model_and_what_it_heard_stay_between_requests(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    encode = StableDiffusion._encode
+    monkeypatch.setattr(StableDiffusion, "_encode", lambda base, prompt: said.append(prompt) or encode(base, prompt))
     store, generator = RunStore(trained.path.parent.parent), Generator()
     messages: list[str] = []
     note: Callable[[str, float | None], None] = lambda message, _fraction: messages.append(message)  # noqa: E731
@@ -178,6 +184,8 @@ def test_the_model_stays_loaded_between_requests(trained: Run, tmp_path: Path) -
         request = SampleRequest(prompt="a {subject}", checkpoint=wish, count=1, steps=2)
         list(generator.generate(store, request, tmp_path / wish, note))
     assert sum(message.startswith("Loading") for message in messages) == 1
+    asked = [prompt for prompt in said if prompt in ("a zwx car", "")]
+    assert sorted(asked) == ["", "a zwx car"]  # once each, in both requests
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path: Path, toy_base: Path) -> None:

@@ -16,6 +16,7 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from tests.engine.test_bases import stable_diffusion
+from tests.engine.test_lycoris import QUERY, loha, stem_of
 from tests.foreign_loras import _kohya, draw_layers
 from tests.loras import ATTENTION, EFFECT, LAYERS, difference, trained, write_kohya
 
@@ -83,6 +84,16 @@ def test_a_file_with_none_of_the_layers_is_refused(path: Path) -> None:
     adapter.attach(other.denoiser, 4, 4.0, LAYERS.convolutions, seed=5)
     with pytest.raises(LoraError, match="none of the layers that are trained"):
         start.take_over(other, begun)
+
+
+def test_a_loha_cannot_begin_a_training(path: Path) -> None:
+    base = stable_diffusion()
+    weight = base.denoiser.get_submodule(QUERY).weight
+    tensors, _ = loha(weight, 3, has_tucker=False)
+    save_file({f"{stem_of(base, 'unet', QUERY)}.{key}": value for key, value in tensors.items()}, path)
+    with pytest.raises(LoraError, match="cannot be trained further"):
+        start.read(base, path)
+    assert difference(base, stable_diffusion()) == 0
 
 
 def test_a_run_begins_with_the_file_and_is_resumed_without_it(

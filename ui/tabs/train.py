@@ -19,6 +19,7 @@ from apt_engine.errors import BusyError, ConfigError, PhotoError
 from apt_engine.photos.photo_set import PhotoSet
 from apt_engine.runs.run import Run
 from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
+from ui import model_folders
 from ui.context import AppContext, Example, Values, plain_errors
 from ui.form import build_input, build_settings, changed_by, initial_value, to_component
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of, tiles_of_run
@@ -57,6 +58,7 @@ class TrainView:
         settings: an input for each field of TrainingConfig, by its name.
         presets: a choice for each kind of preset.
         warps: what re-framing does to the photos.
+        folders: where other programs keep their models.
         summary: what training would take.
         train: the button.
         beside: whether plain DreamBooth is trained after it.
@@ -70,6 +72,7 @@ class TrainView:
     settings: dict[str, Component]
     presets: dict[str, gr.Radio]
     warps: gr.HTML
+    folders: model_folders.ModelFoldersView
     summary: gr.HTML
     train: gr.Button
     beside: gr.Checkbox
@@ -99,15 +102,15 @@ def build(context: AppContext) -> TrainView:
             gr.HTML(f'<datalist id="known-words">{words}</datalist>', padding=False)
             meaning = gr.HTML("", elem_id="train-meaning")
             presets, warps = build_presets(context)
-            bases = [(preset.name, preset.bases[0]) for preset in context.presets.values() if preset.bases]
             base = gr.Dropdown(
-                bases,
+                model_folders.offered(context),
                 value=start.base,
                 label="Base model",
                 info="One of these, a .safetensors checkpoint, a folder in diffusers layout, or an id of the Hugging Face hub.",
                 allow_custom_value=True,
                 interactive=True,
             )
+            folders = model_folders.build(context)
             beside = gr.Checkbox(
                 False,
                 label="Then plain DreamBooth, to compare",
@@ -128,6 +131,7 @@ def build(context: AppContext) -> TrainView:
         settings={"subject": subject, "base": base, **settings},
         presets=presets,
         warps=warps,
+        folders=folders,
         summary=summary,
         train=train,
         beside=beside,
@@ -152,6 +156,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
         button.click(partial(take_example, view, example), None, [view.photos, view.settings["subject"]]).then(
             look, form, shown, show_progress="hidden", api_visibility="private"
         )
+    model_folders.connect(view.folders, context, view.settings["base"])
     choices = [view.settings["base"], *view.presets.values()]
     gr.on(
         [choice.input for choice in choices],

@@ -1,0 +1,73 @@
+"""Pointing at the model folders of other programs, once: their models join the list of base models."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import gradio as gr
+from gradio.components import Component
+
+from apt_engine.bases.model_folders import models_in, remember, remembered
+from apt_engine.errors import EngineError
+from ui.context import AppContext, Values
+from ui.train_panels import problem
+
+
+@dataclass(frozen=True)
+class ModelFoldersView:
+    """The components: the folders one a line, the button, and what was found."""
+
+    folders: gr.Textbox
+    look: gr.Button
+    note: gr.HTML
+
+
+def offered(context: AppContext) -> list[tuple[str, str]]:
+    """Base models to choose from, as (words, value): those of the presets, then those found on this computer."""
+    known = [(preset.name, preset.bases[0]) for preset in context.presets.values() if preset.bases]
+    if context.tenants.is_shared:
+        return known
+    found = [model for folder in remembered(context.store.data_dir) for model in models_in(folder)[0]]
+    return known + [(model.name, str(model.path)) for model in found]
+
+
+def build(context: AppContext) -> ModelFoldersView:
+    """Make the components; a visitor of a Space does not see them."""
+    is_shared = context.tenants.is_shared
+    folders = [] if is_shared else remembered(context.store.data_dir)
+    with gr.Accordion("Models of ComfyUI, Forge or AUTOMATIC1111", open=False, visible=not is_shared):
+        box = gr.Textbox(
+            "\n".join(map(str, folders)),
+            label="Model folders",
+            info="Where such a program lies, or any folder of models. One a line; they are remembered.",
+            lines=2,
+            elem_id="model-folders",
+        )
+        look = gr.Button("Find models", size="sm", elem_id="find-models")
+        note = gr.HTML("")
+    return ModelFoldersView(box, look, note)
+
+
+def connect(view: ModelFoldersView, context: AppContext, base: Component) -> None:
+    """Wire the button to the list of base models."""
+    view.look.click(
+        partial(look, view, context, base),
+        {view.folders, base},
+        [view.note, base],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def look(view: ModelFoldersView, context: AppContext, base: Component, values: Values) -> Values:
+    """Remember the folders, and offer what is in them; what is chosen stays."""
+    if context.tenants.is_shared:
+        return {}
+    try:
+        folders = remember(context.store.data_dir, str(values[view.folders] or "").split("\n"))
+    except EngineError as error:
+        return {view.note: problem(error)}
+    counted = [models_in(folder) for folder in folders]
+    found, others = sum(len(models) for models, _ in counted), sum(count for _, count in counted)
+    left = f"; {others} other{'s' if others > 1 else ''} there cannot be trained on" if others else ""
+    note = f'<p class="quiet">{found} model{"" if found == 1 else "s"} found{left}.</p>'
+    return {view.note: note, base: gr.Dropdown(offered(context), value=values[base])}
