@@ -30,7 +30,7 @@ def config_of(base: str, **settings: Any) -> TrainingConfig:
         (SD2, {"batch_size": 8}, 6),
         (SDXL, {}, 8),
         (SDXL, {"gradient_checkpointing": False}, 8),
-        (SDXL, {"dtype": "fp32"}, 12),
+        (SDXL, {"dtype": "fp32"}, 16),
     ],
     ids=str,
 )
