@@ -114,6 +114,9 @@ class KohyaNames:
     read: Callable[[dict[str, Tensor]], Any]
 
 
+OWN_ARCHITECTURE = "apt-studio-pocket"  # of the pocket model, which no other program has
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraLayers:
     """Which layers of a denoiser a LoRA may train: how their names end, or whole names; and what files call them.
@@ -135,6 +138,11 @@ class LoraLayers:
     @property
     def all(self) -> tuple[str, ...]:
         return self.attention + self.feed_forward + self.convolutions
+
+    @property
+    def is_known_elsewhere(self) -> bool:
+        """Whether any other program has such a base."""
+        return self.architecture != OWN_ARCHITECTURE
 
     def chosen(self, *, feed_forward: bool, convolutions: bool) -> tuple[str, ...]:
         """Attention always, the others if wanted."""

@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from apt_engine.apt.bins import bin_of
 from apt_engine.bases import schedulers, unet_attention
 from apt_engine.bases.base import (
+    OWN_ARCHITECTURE,
     CaptionTokens,
     KohyaNames,
     LoraLayers,
@@ -196,7 +197,7 @@ class UNetBase(Generic[PipelineT]):
             attention=("to_q", "to_k", "to_v", "to_out.0"),
             feed_forward=("ff.net.0.proj", "ff.net.2"),
             convolutions=("conv1", "conv2"),
-            architecture=self._architecture if is_known else "apt-studio-pocket",
+            architecture=self._architecture if is_known else OWN_ARCHITECTURE,
             prefix="unet.",
             kohya=self._kohya if is_known else None,
         )

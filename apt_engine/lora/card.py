@@ -14,7 +14,7 @@ MARK = "<!-- written by APT Studio; it is written anew at each export until this
 LARGEST = 1_000_000  # bytes
 PURPOSES = {
     "kohya": "ComfyUI (`models/loras`), Forge and AUTOMATIC1111 (`models/Lora`)",
-    "diffusers": "diffusers (see below) and APT Studio",
+    "diffusers": "diffusers and APT Studio",
     "merged": "the whole model with the LoRA inside: ComfyUI (`models/checkpoints`), Forge, AUTOMATIC1111, diffusers",
 }
 

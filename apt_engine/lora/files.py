@@ -94,7 +94,8 @@ def export_diffusers(base: BaseModel, path: Path, info: ExportInfo) -> None:
         hint, strength = f"{FOR_DIFFUSERS} {NOT_FOR_OTHERS}", 1.0
     else:
         layer = lora_layers(base.denoiser)[0]
-        hint, strength = FOR_COMFYUI, layer.lora_alpha[ADAPTER] / layer.r[ADAPTER]
+        hint = FOR_COMFYUI if base.lora.is_known_elsewhere else FOR_DIFFUSERS
+        strength = layer.lora_alpha[ADAPTER] / layer.r[ADAPTER]
     _write_diffusers(base, path, torch.float16, info.header(f"{base.lora.architecture}/lora", hint), strength)
 
 

@@ -127,7 +127,7 @@ def load(config: TrainingConfig, should_stop: Callable[[], bool]) -> Generator[E
     base.prepare_training(config.resolution, gradient_checkpointing=config.gradient_checkpointing)
     if warning := warning_of(config.base):
         yield Noticed(message=warning)
-    if not base.lora.kohya and config.base != "pocket":  # of which nobody expects it
+    if not base.lora.kohya and base.lora.is_known_elsewhere:
         yield Noticed(
             message=f"Kohya's layout has no names for the layers of {base.name}; its LoRA is exported for diffusers alone, "
             "which ComfyUI reads as well."

@@ -1,6 +1,7 @@
 """What goes out beside the weights: headers, the model card, the merged checkpoint, the way to the hub."""
 
 import base64
+import dataclasses
 import io
 import re
 import sys
@@ -108,12 +109,13 @@ def test_the_thumbnail_is_a_small_picture_of_the_subject(run: Run) -> None:
 
 def test_a_model_that_no_other_program_has_claims_to_be_none_of_theirs(run: Run) -> None:
     base = trained()
+    layers = base.lora
     base.pipeline.vae.register_to_config(latent_channels=8)
-    assert base.lora.kohya is None
+    assert base.lora == dataclasses.replace(layers, kohya=None, architecture="apt-studio-pocket")
     base.pipeline.vae.register_to_config(latent_channels=4)
 
     class Pocket(StableDiffusion):
-        _kohya = None  # pyright: ignore[reportAssignmentType]
+        lora = dataclasses.replace(layers, kohya=None, architecture="apt-studio-pocket")  # pyright: ignore[reportAssignmentType]
 
     base.__class__ = Pocket
     (event,) = written(run, base)
