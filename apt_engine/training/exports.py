@@ -125,7 +125,7 @@ def _about(run: Run, base: BaseModel, step: int, picture: Image.Image | None = N
         "base": _shared_name(config.base) or base.lora.architecture,
         "preset": ", ".join(presets_within(config, load_presets())),
         "step": str(step),
-        "kept_step": str(splits[-1].kept_step) if splits else "",
+        "kept_step": str(splits[-1].kept_step or "") if splits else "",
         "stop_reason": splits[-1].message if splits else "",
     }
     return ExportInfo(
