@@ -50,11 +50,10 @@ def test_a_short_run_calibrates_early(settings: dict[str, Any], steps: int, expe
 
 
 def test_what_is_set_or_off_is_not_measured() -> None:
-    layer = torch.nn.Linear(2, 1, bias=False)
-    layer.weight.data = torch.tensor([[3.0, 4.0]])
-    terms = Terms(
-        adapted=layer.weight.sum(), stabilization=layer.weight.square().sum(), alignment=2 * layer.weight.norm()
-    )
+    layer = torch.nn.Linear(1, 1)
+    layer.weight.data, layer.bias.data = torch.tensor([[3.0]]), torch.tensor([4.0])
+    both = torch.cat([layer.weight.flatten(), layer.bias])
+    terms = Terms(adapted=both.sum(), stabilization=both.square().sum(), alignment=2 * both.norm())
     root = math.sqrt(2)
     for settings, expected in (
         (UNSET, [root, 10.0, 2.0]),
@@ -66,10 +65,11 @@ def test_what_is_set_or_off_is_not_measured() -> None:
         for step in (10, 11):
             weights.measure(step, terms, layer)
             assert weights.norms().tolist() == pytest.approx([SCALE * norm for norm in expected] if step == 11 else [])
+        cut = weights_of(**{"calibration_step": 30, "accumulate": 2, **settings})
         for _ in range(2):  # micro-batches add up
-            weights.measure(30, terms, layer)
-        assert weights.norms().tolist() == pytest.approx([2 * SCALE * norm for norm in expected])
-        assert not len(weights.norms())
+            cut.measure(30, terms, layer)
+        assert cut.norms().tolist() == pytest.approx([2 * SCALE * norm for norm in expected])
+        assert not len(cut.norms())
 
 
 def test_a_lambda_is_that_at_strength_1_and_the_objective_has_it_times_the_strength() -> None:
