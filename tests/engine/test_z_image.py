@@ -113,10 +113,7 @@ def test_prompts_are_heard_as_by_the_stock_pipeline_and_found_in_their_template(
     for caption in ("a photo of a zwx car", "user", "a cat\n", ""):
         tokens = base.caption_tokens(caption)
         assert base.pipeline.tokenizer.decode(list(tokens.ids)) == caption
-        said = base.pipeline.tokenizer.apply_chat_template(
-            [{"role": "user", "content": caption}], tokenize=False, add_generation_prompt=True, enable_thinking=True
-        )
-        whole = base.pipeline.tokenizer(said).input_ids
+        whole = base.pipeline.tokenizer(base._templated(caption)).input_ids
         assert [whole[column] for column in tokens.columns] == list(tokens.ids)
         assert len(whole) == base.encode_prompts([caption]).lengths[0]
 
