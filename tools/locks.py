@@ -94,15 +94,21 @@ def pinned(*locks: Path) -> dict[str, str]:
     return found
 
 
+def wished(file: Path) -> Iterator[Requirement]:
+    """What a file of requirements asks for, with the files that it names."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("-r "):
+            yield from wished(file.parent / line.removeprefix("-r ").strip())
+        elif line and not line.startswith("#"):
+            yield Requirement(line)
+
+
 def check() -> list[str]:
     """What is wrong with the locks, a sentence each."""
     wrong = []
     for wishes, locks in ((ROOT / "requirements.txt", (APP, TORCH_LOCK)), (ROOT / "requirements-test.txt", (TEST,))):
         versions = pinned(*locks)
-        for line in wishes.read_text(encoding="utf-8").splitlines():
-            if not line or line.startswith("#"):
-                continue
-            wish = Requirement(line)
+        for wish in wished(wishes):
             version = versions.get(canonicalize_name(wish.name))
             if version is None or not wish.specifier.contains(version):
                 wrong.append(f"{wish} is not what {locks[0].name} has ({version}); run `python -m tools.locks make`.")
