@@ -246,7 +246,9 @@ def show_beside_watched(view: PageView, context: AppContext, values: Values) -> 
 def open_generate(view: PageView, context: AppContext, values: Values) -> Values:
     """Offer the models as they are now and show the history. A run that was trained or opened since then is chosen."""
     model, prompt = view.generate.model, values[view.generate.settings["prompt"]]
-    before, watched, followed = values[model]["chosen"], values[view.watch.watched].run_id, values[view.followed]
+    # Who opens this tab before the page has found its run is shown that run all the same.
+    watched = values[view.watch.watched].run_id or watch.first_run(context)
+    before, followed = values[model]["chosen"], values[view.followed]
     choices = models.list_models(context)
     chosen = models.chosen_or_bare(choices, before)
     if watched != followed and models.chosen_or_bare(choices, watched):

@@ -163,3 +163,10 @@ def draw_files(history: History) -> str:
 def draw_links(paths: Sequence[Path]) -> str:
     """Links to LoRA files that were just written."""
     return "".join(f'<a class="button" href="{file_url(path)}" download>{html.escape(path.name)}</a>' for path in paths)
+
+
+def log_link(state: str, *, is_shared: bool) -> str:
+    """Where the owner of the computer can read more of what went wrong."""
+    if state != "failed" or is_shared:
+        return ""
+    return '<p class="note"><a href="log" target="_blank">Read what the engine wrote</a></p>'

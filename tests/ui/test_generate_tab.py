@@ -49,6 +49,8 @@ def test_the_generate_tab_offers_the_watched_run_and_what_was_drawn(context: App
     }
     values = open_generate(page_view, context, inputs)
     assert values[model]["chosen"] == older.id
+    at_once = open_generate(page_view, context, {**inputs, page_view.watch.watched: watch.Watch()})
+    assert at_once[model]["chosen"] == newer.id  # the tab was opened before the page had found its run
     assert values[history] == {"pictures": [], "pick": True}
     followed = {**inputs, page_view.followed: values[page_view.followed]}
     again = open_generate(page_view, context, {**followed, model: {"choices": [], "chosen": newer.id}})

@@ -29,6 +29,7 @@ from ui.run_panels import (
     draw_samples,
     draw_split,
     draw_views,
+    log_link,
 )
 from ui.scripted import scripted
 from ui.sentences import engine_notes, is_at_work, sentence, state_under
@@ -196,7 +197,12 @@ def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
 
 def attach(view: WatchView, context: AppContext) -> Values:
     """What a page that was just opened looks at: the run that trains, or else the newest."""
-    return open_run(view, context, trained_run(context) or next((run.id for run in context.store.list()), ""))
+    return open_run(view, context, first_run(context))
+
+
+def first_run(context: AppContext) -> str:
+    """The run that a page looks at first: the one that trains, or else the newest; empty where there is none."""
+    return trained_run(context) or next((run.id for run in context.store.list()), "")
 
 
 def open_run(view: WatchView, context: AppContext, run_id: str) -> Values:
@@ -287,7 +293,8 @@ def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
         return gr.skip()
     return {
         view.watched: replace(watched, state=seen),
-        view.sentence: _sentence(history, state, status.ahead, notes) + _log_link(context, state),
+        view.sentence: _sentence(history, state, status.ahead, notes)
+        + log_link(state, is_shared=context.tenants.is_shared),
         view.stop: gr.Button(visible=is_at_work(status, history.run.id)),
         **_show(view, history, state),
         **plain_card.show(view.plain, context, history, is_over=state in OVER),
@@ -299,13 +306,6 @@ def _sentence(history: History, state: str, ahead: int, notes: Sequence[str]) ->
     opening = f'<p class="{kind}" role="status" data-run="{html.escape(history.run.id)}">'
     below = "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
     return f"{opening}{html.escape(sentence(history, state, ahead))}</p>{below}"
-
-
-def _log_link(context: AppContext, state: str) -> str:
-    """Where to read more of what went wrong."""
-    if state != "failed" or context.tenants.is_shared:
-        return ""
-    return '<p class="note"><a href="log" target="_blank">Read what the engine wrote</a></p>'
 
 
 def _refuse(view: WatchView, run_id: str, error: EngineError) -> Values:
