@@ -230,7 +230,7 @@ def show_beside(view: PageView, context: AppContext, run_id: str) -> Values:
     with plain_errors():
         plain = plain_card.beside(context, run_id)
     if len(context.store.list()) > is_there:
-        gr.Info("Plain DreamBooth is trained next; it is shown here as it comes.")
+        gr.Info("Plain DreamBooth is trained as soon as the engine is free; press again to see how far it is.")
     return {
         view.tabs: gr.Tabs(selected="runs"),
         **runs.refresh(view.runs, context),

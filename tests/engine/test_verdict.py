@@ -6,8 +6,8 @@ import math
 import pytest
 
 from apt_engine.runs.events import NewerEvent, PhotosJudged, PicturesJudged, VerdictReached
-from apt_engine.runs.history import MOST_JUDGED
-from apt_engine.runs.verdict import chosen_steps, describe, is_clear, mean_of
+from apt_engine.runs.history import MOST_JUDGED, History
+from apt_engine.runs.verdict import Verdict, chosen_steps, describe, is_clear, mean_of
 from tests.histories import history_of, started
 
 PHOTOS = PhotosJudged(likeness=(0.5, 0.7), copies=(0.5, 0.7), follows=(0.0, 0.0))
@@ -101,16 +101,21 @@ def test_what_cannot_be_told_is_said() -> None:
 
 def test_a_run_remembers_its_newest_whole_verdict_until_its_steps_are_trained_again() -> None:
     history = history_of(started(), PHOTOS, BASE, judged(4, 0.3, 0.2, 0.3))
-    assert history.verdict is None
+    assert verdict_of(history) is None
     history.add([REACHED, PHOTOS, BASE])  # the next one was broken off
-    assert history.verdict
-    assert [step for step, _, _ in history.verdict.curve("likeness")] == [0, 4]
-    assert history.verdict.of_photos("copies") == pytest.approx(0.6)
-    assert history.verdict.message == REACHED.message
+    verdict = verdict_of(history)
+    assert verdict
+    assert [step for step, _, _ in verdict.curve("likeness")] == [0, 4]
+    assert verdict.of_photos("copies") == pytest.approx(0.6)
+    assert verdict.message == REACHED.message
     history.add([dataclasses.replace(started(), first_step=4)])
-    assert history.verdict
+    assert verdict_of(history) is verdict
     history.add([dataclasses.replace(started(), first_step=2)])
-    assert history.verdict is None
+    assert verdict_of(history) is None
+
+
+def verdict_of(history: History) -> Verdict | None:
+    return history.verdict
 
 
 def test_a_verdict_without_photos_or_pictures_is_none_and_a_flood_of_them_is_cut() -> None:
