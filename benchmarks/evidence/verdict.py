@@ -126,9 +126,10 @@ def report(rows: Sequence[Judged]) -> str:
         numpy.mean([ranks(sign * side[name]) for name, sign in zip(SIDES, signs, strict=True)], axis=0)
         for side in (ours, theirs)
     ]
-    lines = [f"n = {len(points)} checkpoints of {len(before)} subjects", ""]
-    lines += [f"{'all four':<20} {spearman(*both):.2f}"]
-    lines += [f"{name:<20} {spearman(ours[name], theirs[name]):.2f}" for name in SIDES]
+    subjects = numpy.array([row.subject for row in points])
+    lines = [f"n = {len(points)} checkpoints of {len(before)} subjects", f"{'':<20} all points | within subjects, mean"]
+    lines.append(_line("all four", *both, subjects))
+    lines += [_line(name, ours[name], theirs[name], subjects) for name in SIDES]
     lines += ["", "from under- to overfitted by the verdict (mean rank; by the judge)"]
     for index in numpy.argsort(both[0], kind="stable"):
         row = points[index]
@@ -145,6 +146,11 @@ def spearman(one: numpy.ndarray, other: numpy.ndarray) -> float:
     """Rank correlation; 0 where one side tells no two apart."""
     first, second = ranks(one), ranks(other)
     return float(numpy.corrcoef(first, second)[0, 1]) if first.std() and second.std() else 0.0
+
+
+def _line(name: str, ours: numpy.ndarray, theirs: numpy.ndarray, subjects: numpy.ndarray) -> str:
+    within = [spearman(ours[subjects == one], theirs[subjects == one]) for one in dict.fromkeys(subjects)]
+    return f"{name:<20} {spearman(ours, theirs):10.2f} | {numpy.mean(within):.2f}"
 
 
 def _run_of(store: RunStore, point: tuple[str, str, int]) -> Run:
