@@ -180,8 +180,8 @@ def _installed(name: str) -> str:
 def _licence(about: importlib.metadata.PackageMetadata) -> str:
     """As a package names it: the expression, else its classifiers, else the first line of the text."""
     classifiers = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier", []) if line.startswith("License")]
-    text = (about.get("License") or "").strip().splitlines()
-    return about.get("License-Expression") or "; ".join(classifiers) or (text[0] if text else "")
+    expression, text = (next(iter(about.get_all(name, [])), "") for name in ("License-Expression", "License"))
+    return expression or "; ".join(classifiers) or text.strip().partition("\n")[0]
 
 
 def _has(module: str) -> bool:

@@ -5,6 +5,7 @@ sample, export, judge, stop; each names its data directory. When standard input 
 all else is left, and the process ends. So it does on a signal.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -126,8 +127,9 @@ class Child:
             self._jobs.put(None)
 
     def _tell(self, kind: str, **values: Any) -> None:
-        self._answers.write(json.dumps({"kind": kind, **values}) + "\n")
-        self._answers.flush()
+        with contextlib.suppress(BrokenPipeError):  # the app is gone, which `_read` notices
+            self._answers.write(json.dumps({"kind": kind, **values}) + "\n")
+            self._answers.flush()
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The engine as a child process: trains, samples, stops, is killed, and never drags torch into the page's process."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -165,6 +166,17 @@ def test_an_engine_whose_app_ends_saves_its_step_and_is_never_said_to_have_faile
     assert summarize(run).step == run.checkpoint().step
     assert not (run.path / "exports").exists()
     assert worker.status.message == ""
+
+
+def test_an_answer_that_nobody_hears_is_no_error() -> None:
+    from apt_engine.jobs.worker_process import Child
+
+    read, written = os.pipe()
+    os.close(read)
+    answers = os.fdopen(written, "w")
+    Child(answers)._tell("done")
+    with contextlib.suppress(BrokenPipeError):
+        answers.close()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a killing signal")
