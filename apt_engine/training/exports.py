@@ -28,6 +28,7 @@ from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.presets import is_hub_id, load_presets, presets_within
 from apt_engine.settings.training import TrainingConfig
 
+POCKET = "the pocket model of APT Studio"
 MEAN_TOLERANCE = 0.01  # of the pixel range; rounding a LoRA to fp16 moves a picture by less
 CHECK_STEPS = 8
 CHECK_SIDE = (
@@ -103,7 +104,7 @@ def describe(run: Run, base: BaseModel, step: int, written: dict[str, Path]) -> 
     config, known = run.config, _shared_name(run.config.base)
     card = Card(
         info=_about(run, base, step),
-        base=known or base.lora.architecture,
+        base=POCKET if known == "pocket" else known or base.lora.architecture,
         hub_id=known if is_hub_id(known) else "",
         caption=config.fill(config.caption),
         files={layout: path.name for layout, path in written.items()},
