@@ -118,7 +118,8 @@ def warped(square: Image.Image, zoom: float, degrees: float) -> Image.Image:
     """A square picture shrunk to 1 / zoom and turned counter-clockwise, black around it, WARP_SIDE px a side."""
     side = max(1, round(WARP_SIDE / zoom))
     made = Image.new("RGB", (WARP_SIDE, WARP_SIDE))
-    made.paste(square.resize((side, side)), ((WARP_SIDE - side) // 2,) * 2)
+    corner = (WARP_SIDE - side) // 2
+    made.paste(square.resize((side, side)), (corner, corner))
     return made.rotate(degrees, Image.Resampling.BILINEAR)
 
 

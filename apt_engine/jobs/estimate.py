@@ -206,6 +206,7 @@ def _pace(config: TrainingConfig, store: RunStore) -> float | None:
         alike = ("base", "resolution", "batch_size", "needs_reference", "gradient_checkpointing", "convolutions")
         if any(getattr(earlier, name) != getattr(config, name) for name in alike):
             continue
-        if len(summary.recent_seconds) >= STEPS_NEEDED:
-            return summary.seconds_per_step * config.accumulate / earlier.accumulate
+        pace = summary.seconds_per_step
+        if pace and len(summary.recent_seconds) >= STEPS_NEEDED:
+            return pace * config.accumulate / earlier.accumulate
     return None

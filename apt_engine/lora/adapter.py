@@ -7,6 +7,7 @@ A LoRA adds alpha / r * B A to a layer's weight (out, in): A (r, in) is `lora_A`
 import contextlib
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
@@ -79,7 +80,7 @@ def reference_pass(denoiser: nn.Module) -> Iterator[None]:
 def set_strength(denoiser: nn.Module, strength: float) -> None:
     """Scale the LoRA's effect from now on: 0 is the base model, 1 as trained, 2 twice that. Files stay as trained."""
     for layer in _changed_layers(denoiser):
-        layer.set_scale(ADAPTER, strength)
+        layer.set_scale(ADAPTER, strength)  # pyright: ignore[reportAttributeAccessIssue]  # of its subclasses
 
 
 def detach(denoiser: nn.Module) -> None:
@@ -119,16 +120,16 @@ def fused(denoiser: nn.Module) -> Iterator[None]:
     kept: list[tuple[BaseTunerLayer, Tensor]] = []
     try:
         for layer in _changed_layers(denoiser):
-            weight = layer.get_base_layer().weight
+            weight = base_weight(layer)
             if weight.dtype == torch.bfloat16:
                 continue
             kept.append((layer, weight.data.cpu()))  # on a CPU the very tensor
             weight.data = weight.data.clone()
-            layer.merge(adapter_names=[ADAPTER])  # pyright: ignore[reportCallIssue]  # of its subclasses
+            layer.merge(adapter_names=[ADAPTER])
         yield
     finally:
         for layer, original in kept:
-            weight = layer.get_base_layer().weight
+            weight = base_weight(layer)
             weight.data = original.to(weight.device)
             layer.merged_adapters.clear()
 
@@ -150,6 +151,18 @@ def layers_of(denoiser: nn.Module, endings: Iterable[str]) -> dict[str, nn.Linea
         for name, module in denoiser.named_modules()
         if f".{name}".endswith(wanted) and isinstance(module, nn.Linear | nn.Conv2d)
     }
+
+
+def base_weight(layer: BaseTunerLayer) -> nn.Parameter:
+    """The frozen weight that a layer's LoRA adds to."""
+    found: Any = layer.get_base_layer()
+    return found.weight
+
+
+def factors(layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter, float]:
+    """A, B and the scale of their product."""
+    found: Any = layer
+    return found.lora_A[ADAPTER].weight, found.lora_B[ADAPTER].weight, float(found.scaling[ADAPTER])
 
 
 def lora_layers(denoiser: nn.Module) -> list[LoraLayer]:

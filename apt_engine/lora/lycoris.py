@@ -10,6 +10,7 @@ times alpha / rank, where there is a rank. Layers are named as in kohya's layout
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from apt_engine.bases.base import BaseModel
 from apt_engine.errors import LoraError
 from apt_engine.lora import kohya
-from apt_engine.lora.adapter import ADAPTER
+from apt_engine.lora.adapter import ADAPTER, base_weight
 
 LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
 LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
@@ -28,7 +29,7 @@ MAGNITUDE = ".dora_scale"
 _RANKED = ("hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # tensors whose first side is the rank, those that count first
 
 
-@dataclass
+@dataclass(eq=False)
 class _Layer:
     """A layer of a file: the module it belongs to, and its tensors."""
 
@@ -49,7 +50,9 @@ def load(base: BaseModel, path: Path, tensors: dict[str, Tensor]) -> list[str]:
     Raises:
         LoraError: it is of another base model.
     """
-    layers, left = _layers_of(base, tensors)
+    found, left = _layers_of(base, tensors)
+    layers = [layer for layer in found if not layer.tensors.keys().isdisjoint(LOHA + LOKR)]
+    left += [f"{layer.name}.{kind}" for layer in found if layer not in layers for kind in layer.tensors]
     if not layers:
         raise LoraError(f"The file {path} was made for another base model: none of its layers is in {base.name}.")
     kinds = {True: LoHaConfig(r=1, alpha=1), False: LoKrConfig(r=1, alpha=1)}
@@ -68,27 +71,31 @@ def apply_magnitudes(base: BaseModel, path: Path, tensors: dict[str, Tensor]) ->
     for layer in layers:
         own, magnitude = layer.module, layer.tensors[MAGNITUDE.removeprefix(".")]
         # Some programs keep the length of columns, which PEFT has no place for.
-        if not isinstance(own, LoraLayer) or magnitude.numel() != own.get_base_layer().weight.shape[0]:
+        if not isinstance(own, LoraLayer) or magnitude.numel() != len(base_weight(own)):
             left.append(f"{layer.name}{MAGNITUDE}")
             continue
-        config = LoraConfig(use_dora=True)
-        variant = own.resolve_lora_variant(config=config)
-        assert variant
-        own.lora_variant[ADAPTER] = variant
-        variant.init(own, ADAPTER, config=config)
-        holder = own.lora_magnitude_vector[ADAPTER]
-        shape, weight = holder.weight.shape, own.get_base_layer().weight
+        holder, weight = _made_dora(own), base_weight(own)
+        shape = holder.weight.shape
         holder.register_buffer("trained", magnitude.float().to(weight.device).view(shape), persistent=False)
         holder.register_buffer("bare", weight.float().flatten(1).norm(dim=1).view(shape), persistent=False)
         holder.weight.requires_grad_(False).copy_(holder.trained)
     return _told(path, left)
 
 
+def _made_dora(layer: LoraLayer) -> Any:
+    """Give a LoRA the module that holds the lengths of rows, by PEFT's own way."""
+    config, own = LoraConfig(use_dora=True), cast("Any", layer)
+    variant = own.resolve_lora_variant(config=config)
+    own.lora_variant[ADAPTER] = variant
+    variant.init(own, ADAPTER, config=config)
+    return own.lora_magnitude_vector[ADAPTER]
+
+
 def set_magnitudes(part: nn.Module, strength: float) -> None:
     """Scale what DoRA does to the length of rows: 0 leaves them as the base model has them."""
     for layer in part.modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_magnitude_vector:
-            holder = layer.lora_magnitude_vector[ADAPTER]
+            holder: Any = layer.lora_magnitude_vector[ADAPTER]
             holder.weight.data.copy_(holder.bare + strength * (holder.trained - holder.bare))
 
 
@@ -108,7 +115,7 @@ def _layers_of(base: BaseModel, tensors: dict[str, Tensor]) -> tuple[list[_Layer
 
 def _named(base: BaseModel) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
     """Every layer by each name that files have for it: the name, its part, its own name there, the layer itself."""
-    encoders = [part for part in kohya.parts_beside(base) if part is not None]
+    encoders = kohya.parts_beside(base)
     for number, encoder in enumerate(encoders, 1):
         prefix = kohya.text_prefix(number, len(encoders))
         for name, module in _outermost(encoder):
@@ -118,7 +125,7 @@ def _named(base: BaseModel) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
             yield known, base.denoiser, name, module
 
 
-def _outermost(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _outermost(part: nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers that can be changed; one with a LoRA as a whole."""
     for name, module in part.named_modules():
         is_inside = ".base_layer" in name or ".lora_" in name
@@ -148,11 +155,11 @@ def _fill(base: BaseModel, path: Path, layer: _Layer) -> list[str]:
             if ADAPTER in holder:
                 del holder[ADAPTER]
             if name in tensors:
-                value = tensors.pop(name).float().to(own.get_base_layer().weight.device)
+                value = tensors.pop(name).float().to(base_weight(own).device)
                 holder[ADAPTER] = nn.Parameter(value, requires_grad=False)
     try:
         with torch.no_grad():
-            is_right = own.get_delta_weight(ADAPTER).shape == own.get_base_layer().weight.shape
+            is_right = own.get_delta_weight(ADAPTER).shape == base_weight(own).shape
     except (RuntimeError, KeyError):
         is_right = False
     if not is_right:

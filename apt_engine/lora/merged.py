@@ -16,7 +16,6 @@ from apt_engine.bases.base import BaseModel, KohyaNames
 from apt_engine.errors import LoraError
 from apt_engine.lora import adapter
 from apt_engine.lora.about import FOR_ALL, ExportInfo
-from apt_engine.lora.adapter import ADAPTER
 from apt_engine.runs.files import write_atomically
 
 
@@ -42,13 +41,9 @@ def export_merged(base: BaseModel, path: Path, info: ExportInfo) -> int:
 
 
 def _changes(base: BaseModel, names: KohyaNames) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """B, A and the scale of each layer of the LoRA, by the name of its weight in the file."""
+    """A, B and the scale of each layer of the LoRA, by the name of its weight in the file."""
     return {
-        names.weight(name): (
-            layer.lora_B[ADAPTER].weight.detach(),
-            layer.lora_A[ADAPTER].weight.detach(),
-            layer.scaling[ADAPTER],
-        )
+        names.weight(name): adapter.factors(layer)
         for name, layer in base.denoiser.named_modules()
         if isinstance(layer, LoraLayer)
     }
@@ -73,8 +68,8 @@ def _pieces(
 def _merged(name: str, weight: Tensor, change: tuple[Tensor, Tensor, float] | None) -> Tensor:
     """A weight with B A times the scale added to it, computed in fp32, in fp16 on the host."""
     if change:
-        up, down, scale = change
-        delta = (up.float().flatten(1) @ down.float().flatten(1)).view(weight.shape)
+        down, up, scale = change
+        delta = (up.detach().float().flatten(1) @ down.float().flatten(1)).view(weight.shape)
         weight = weight.float() + scale * delta
     half = weight.detach().to(torch.float16).cpu().contiguous()
     if not half.isfinite().all():

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from apt_engine.bases.base import BaseModel
 from apt_engine.errors import LoraError
 from apt_engine.lora import adapter, files, foreign
-from apt_engine.lora.adapter import ADAPTER
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,7 @@ def read(base: BaseModel, path: Path) -> Beginning:
     except LoraError:  # none of ours
         told = foreign.load(base, path)
     try:
-        layers = {
-            name: Factors(
-                layer.lora_A[ADAPTER].weight.detach().float().cpu().clone(),
-                layer.lora_B[ADAPTER].weight.detach().float().cpu().clone(),
-                float(layer.scaling[ADAPTER]),
-            )
-            for name, layer in base.denoiser.named_modules()
-            if isinstance(layer, adapter.LoraLayer)
-        }
+        layers = {name: _copied(layer) for name, layer in base.denoiser.named_modules() if isinstance(layer, LoraLayer)}
         others = foreign.layers_elsewhere(base)
     finally:
         foreign.remove(base)
@@ -74,7 +66,7 @@ def take_over(base: BaseModel, beginning: Beginning) -> list[str]:
     Raises:
         LoraError: it has none of the layers that are trained.
     """
-    own = {name: layer for name, layer in base.denoiser.named_modules() if isinstance(layer, adapter.LoraLayer)}
+    own = {name: layer for name, layer in base.denoiser.named_modules() if isinstance(layer, LoraLayer)}
     shared = own.keys() & beginning.layers.keys()
     if not shared:
         raise LoraError(
@@ -95,10 +87,15 @@ def take_over(base: BaseModel, beginning: Beginning) -> list[str]:
     return told
 
 
-def _set(layer: adapter.LoraLayer, factors: Factors) -> bool:
+def _copied(layer: LoraLayer) -> Factors:
+    down, up, scale = adapter.factors(layer)
+    return Factors(down.detach().float().cpu().clone(), up.detach().float().cpu().clone(), scale)
+
+
+def _set(layer: LoraLayer, factors: Factors) -> bool:
     """Set A and B of one layer; returns whether something of the file was lost."""
-    down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    rank, scale = len(down), float(layer.scaling[ADAPTER])
+    down, up, scale = adapter.factors(layer)
+    rank = len(down)
     wanted_down, wanted_up = factors.down.flatten(1), factors.up.flatten(1) * (factors.scale / scale)
     is_shortened = len(wanted_down) > rank
     if is_shortened:

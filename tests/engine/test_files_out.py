@@ -114,10 +114,8 @@ def test_a_model_that_no_other_program_has_claims_to_be_none_of_theirs(run: Run)
     assert base.lora == dataclasses.replace(layers, kohya=None, architecture="apt-studio-pocket")
     base.pipeline.vae.register_to_config(latent_channels=4)
 
-    class Pocket(StableDiffusion):
-        lora = dataclasses.replace(layers, kohya=None, architecture="apt-studio-pocket")  # pyright: ignore[reportAssignmentType]
-
-    base.__class__ = Pocket
+    pocket = dataclasses.replace(layers, kohya=None, architecture="apt-studio-pocket")
+    base.__class__ = type("Pocket", (StableDiffusion,), {"lora": pocket})
     (event,) = written(run, base)
     assert event.layout == "diffusers"
     hint = header(run.path / event.path)["modelspec.usage_hint"]

@@ -121,9 +121,11 @@ def test_what_has_no_place_is_named_and_what_has_another_size_is_refused(path: P
     own, _ = loha(weight_of(base, "unet", QUERY), 3, has_tucker=False)
     stem = stem_of(base, "unet", QUERY)
     tensors = {f"{stem}.{key}": value for key, value in own.items()}
-    save_file({**tensors, "lora_unet_elsewhere.hada_w1_a": drawn(2, 2)}, path)
+    plain = f"{stem_of(base, 'unet', CONVOLUTION)}.diff"
+    save_file({**tensors, "lora_unet_elsewhere.hada_w1_a": drawn(2, 2), plain: drawn(3, 3)}, path)
     (told,) = foreign.load(base, path)
-    assert "that have no place in this base model were left out (1)" in told
+    assert "that have no place in this base model were left out (2)" in told
+    assert deltas(base).keys() == {f"unet.{QUERY}"}
     save_file({**tensors, f"{stem}.hada_w1_a": drawn(6, 3)}, path)
     with pytest.raises(LoraError, match="another base model than .* or is damaged"):
         foreign.load(base, path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from apt_engine.errors import LoraError
@@ -71,7 +72,7 @@ def test_another_programs_file_is_taken_over_but_for_text_encoders_and_layers_th
     assert "are not trained with these settings" in told
     wanted = {layer.name: layer.delta for layer in layers if layer.part == "unet"}
     for name, layer in base.denoiser.named_modules():
-        if isinstance(layer, adapter.LoraLayer):
+        if isinstance(layer, LoraLayer):
             delta: torch.Tensor = layer.get_delta_weight("default").detach().flatten(1)  # pyright: ignore[reportAttributeAccessIssue]
             assert torch.allclose(delta, wanted[name], atol=1e-5)
 
@@ -88,7 +89,7 @@ def test_a_file_with_none_of_the_layers_is_refused(path: Path) -> None:
 
 def test_a_loha_cannot_begin_a_training(path: Path) -> None:
     base = stable_diffusion()
-    weight = base.denoiser.get_submodule(QUERY).weight
+    weight = base.denoiser.get_parameter(f"{QUERY}.weight")
     tensors, _ = loha(weight, 3, has_tucker=False)
     save_file({f"{stem_of(base, 'unet', QUERY)}.{key}": value for key, value in tensors.items()}, path)
     with pytest.raises(LoraError, match="cannot be trained further"):
@@ -110,7 +111,7 @@ def test_a_run_begins_with_the_file_and_is_resumed_without_it(
     ]
     began, learnt = load_file(path), load_file(run.checkpoint().lora_path)
     down = next(name for name in began if name.endswith("attn1_to_q.lora_up.weight"))
-    same = [value for name, value in learnt.items() if value.shape == began[down].shape]
+    same = [value for value in learnt.values() if value.shape == began[down].shape]
     assert any(torch.allclose(value, began[down].float(), atol=1e-3) for value in same)
     path.unlink()
     assert list(train(store, run, lambda: False, steps=2))
