@@ -31,6 +31,26 @@ def test_a_lambda_is_the_geometric_mean_over_steps_of_a_fifth_of_the_ratio() -> 
     assert weights.spreads["stabilization"] == pytest.approx(math.exp(math.log(16) / math.sqrt(2)))
 
 
+def test_a_found_lambda_moves_a_quarter_of_the_way_at_every_50th_step() -> None:
+    weights = weights_of(calibration_step=2, alignment_lambda=3)
+    weights.take_in(2, (1.0, 2.0))
+    assert weights.values["stabilization"] == pytest.approx(0.1)
+    spreads = weights.spreads
+    for norms in ((), (1.0, 0.0), (math.nan, 1.0), (1.0, math.inf)):
+        weights.take_in(50, norms)
+    assert weights.values["stabilization"] == pytest.approx(0.1)
+    weights.take_in(50, (16.0, 2.0))  # that step says 1.6
+    assert weights.values == {"stabilization": pytest.approx(0.1 * 2), "alignment": 3}
+    assert weights.spreads == spreads
+    layer = torch.nn.Linear(1, 1)
+    terms = Terms(adapted=layer.weight.sum(), stabilization=2 * layer.weight.sum(), alignment=layer.weight.sum())
+    measured: dict[int, list[float]] = {}
+    for step in (49, 50, 51, 100):
+        weights.measure(step, terms, layer)
+        measured[step] = weights.norms().tolist()
+    assert measured == {49: [], 50: [SCALE, 2 * SCALE], 51: [], 100: [SCALE, 2 * SCALE]}
+
+
 def test_no_lambda_without_a_finite_step() -> None:
     weights = weights_of(calibration_step=2)
     for step, norms in ((1, (0.0, 1.0, 1.0)), (2, (math.nan, 1.0, math.inf)), (3, (1.0, 1.0, 0.0))):

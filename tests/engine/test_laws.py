@@ -398,7 +398,7 @@ def test_warped_views_carry_their_mask_with_them() -> None:
     assert encode_view(base, pictures()[0]).mask.min() == 1
 
 
-def test_lambdas_are_found_at_the_calibration_step_and_then_frozen() -> None:
+def test_lambdas_are_found_at_the_calibration_step_and_stay_up_to_the_next_50th() -> None:
     base = tuned_base()
     step = step_of(base, stabilization_lambda=0, alignment_lambda=0, calibration_step=6, augmentation=0)
     run(step, range(1, 6))
