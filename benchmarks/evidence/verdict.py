@@ -128,7 +128,7 @@ def report(rows: Sequence[Judged]) -> str:
     ]
     subjects = numpy.array([row.subject for row in points])
     lines = [f"n = {len(points)} checkpoints of {len(before)} subjects", f"{'':<20} all points | within subjects, mean"]
-    lines.append(_line("all four", *both, subjects))
+    lines.append(_line("all four", both[0], both[1], subjects))
     lines += [_line(name, ours[name], theirs[name], subjects) for name in SIDES]
     lines += ["", "from under- to overfitted by the verdict (mean rank; by the judge)"]
     for index in numpy.argsort(both[0], kind="stable"):
