@@ -198,3 +198,11 @@ def test_what_only_a_newer_version_knows_is_one_notice_that_stays(run: Run) -> N
     append(run, step(2))
     assert summarize(run).notices == [NEWER]
     assert (summarize(run).state, summarize(run).step) == ("training", 2)
+
+
+def test_a_run_that_was_stopped_or_is_finished_is_never_called_failed(tmp_path: Path) -> None:
+    for ended, state in ((FINISHED, "finished"), (STOPPED, "stopped")):
+        told = history_of(started(), ended, FAILED)
+        assert told.state == state
+        assert told.notices[-1] == FAILED.message
+    assert history_of(started(), STOPPED, started(), FAILED).state == "failed"

@@ -11,6 +11,10 @@ import pytest
 from apt_engine.bases import hub, registry, variants
 from apt_engine.bases.download import chosen_files
 from apt_engine.errors import BaseModelError
+from apt_engine.runs.store import RunStore
+from apt_engine.sampling.generation import Generator
+from apt_engine.sampling.sampler import Stopped
+from apt_engine.settings.sampling import SampleRequest
 from tests.fake_hub import NAME, FakeHub, serve
 
 SIZES = {
@@ -104,6 +108,24 @@ def test_a_stop_is_heard_within_a_second_and_leaves_nothing_running(fake: FakeHu
     assert started
     assert time.monotonic() - started[0] < 1.1
     assert not hub.is_downloaded(NAME)
+    assert unfinished(tmp_path) == []
+
+
+def test_a_stop_is_heard_in_a_download_for_pictures_though_nothing_comes(
+    fake: FakeHub, data_dir: Path, tmp_path: Path
+) -> None:
+    fake.silent = "unet"
+    wish = time.monotonic() + 2
+    pictures = Generator().generate(
+        RunStore(data_dir),
+        SampleRequest(prompt="a cat", run="", base=NAME),
+        tmp_path / "out",
+        lambda *_: None,
+        should_stop=lambda: time.monotonic() > wish,
+    )
+    with pytest.raises(Stopped):
+        next(pictures)
+    assert time.monotonic() - wish < 5
     assert unfinished(tmp_path) == []
 
 

@@ -158,6 +158,14 @@ def test_a_run_goes_on_where_there_is_an_optimizer_state_and_ends_where_there_is
     assert starting_checkpoint(run, 20) == run.checkpoint("20")
 
 
+def test_what_a_killed_save_left_is_gone_after_the_next_one(run: Run) -> None:
+    left = run.path / "checkpoints" / ".000003.part" / "lora.safetensors"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    _checkpoint(run, 5)
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["000005"]
+
+
 def test_a_checkpoint_that_fails_leaves_the_older_ones(run: Run) -> None:
     _checkpoint(run, 10)
 
