@@ -39,7 +39,8 @@ def is_too_long(caption: str, base: str, presets: dict[str, Preset]) -> bool:
 def _tokenizer(folder: Path) -> Tokenizer:
     """As transformers builds CLIP's, which the process of the page cannot import."""
     lines = read_regular(folder / "merges.txt", LARGEST_TABLE).decode().splitlines()
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    pairs = (line.partition(" ") for line in lines if line and not line.startswith("#version"))
+    merges = [(left, right) for left, _, right in pairs]
     tokenizer = Tokenizer(
         BPE(
             vocab=read_json(folder / "vocab.json", LARGEST_TABLE),

@@ -53,7 +53,7 @@ from apt_engine.runs.run import Run
 from apt_engine.sampling.sampler import Stopped
 from apt_engine.training import exports
 from apt_engine.training.ending import Ending
-from apt_engine.training.memory import forget_peak, peak_memory_bytes
+from apt_engine.training.memory import forget_peak, peak_memory_bytes, release_memory
 from apt_engine.training.pictures import draw_samples
 from apt_engine.training.preparation import Loaded, Prepared, load, prepare
 from apt_engine.training.update import take_step
@@ -252,6 +252,7 @@ class Trainer:
         if loaded.processes.is_first:
             message = "Writing the LoRA files and checking that they draw the same picture."
             yield StageChanged(stage="exporting", message=message)
+            release_memory()  # of the steps, optimizer included
             yield from exports.export_and_verify(self._run, loaded.base, step, on_step=self._obey_leaving)
 
     def _obey_leaving(self, _fraction: float = 0.0) -> None:

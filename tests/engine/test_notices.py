@@ -1,5 +1,7 @@
 """What is told before the first step, and how much memory a run took."""
 
+import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from apt_engine.errors import BaseModelError
 from apt_engine.runs.events import Noticed
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
-from apt_engine.training.memory import forget_peak, peak_memory_bytes
+from apt_engine.training.memory import forget_peak, peak_memory_bytes, release_memory
 from apt_engine.training.trainer import Trainer
 from tests.engine.test_bases import stable_diffusion
 
@@ -44,3 +46,18 @@ def test_the_peak_is_that_of_the_run_not_of_the_process() -> None:
 def test_a_model_that_predicts_the_picture_itself_is_not_trained() -> None:
     with pytest.raises(BaseModelError, match="toy predicts sample, neither noise nor velocity"):
         stable_diffusion("sample").prepare_training(32, gradient_checkpointing=False)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries keep no such heap")
+def test_what_steps_took_is_given_back_before_the_export() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    whole = [torch.ones(30_000_000, dtype=torch.uint8)]
+    whole.clear()  # from now on such blocks come from the heap
+    blocks = [torch.ones(1_000_000, dtype=torch.uint8) for _ in range(200)]
+    whole.append(torch.ones(1000, dtype=torch.uint8))  # above them, so that the heap cannot shrink by itself
+    full = resident()
+    del blocks
+    release_memory()
+    assert resident() < full - 150_000_000

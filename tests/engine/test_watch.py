@@ -141,7 +141,7 @@ def test_queries_of_checkpointed_layers_are_gone_after_the_forward_pass() -> Non
     """What AA's own checkpoint is given would outlive the block's, 136 MB on SDXL."""
     base = tuned_base()
     base.prepare_training(32, gradient_checkpointing=True)
-    queries: list[weakref.ref[Tensor]] = []
+    queries: list[weakref.ref[Any]] = []
     with watched(base).watch(torch.ones(2, 8, 8), all_tokens()) as seen:
         with reference_pass(base.denoiser):
             output(base)
