@@ -35,5 +35,5 @@ def test_every_room_stands_in_the_picture_of_the_house() -> None:
     rooms, arrows = rooms_and_arrows()
     said = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert [room for room in rooms if f"{room}/`" not in said and f"{room}.py`" not in said] == ["__main__"]
-    assert ("cli", "training") in arrows
+    assert ("jobs", "training") in arrows
     assert ("apt", "errors") not in arrows
