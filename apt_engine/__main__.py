@@ -1,5 +1,5 @@
 """`python -m apt_engine`: the engine without a page."""
 
-from apt_engine.cli import main
+from apt_engine.cli.main import main
 
 raise SystemExit(main())

@@ -134,7 +134,7 @@ def _what_runs() -> dict[Path, set[int]]:
 
 
 def _command(*arguments: str) -> None:
-    from apt_engine.cli import main as command_line  # under the profile, with all that it imports
+    from apt_engine.cli.main import main as command_line  # under the profile, with all that it imports
 
     said = io.StringIO()
     with contextlib.redirect_stdout(said):

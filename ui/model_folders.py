@@ -6,8 +6,9 @@ from functools import partial
 import gradio as gr
 from gradio.components import Component
 
-from apt_engine.bases.model_folders import models_in, remember, remembered
+from apt_engine.bases.model_folders import models_in
 from apt_engine.errors import EngineError
+from apt_engine.runs.model_folders import remember, remembered
 from ui.context import AppContext, Values
 from ui.train_panels import problem
 

@@ -1,24 +1,21 @@
-"""The models that lie in the folders of ComfyUI, Forge and AUTOMATIC1111, or in any other, and can be a base. Imports no torch.
+"""The models that lie in the folders of ComfyUI, Forge and AUTOMATIC1111, or in any other, and can be a base.
 
-A folder is pointed at once, and remembered in the data directory.
+A folder is pointed at once; `runs/model_folders.py` remembers it. Imports no torch.
 """
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from apt_engine.bases import variants
 from apt_engine.bases.checkpoints import inspect
-from apt_engine.errors import BaseModelError, ConfigError
+from apt_engine.errors import BaseModelError
 from apt_engine.reading.regular import read_json
-from apt_engine.runs.files import write_atomically
 from apt_engine.settings.presets import POCKET_DIR
 
 # Where each program keeps whole models, below its own folder or below that of its models.
 BELOW = ("checkpoints", "diffusers", "Stable-diffusion")
-REMEMBERED = "model-folders.json"
 ENDINGS = (".safetensors", ".sft")
 FAMILIES = {"sd15": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 DEEPEST = 4  # folders below the one that was pointed at
@@ -43,29 +40,6 @@ def models_in(folder: Path) -> tuple[list[Found], int]:
         except (BaseModelError, OSError, ValueError, KeyError, TypeError):
             others += 1
     return sorted(found, key=lambda model: model.name.lower()), others
-
-
-def remembered(data_dir: Path) -> list[Path]:
-    """The folders pointed at; none where nothing was, or the list cannot be read."""
-    try:
-        return [Path(str(folder)) for folder in read_json(data_dir / REMEMBERED)["folders"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def remember(data_dir: Path, folders: Sequence[str]) -> list[Path]:
-    """Keep a list of folders in place of the one before.
-
-    Raises:
-        ConfigError: one is not there; the old list stays.
-        DiskError: it cannot be written.
-    """
-    paths = [Path(folder.strip()).expanduser() for folder in folders if folder.strip()]
-    missing = next((path for path in paths if not path.is_dir()), None)
-    if missing:
-        raise ConfigError(f"The model folder {missing} is not there; check the path and the drive.")
-    write_atomically(data_dir / REMEMBERED, json.dumps({"folders": [str(path) for path in paths]}).encode())
-    return paths
 
 
 def _candidates(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,6 @@
 """What is made of a trained run: pictures, and files for other programs. Torch is imported when the first is asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from apt_engine.runs.events import ExportReady
@@ -32,18 +32,3 @@ def export(
 
     run = store.open(run_id)
     return export_checkpoint(run, checkpoint_of(run, checkpoint), folder, merged=merged)
-
-
-def send(folder: Path, written: Sequence[ExportReady], repository: str, *, is_public: bool) -> str:
-    """Send files just written into a folder to a repository of the hub, with their model card; returns its address.
-
-    Raises:
-        EngineError: as of `lora.push.push`.
-    """
-    from apt_engine.lora import card
-    from apt_engine.lora.push import push
-
-    cards = [path for path in [folder / card.NAME] if path.is_file()]
-    files = [folder / Path(event.path).name for event in written]
-    message = f"Step {written[0].step}, by APT Studio"
-    return push(repository, [*cards, *files], is_public=is_public, message=message)

@@ -20,7 +20,7 @@ from apt_engine.settings.training import TrainingConfig
 
 PATIENCE_SECONDS = 120
 LOADED = [
-    "apt_engine.cli",
+    "apt_engine.cli.main",
     "apt_engine.training.trainer",
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
@@ -126,7 +126,7 @@ class Session(Process):
 def _resume(
     path: Path, log: Path, prepare: Callable[..., None] | None, arguments: tuple[Any, ...], terminal: str
 ) -> None:
-    from apt_engine import cli
+    from apt_engine.cli import main as cli
 
     os.setsid()
     output = os.open(terminal or log, os.O_RDWR | (0 if terminal else os.O_CREAT | os.O_APPEND))

@@ -6,7 +6,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from apt_engine.cli import main
+from apt_engine.cli.main import main
 from apt_engine.photos.photo_set import photos_in
 from apt_engine.runs.history import NEWER
 from apt_engine.runs.store import RunStore

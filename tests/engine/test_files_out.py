@@ -24,9 +24,9 @@ from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import EngineError, LoraError
+from apt_engine.jobs.push import push
 from apt_engine.lora import adapter, card
 from apt_engine.lora.merged import export_merged
-from apt_engine.lora.push import push
 from apt_engine.runs.events import ExportReady, SplitMeasured
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
@@ -204,7 +204,7 @@ def test_a_token_is_found_in_the_keyring_and_its_lack_is_told(
 ) -> None:
     (tmp_path / "a.txt").write_text("a", encoding="utf-8")
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr("apt_engine.lora.push.get_token", lambda: None)
+    monkeypatch.setattr("apt_engine.jobs.push.get_token", lambda: None)
     monkeypatch.setitem(sys.modules, "keyring", None)  # not installed
     with pytest.raises(EngineError, match="set HF_TOKEN"):
         push(NAME, [tmp_path / "a.txt"], is_public=False, message="a")

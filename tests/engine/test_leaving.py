@@ -93,7 +93,7 @@ def slow_to_load() -> None:
     leaving.SECONDS_TO_END = 0.5
     from apt_engine.training import preparation
 
-    preparation.load_base = lambda *_, **__: time.sleep(60)
+    setattr(preparation, "load_base", lambda *_, **__: time.sleep(60))  # noqa: B010  # in a process of its own
 
 
 def test_who_only_loads_a_model_ends_soon_though_it_cannot_look_up(run: Run) -> None:
@@ -107,7 +107,7 @@ def test_the_time_to_save_is_given_to_those_who_have_something_to_save(monkeypat
     ended: list[int] = []
     monkeypatch.setattr(leaving, "SECONDS_TO_END", 0.1)
     monkeypatch.setattr(leaving, "SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(leaving.os, "_exit", ended.append)
+    monkeypatch.setattr("os._exit", ended.append)
     step = StepFinished(step=1, loss=1.0, gradient_norm=1.0, learning_rate=1e-4, seconds=1.0)
     saved = CheckpointSaved(step=1, path="checkpoints/000001")
     for told, is_ended in (

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from apt_engine.bases import model_folders
-from apt_engine.bases.model_folders import models_in, remember, remembered
+from apt_engine.bases.model_folders import models_in
 from apt_engine.errors import ConfigError
+from apt_engine.runs.model_folders import REMEMBERED, remember, remembered
 from benchmarks.original_layout import real_tensors, write_empty
 
 
@@ -72,5 +73,5 @@ def test_folders_are_remembered_and_one_that_is_not_there_is_named(tmp_path: Pat
     with pytest.raises(ConfigError, match="gone is not there"):
         remember(data, [str(tmp_path / "gone")])
     assert remembered(data) == [place]
-    (data / model_folders.REMEMBERED).write_text("{", encoding="utf-8")
+    (data / REMEMBERED).write_text("{", encoding="utf-8")
     assert remembered(data) == []

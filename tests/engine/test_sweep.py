@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from apt_engine.cli import main
+from apt_engine.cli.main import main
 from apt_engine.jobs.sweep.plan import Plan, Row, read_plan
 from apt_engine.jobs.sweep.study import enqueue, enqueue_missing, open_study, standings
 from apt_engine.jobs.sweep.worker import SweepWorker, metrics

@@ -146,10 +146,12 @@ def test_queries_of_checkpointed_layers_are_gone_after_the_forward_pass() -> Non
         with reference_pass(base.denoiser):
             output(base)
         seen.is_tuned = True
+
+        def note(_module: torch.nn.Module, _inputs: Any, query: Tensor) -> None:
+            queries.append(weakref.ref(query))
+
         for name in base.watched_layers.maps:
-            base.denoiser.get_submodule(f"{name}.to_q").register_forward_hook(
-                lambda _module, _inputs, query: queries.append(weakref.ref(query))
-            )
+            base.denoiser.get_submodule(f"{name}.to_q").register_forward_hook(note)
         prediction = output(base)
         assert len(queries) == len(base.watched_layers.maps)
         assert not any(query() is not None for query in queries)

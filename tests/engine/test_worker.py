@@ -203,7 +203,7 @@ def test_a_killed_engine_is_noticed_and_the_run_resumes(worker: Worker, new_run:
 def test_the_pages_process_never_imports_torch(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "import apt_engine.jobs.worker, apt_engine.photos.photo_set, apt_engine.bases.profiles, apt_engine.cli\n"
+        "import apt_engine.jobs.worker, apt_engine.photos.photo_set, apt_engine.bases.profiles, apt_engine.cli.main\n"
         "from apt_engine.runs.store import RunStore\n"
         "apt_engine.jobs.worker.Worker(RunStore(Path(sys.argv[1])))\n"
         "assert not {'torch', 'diffusers', 'transformers', 'gradio'} & set(sys.modules), 'heavy import'\n"

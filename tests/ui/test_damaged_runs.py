@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from apt_engine import cli
+from apt_engine.cli import main as cli
 from apt_engine.runs import library
 from apt_engine.runs.run import Run
 from benchmarks.hostile.folders import damages

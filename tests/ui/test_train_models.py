@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from apt_engine.bases.model_folders import remembered
+from apt_engine.runs.model_folders import remembered
 from ui import model_folders
 from ui.context import AppContext
 from ui.tabs import train

@@ -15,11 +15,21 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from apt_engine.errors import ConfigError, EngineError
+from apt_engine.runs.events import ExportReady
 
+MODEL_CARD = "README.md"  # where the hub looks for it
 KEYRING = ("huggingface", "apt-studio")  # service and user
 REPOSITORY = re.compile(r"[\w\-.]{1,96}/[\w\-.]{1,96}", re.ASCII)
 # Which client the hub's library speaks HTTP with depends on its version: httpx, or its successor.
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+
+
+def send(folder: Path, written: Sequence[ExportReady], repository: str, *, is_public: bool) -> str:
+    """Send files just written into a folder, with their model card; returns the address. Errors as of `push`."""
+    cards = [path for path in [folder / MODEL_CARD] if path.is_file()]
+    files = [folder / Path(event.path).name for event in written]
+    message = f"Step {written[0].step}, by APT Studio"
+    return push(repository, [*cards, *files], is_public=is_public, message=message)
 
 
 def push(repository: str, files: Sequence[Path], *, is_public: bool, message: str) -> str:

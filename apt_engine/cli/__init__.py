@@ -1,0 +1,1 @@
+"""The engine without a page, for a terminal."""
