@@ -10,7 +10,7 @@ from torch import Tensor
 from apt_engine.apt.objective import Terms
 from apt_engine.training.calibration import LossWeights, calibration_step
 from apt_engine.training.processes import ALONE
-from tests.engine.test_laws import config_of, run, step_of, tuned_base
+from tests.laws import config_of, run, step_of, tuned_base
 
 SCALE = 8.0
 UNSET = {"stabilization_lambda": 0, "alignment_lambda": 0}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from apt_engine.lora import adapter, files
 from apt_engine.lora.adapter import trainable_parameters
-from tests.engine.test_laws import bare_base
+from tests.laws import bare_base
 from tests.loras import ABOUT
 
 # Diffusers' name of a layer, ComfyUI's, and which of three equal parts of its rows it is.

@@ -17,8 +17,8 @@ from apt_engine.training.latents import LatentSource, View
 from apt_engine.training.processes import ALONE
 from apt_engine.training.step import AdaptiveStep, StepResult
 from apt_engine.training.watch import attention_map
-from tests.engine.test_laws import Base, config_of, fitted, perturb, photos, step_of, tuned_base
 from tests.fake_device import DEVICE, FakeDevice
+from tests.laws import Base, config_of, fitted, perturb, photos, step_of, tuned_base
 from tests.toy import toy_pipeline
 
 CAPTIONS = ("a {subject}", "a photo of a {subject} on the beach")

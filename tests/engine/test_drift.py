@@ -9,7 +9,7 @@ import torch
 from apt_engine.bases import random
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.training.drift import PriorDrift
-from tests.engine.test_laws import bare_base, config_of, perturb, tuned_base
+from tests.laws import bare_base, config_of, perturb, tuned_base
 
 PROMPTS = ("a cat", "a dog on the beach")
 SEED = 5

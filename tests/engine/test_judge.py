@@ -19,7 +19,7 @@ from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.judge import ASKED_AT, LEVELS, Judge
 from apt_engine.training.verdict import Judging
-from tests.engine.test_laws import BASES, Base, bare_base, perturb
+from tests.laws import BASES, Base, bare_base, perturb
 
 CAPTION, PROMPT = "a photo of a car", "a photo of a car on the beach"
 

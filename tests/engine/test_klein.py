@@ -28,8 +28,8 @@ from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import encode_view
 from apt_engine.training.watch import attention_map
-from tests.engine.test_laws import OFF, gradients, output, run, step_of, tuned_base
 from tests.klein import PROMPT_TOKENS, save_toy_klein, toy_klein, toy_klein_pipeline
+from tests.laws import OFF, gradients, output, run, step_of, tuned_base
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from apt_engine.apt.augment import Warp, warp_pixels
 from apt_engine.bases import random
 from apt_engine.training.latents import LatentSource, encode_view, encode_with_warps, read_pixels
 from tests.engine.test_bases import stable_diffusion
-from tests.engine.test_laws import config_of
+from tests.laws import config_of
 
 Made = TypeVar("Made")
 STILL = {"max_zoom": 1, "max_rotation_degrees": 0}

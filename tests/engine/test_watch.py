@@ -17,7 +17,7 @@ from apt_engine.training import watch
 from apt_engine.training.captions import token_pairs
 from apt_engine.training.watch import Probes, TokenPairs, Watched, attention_map, compared_rows, position_mask
 from tests.engine.test_bases import stable_diffusion
-from tests.engine.test_laws import OFF, Base, output, run, step_of, tuned_base
+from tests.laws import OFF, Base, output, run, step_of, tuned_base
 
 
 def watched(base: Base) -> Probes:

@@ -21,7 +21,7 @@ from apt_engine.bases.klein import Klein
 from apt_engine.lora import adapter
 from apt_engine.training.latents import LatentSource, View, encode_view
 from apt_engine.training.step import AdaptiveStep, StepResult
-from tests.engine.test_laws import Base, bare_base, config_of, tuned_base
+from tests.laws import Base, bare_base, config_of, tuned_base
 
 SEED, STEP, SAMPLES, SIDE = 3, 19, 7, 64
 CAPTIONS = ("a {subject}", "a photo of a {subject} on the beach")  # the third photo has the usual one

@@ -22,7 +22,7 @@ from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.captions import Captions
 from apt_engine.training.watch import attention_map
 from tests.engine.test_klein import finish, new_run
-from tests.engine.test_laws import OFF, gradients, output, run, step_of, tuned_base
+from tests.laws import OFF, gradients, output, run, step_of, tuned_base
 from tests.z_image import (
     LATENT_CHANNELS,
     PROMPT_TOKENS,
