@@ -56,8 +56,7 @@ def test_what_steps_took_is_given_back_before_the_export() -> None:
     whole = [torch.ones(30_000_000, dtype=torch.uint8)]
     whole.clear()  # from now on such blocks come from the heap
     blocks = [torch.ones(1_000_000, dtype=torch.uint8) for _ in range(200)]
-    whole.append(torch.ones(1000, dtype=torch.uint8))  # above them, so that the heap cannot shrink by itself
     full = resident()
-    del blocks
+    del blocks[::2]  # the others keep the heap from shrinking by itself
     release_memory()
-    assert resident() < full - 150_000_000
+    assert resident() < full - 75_000_000
