@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.utils import convert_state_dict_to_kohya
 from safetensors.torch import load_file, save
 
 from apt_engine.bases.base import BaseModel
@@ -61,16 +62,14 @@ def _whole(base: BaseModel, folder: Path) -> tuple[Path, dict[str, bytes]]:
     for name, value in adapter.trainable_parameters(base.denoiser).items():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.01, generator=torch.Generator().manual_seed(2))
-    whole, other, for_diffusers = (folder / f"{name}.safetensors" for name in ("whole", "kohya", "diffusers"))
+    whole, for_diffusers = (folder / f"{name}.safetensors" for name in ("whole", "diffusers"))
     files.save(base, whole)
     files.export_diffusers(base, for_diffusers, ExportInfo(name="a", resolution=64, trigger_phrase="a"))
-    files.export_kohya(base, other, ExportInfo(name="a", resolution=64, trigger_phrase="a"))
-    tensors = load_file(other)
+    tensors = convert_state_dict_to_kohya(load_file(for_diffusers))  # we write none for the pocket model
     alphas = [key for key in tensors if key.endswith(".alpha")]
     found = {
         "whole": whole.read_bytes(),
         "whole for diffusers": for_diffusers.read_bytes(),
-        "whole kohya": other.read_bytes(),
         "kohya without a header": save(tensors),
         "kohya without alphas": save({key: value for key, value in tensors.items() if key not in alphas}),
         "kohya with alphas of one number in a list": save({**tensors, **{key: tensors[key][None] for key in alphas}}),

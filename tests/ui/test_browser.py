@@ -74,7 +74,7 @@ def _draw_two_pictures(page: Page) -> None:
     page.click("#generate")
     page.until(lambda: "The prompt is empty" in page.toasts())
     page.write("Prompt", "a photo of a {subject} on the beach")
-    page.write("Count", "2")
+    page.write("Pictures", "2")
     page.write("Steps", "4")
     page.click("#generate")
     page.until(lambda: len(page.find("#pictures img")) == 2)

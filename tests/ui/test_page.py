@@ -277,7 +277,7 @@ def _stop_drawing(visitor: Page) -> None:
     visitor.tab("Generate")
     visitor.until(lambda: visitor.field("Steps").is_displayed())
     visitor.write("Steps", "50")  # the most that a guest may ask for
-    visitor.write("Count", "8")
+    visitor.write("Pictures", "8")
     visitor.click("#generate")
     visitor.until(lambda: visitor.text("#drawing").startswith("Drawing"))
     visitor.click("#stop-drawing")
