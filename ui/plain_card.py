@@ -77,25 +77,26 @@ def beside(context: AppContext, run_id: str) -> Run:
 
 
 def is_plain(run: Run) -> bool:
-    """Whether a run is plain DreamBooth itself.
+    """Whether a run is plain DreamBooth itself, to its end or stopped by itself.
 
     Raises:
         RunError: its settings cannot be read.
     """
-    return run.config == plain_of(run.config, len(run.photo_paths))
+    plain = plain_of(run.config, len(run.photo_paths))
+    return run.config.replace(stop=plain.stop, steps=plain.steps) == plain
 
 
 def _offer(history: History) -> str:
     seconds = plain_seconds(history)
     takes = f": about <b>{duration(seconds)}</b>" if seconds else ""
-    return f"the same photos, seed, steps and prompts, but nothing that keeps it from memorizing{takes}"
+    return f"The same photos, seed, steps and prompts, but nothing that keeps it from memorizing{takes}"
 
 
 def _state(plain: Run) -> str:
     summary = summarize(plain)
     if summary.state == "new":
-        return "it is in line; both can be seen side by side as soon as it has samples"
-    return f"{'trained' if summary.state == 'finished' else 'trained so far'}: step {summary.step:,} of {summary.last_step:,}"
+        return "It is in line; both can be seen side by side as soon as it has samples"
+    return f"{'Trained' if summary.state == 'finished' else 'Trained so far'}: step {summary.step:,} of {summary.last_step:,}"
 
 
 def _title(words: str) -> str:

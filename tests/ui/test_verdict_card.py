@@ -11,6 +11,7 @@ from apt_engine.errors import BusyError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.runs import library
 from apt_engine.runs.events import CheckpointSaved, PhotosJudged, PicturesJudged, RunFinished, VerdictReached
+from apt_engine.runs.plain import plain_of
 from apt_engine.runs.run import Run
 from tests.pages import begun, checked, engine, new_run
 from ui import verdict_card
@@ -143,12 +144,21 @@ def test_plain_dreambooth_is_put_in_line_once_and_both_are_shown_side_by_side(
     assert context.line.waiting() == [plain]
     assert len(again[page.runs.table]["runs"]) == 2
     shown = watch.open_run(view, context, run.id)
-    assert "it is in line" in shown[card.about]
+    assert "It is in line" in shown[card.about]
     assert shown[card.beside].value == "Show both"
     beside = context.store.open(plain)
     begun(beside, steps=2)
-    assert "trained so far: step 2 of 10" in watch.open_run(view, context, run.id)[card.about]
+    assert "Trained so far: step 2 of 10" in watch.open_run(view, context, run.id)[card.about]
     assert library.title_of(beside) == "backpack, plain"
     beside.append(replace(run.events()[0][-1]))
     beside.append(CheckpointSaved(step=2, path="checkpoints/000002"))
     assert not watch.open_run(view, context, beside.id)[card.column].visible
+
+
+def test_plain_dreambooth_that_stopped_by_itself_is_not_offered_beside_itself(
+    context: AppContext, page: PageView, run: Run
+) -> None:
+    run.replace_config(plain_of(run.config, len(run.photo_paths)).replace(stop="auto"))
+    assert not watch.open_run(page.watch, context, run.id)[page.watch.plain.column].visible
+    run.replace_config(run.config.replace(weighting=True))
+    assert watch.open_run(page.watch, context, run.id)[page.watch.plain.column].visible
