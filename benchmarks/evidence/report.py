@@ -9,7 +9,7 @@ from benchmarks.evidence.equal import at_equal_likeness, pairs, ratio
 from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, STEPS
 from benchmarks.evidence.pictures import PLACES_ASKED, SEEDS
 from benchmarks.evidence.replay import Choose, at, at_last, by_rule
-from benchmarks.evidence.scores import HEAD, Outcome, line, mean_regret, outcomes, signed
+from benchmarks.evidence.scores import HEAD, Outcome, hits_of_halves, line, mean_regret, outcomes, signed
 from benchmarks.evidence.tuning import AS_LIVE, THINNINGS, best_constant, controls
 
 PLANNED = {"evidence": 24, "tuning": 6}  # runs of a method: subjects x seeds
@@ -113,6 +113,11 @@ def _of_rule(role: str, method: str, runs: Sequence[Trajectory], ways: Mapping[s
         if name != AS_LIVE
     ]
     lines += [line(name, outcomes(runs, choose)) for name, choose in ways.items()]
+    (itself, count), (rules, _) = hits_of_halves(runs), hits_of_halves(runs, by_rule())
+    lines.append(
+        f"\nBy half of the pictures the rule hits {rules:g} of {count}, and the best step by the other half {itself:g} of "
+        f"{count}: how well the judge knows itself, more than which is luck."
+    )
     return "\n".join([*lines, ""])
 
 

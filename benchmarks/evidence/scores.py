@@ -66,6 +66,21 @@ def _likeness_lost(run: Trajectory, step: int) -> float:
     return sum(lost) / len(lost)
 
 
+def hits_of_halves(runs: Iterable[Trajectory], choose: Choose | None = None) -> tuple[float, int]:
+    """How often a chosen step is a hit by half of the pictures, the mean of both ways, and of how many runs.
+
+    Without a way to choose it is the best step by the other half: how often the judge hits itself, which no rule can beat
+    but by luck.
+    """
+    hits: list[bool] = []
+    for run in runs:
+        told = [best_of(run, half) for half in HALVES]
+        for mine, other in (told, told[::-1]):
+            if mine and other:
+                hits.append(mine.has(choose(run).kept if choose else other.step))
+    return sum(hits) / len(HALVES), len(hits) // len(HALVES)
+
+
 def mean_regret(results: Sequence[Outcome]) -> float:
     """Over runs."""
     return float(numpy.mean([result.regret for result in results]))

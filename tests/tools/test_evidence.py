@@ -32,7 +32,7 @@ from benchmarks.evidence.replay import (
     live_phases,
 )
 from benchmarks.evidence.rows import Finished, Photos, Pictures, Row, Rows, Split, read
-from benchmarks.evidence.scores import outcomes
+from benchmarks.evidence.scores import HALVES, hits_of_halves, outcomes
 from benchmarks.evidence.tuning import best_constant
 from benchmarks.likeness import list_subjects
 
@@ -182,6 +182,15 @@ def test_luck_is_not_taken_for_the_best() -> None:
     assert best and best.step == 300
     (kept,) = outcomes([run], at(200))
     assert kept.likeness == pytest.approx(-0.0025)  # chosen by the lucky half -.005, by the other 0
+    # The lucky half says 300 and no other, the other half 200 and, alike but for its error, whatever is around it.
+    assert hits_of_halves([run_of(recording())]) == (1, 1)
+    told = [best_of(run, half) for half in HALVES]
+    assert [one and one.step for one in told] == [300, 200]
+    expected = sum(mine.has(other.step) for mine, other in (told, told[::-1]) if mine and other) / 2
+    assert hits_of_halves([run]) == (expected, 1)
+    assert expected < 1
+    assert hits_of_halves([run], at(300))[0] >= 0.5
+    assert hits_of_halves([run], at(25))[0] == 0
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
