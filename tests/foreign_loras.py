@@ -226,6 +226,10 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
     yield Row(name="header of XL", family="sd", tensors=tensors, layers=[], words="Stable Diffusion XL", header=header)
     dora = tensors | {f"{stem}.dora_scale": torch.zeros(1, 3)}
     yield Row(name="DoRA", family="sd", tensors=dora, layers=layers["sd"], words="dora_scale")
+    bias = tensors | {f"{stem}.diff_b": torch.zeros(8)}
+    yield Row(
+        name="a bias beside it", family="sd", tensors=bias, layers=layers["sd"], words="being no LoRA, 1 of its tensors"
+    )
     beside = tensors | {f"{stem}_7.{key}": value for key, value in _triple(a_few).items()}
     yield Row(name="a layer too many", family="sd", tensors=beside, layers=layers["sd"], words="were left out")
     half = {key: value for key, value in tensors.items() if not key.endswith("lora_up.weight")}

@@ -206,7 +206,7 @@ def _account(base: BaseModel, path: Path, alphas: dict[str, float], ignored: set
         )
     if ignored:
         sentences.append(
-            f"{len(ignored)} tensors of {path.name} that are no LoRA were left out: {_some(sorted(ignored))}."
+            f"Left out of {path.name}, being no LoRA, {len(ignored)} of its tensors: {_some(sorted(ignored))}."
         )
     return sentences
 

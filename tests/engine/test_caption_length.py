@@ -22,7 +22,8 @@ HARD = (
 )
 def test_a_caption_may_be_as_long_as_the_models_own_tokenizer_says(base: str, longest: int, folder: Path) -> None:
     presets, tokenizer = load_presets(), CLIPTokenizer.from_pretrained(folder)
-    for text in ("a photo of a teddy bear", HARD):
+    # CLIP's own table has whole words for what the pocket model hears letter by letter.
+    for text in ("a photo of a teddy bear", "photograph " * 10, HARD):
         tokens = tokenizer(text).input_ids
         words = (longest - len(tokens)) * " car"
         if len(tokens) <= longest:
