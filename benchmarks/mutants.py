@@ -12,6 +12,7 @@ import functools
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ TABLE = Path(__file__).with_suffix(".toml")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # as in tests/conftest.py, but before torch is loaded
 # Loaded once and forked, with torch, transformers and peft behind it: that saves 5 s a mistake.
 SLOW_IMPORTS = ["diffusers.pipelines.flux2.pipeline_flux2_klein", "diffusers.pipelines.stable_diffusion_xl"]
+MOST_SECONDS = 120  # a test that a mistake keeps from ending has noticed it
 OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")  # of what is loaded
 
 
@@ -130,6 +132,7 @@ def fails(root: Path, tests: Sequence[str], mutant: Mutant | None = None) -> boo
     Raises:
         UnfitError: the tests could not run.
     """
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it does not end"))
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         copy_tree(root, Path(folder))
         if mutant:
@@ -137,7 +140,10 @@ def fails(root: Path, tests: Sequence[str], mutant: Mutant | None = None) -> boo
         os.chdir(folder)
         sys.path[:] = [folder, *(place for place in sys.path if place not in ("", str(ROOT)))]
         with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.redirect_stderr(told):
+            if mutant:
+                signal.alarm(MOST_SECONDS)
             code = pytest.main([*OPTIONS, *tests])
+            signal.alarm(0)
         os.chdir(root)
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise UnfitError(
