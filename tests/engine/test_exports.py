@@ -78,7 +78,7 @@ def test_the_check_draws_a_small_picture_whatever_size_was_trained(run: Run) -> 
     large = run.config.replace(resolution=1024)
     exports._check_picture(base, large)
     exports._check_picture(base, run.config)
-    assert [side * base.pipeline.vae_scale_factor for side in sizes] == [256, 32]
+    assert [side * base.pipeline.vae_scale_factor for side in sizes] == [128, 32]
 
 
 def test_a_strength_other_than_one_is_kept(run: Run) -> None:
