@@ -13,6 +13,7 @@ from benchmarks.evidence.scores import HEAD, Outcome, hits_of_halves, line, mean
 from benchmarks.evidence.tuning import AS_LIVE, THINNINGS, best_constant, controls
 
 PLANNED = {"evidence": 24, "tuning": 6}  # runs of a method: subjects x seeds
+LOSES_LESS = "loses less"
 FEWEST = 3  # subjects, for an interval over them
 MEASURES = {"likeness": "likeness", "follows": "prompts", "copies": "copies", "moved": "others moved", "drift": "drift"}
 INTRODUCTION = f"""# Evidence: does it know when to stop, and is it better?
@@ -43,7 +44,9 @@ the tuning subjects alone. The machine was shared, so costs are in steps, not se
 
 def page(runs: Mapping[str, Sequence[Trajectory]]) -> str:
     """The whole page; `runs` by the role of their subjects."""
-    parts = [INTRODUCTION, "## In short\n", *_in_short(runs), ""]
+    short = list(_in_short(runs))
+    title, _, rest = INTRODUCTION.partition("\n\n")
+    parts = [title, "", _first_line(short), "", rest, "## In short\n", *short, ""]
     for role in PLANNED:
         if not runs[role]:
             parts.append(f"## The {role} subjects\n\nNothing is measured yet.\n")
@@ -66,6 +69,16 @@ def _in_short(runs: Mapping[str, Sequence[Trajectory]]) -> Iterator[str]:
             yield f"- **{role} subjects, {method}, n = {len(own)} of {planned}.** {_comparison(ways)}"
 
 
+def _first_line(short: Sequence[str]) -> str:
+    """Whether the rule does what it is there for, said before anything else."""
+    told = [line for line in short if line.startswith("- **evidence subjects")]
+    is_better = bool(told) and all(LOSES_LESS in line for line in told)
+    words = "loses less" if is_better else "is **not** shown to lose less"
+    return (
+        f"On the evidence subjects the rule {words} likeness and prompts than the best constant of the tuning subjects."
+    )
+
+
 def _comparison(ways: Mapping[str, Sequence[Outcome]]) -> str:
     """Two ways to choose on the same runs: what each brings, and whether the first one is told to be better."""
     told = "; ".join(
@@ -80,7 +93,7 @@ def _comparison(ways: Mapping[str, Sequence[Outcome]]) -> str:
     if len(groups) < FEWEST:
         return f"{told}. Too few subjects to tell them apart."
     low, high = interval(groups)
-    words = "loses less" if high < 0 else "loses more" if low > 0 else "is not told from that"
+    words = LOSES_LESS if high < 0 else "loses more" if low > 0 else "is not told from that"
     difference = mean_regret(one) - mean_regret(other)
     return f"{told}. The rule {words}: difference {signed(difference)} (95 %, {signed(low)} to {signed(high)})."
 

@@ -215,9 +215,21 @@ def test_the_page_says_how_much_of_it_is_there() -> None:
     assert "**tuning subjects, plain, n = 1 of 6.** the rule: 0 of 1 hits" in text
     assert "Too few subjects to tell them apart." in text
     three = [run for name in "abc" for run in trajectories(recording(name))]
-    assert "The rule loses more: difference 0.050 (95 %, 0.050 to 0.050)." in report.page(
-        {"tuning": three, "evidence": []}
-    )
+    loses = report.page({"tuning": three, "evidence": three})
+    assert "The rule loses more: difference 0.050 (95 %, 0.050 to 0.050)." in loses
+    assert "rule is **not** shown to lose less" in loses.split("\n\n")[1], "first of all"
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ([], "is **not** shown to lose less"),
+        (["evidence subjects, plain, n = 3: loses less", "tuning subjects, plain, n = 3: loses more"], "loses less"),
+        (["evidence subjects, plain: loses less", "evidence subjects, apt: loses more"], "is **not** shown"),
+    ],
+)
+def test_the_first_line_claims_no_more_than_all_methods_show(told: list[str], words: str) -> None:
+    assert f"the rule {words}" in report._first_line([f"- **{line}" for line in told])
 
 
 def test_the_page_in_the_repository_is_the_one_its_rows_give() -> None:
