@@ -91,7 +91,7 @@ def describe(photos: PhotosJudged, pictures: Sequence[PicturesJudged], kept: int
     chosen = next((one for one in pictures if one.step == kept), last) if kept else last
     parts = [_likeness(photos, before, chosen, subject), _follows(before, chosen), _copies(photos, chosen)]
     if chosen is not last and last.drift > 0:
-        parts.append(f"all else has moved {chosen.drift / last.drift:.0%} as far as by step {last.step:,}")
+        parts.append(f"everything else has changed {chosen.drift / last.drift:.0%} as much as at step {last.step:,}")
     return f"Step {chosen.step:,}: {'; '.join(parts)}."
 
 

@@ -84,7 +84,7 @@ def test_the_kept_step_is_spoken_of_and_the_last_ones_drift_beside_it() -> None:
     pictures = [BASE, judged(4, 0.3, 0.2, 0.3, drift=0.012), judged(8, 0.6, 0.1, 0.9, drift=0.075)]
     kept, last = (describe(PHOTOS, pictures, kept, "cat") for kept in (4, 0))
     assert kept.startswith("Step 4: ")
-    assert kept.endswith("all else has moved 16% as far as by step 8.")
+    assert kept.endswith("everything else has changed 16% as much as at step 8.")
     assert last.startswith("Step 8: ")
     assert "moved" not in last
 
