@@ -163,11 +163,7 @@ def prepare(
         last_step=last_step,
         obey_stop=loaded.stop.obey,
     )
-    layers = base.lora.chosen(feed_forward=config.feed_forward, convolutions=config.convolutions)
-    adapter.attach(base.denoiser, config.rank, config.lora_alpha, layers, config.seed)
-    for told in start.take_over(base, begun_with) if begun_with else ():
-        yield Noticed(message=told)
-    parameters = adapter.trainable_parameters(base.denoiser)
+    parameters = yield from _attach_lora(base, config, begun_with)
     _check_disk(run, parameters, last_step - (checkpoint.step if checkpoint else 0))
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
     scaler = loaded.accelerator.scaler
@@ -218,6 +214,17 @@ def _prior_of(run: Run, loaded: Loaded) -> Generator[Event, None, LatentSource]:
     loaded.stop.obey()  # here the others wait for the pictures
     message = f"Encoding {len(paths)} pictures of {loaded.config.subject}."
     return (yield from encode_photos(loaded.base, paths, message, loaded.stop.obey))
+
+
+def _attach_lora(
+    base: BaseModel, config: TrainingConfig, begun_with: start.Beginning | None
+) -> Generator[Event, None, dict[str, nn.Parameter]]:
+    """A new LoRA, or one that begins as a file's; what of the file could not be taken over is told. Returns what is trained."""
+    layers = base.lora.chosen(feed_forward=config.feed_forward, convolutions=config.convolutions)
+    adapter.attach(base.denoiser, config.rank, config.lora_alpha, layers, config.seed)
+    for told in start.take_over(base, begun_with) if begun_with else ():
+        yield Noticed(message=told)
+    return adapter.trainable_parameters(base.denoiser)
 
 
 def _indicator_from(checks: Checks | None, config: TrainingConfig) -> SplitIndicator | None:

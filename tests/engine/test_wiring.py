@@ -292,11 +292,7 @@ def test_the_loss_is_the_sum_of_its_parts(kind: str, reference_caption: str) -> 
             assert strength * known * part > adapted / 20  # none is lost in the others
             expected = expected + strength * known * part
         kept = [part.item() for part in parts]
-    prior_draws = setting.prior_draws()
-    prior_passes = [pass_of(base, draw, "a photo of a car") for draw in prior_draws]
-    prior_loss = mean(
-        [min_snr(kind, draw) * error_of(kind, one, draw) for one, draw in zip(prior_passes, prior_draws, strict=True)]
-    )
+    prior_loss = prior_loss_of(setting, kind)
 
     handed: list[Tensor] = []
     step = setting.step(reference_caption=reference_caption, stabilization=strengths[0], alignment=strengths[1])
@@ -312,6 +308,13 @@ def test_the_loss_is_the_sum_of_its_parts(kind: str, reference_caption: str) -> 
     measured = (result.loss, result.reference_loss, result.stabilization, result.alignment, result.prior_loss)
     due = [mean(errors).item(), mean(reference_errors).item(), *kept, prior_loss.item()]
     assert [value.item() for value in measured if value is not None] == pytest.approx(due, rel=1e-4)
+
+
+def prior_loss_of(setting: Setting, kind: str) -> Tensor:
+    """The loss on pictures of the class."""
+    draws = setting.prior_draws()
+    passes = [pass_of(setting.tuned, draw, "a photo of a car") for draw in draws]
+    return mean([min_snr(kind, draw) * error_of(kind, one, draw) for one, draw in zip(passes, draws, strict=True)])
 
 
 def tells(result: StepResult, draws: Sequence[Draw], before: Sequence[float], weights: Sequence[float]) -> None:
