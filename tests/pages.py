@@ -5,6 +5,8 @@ from typing import Any
 
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.events import (
+    CheckpointSaved,
+    RunFinished,
     RunStarted,
     SplitMeasured,
     StepFinished,
@@ -38,6 +40,18 @@ def checked(run: Run, kept_step: int) -> Run:
     """A run after a check at its sixth step, that tells a step from the last."""
     run.append(
         SplitMeasured(step=6, cells=(), gains=(), shots=0.4, views=0.25, kept_step=kept_step, message="No better.")
+    )
+    return run
+
+
+def ended(run: Run, reason: str, *, is_by_itself: bool = False) -> Run:
+    """A run of ten steps that ended at its sixth, with checkpoints whose fourth step is kept."""
+    checked(begun(run, steps=6), kept_step=4)
+    for number in (2, 4, 6):
+        run.save_checkpoint(number, lambda folder: (folder / "lora.safetensors").touch())
+        run.append(CheckpointSaved(step=number, path=f"checkpoints/{number:06d}"))
+    run.append(
+        RunFinished(step=6, reason=reason, is_complete=True, is_by_itself=is_by_itself, seconds=1, peak_memory_bytes=1)
     )
     return run
 

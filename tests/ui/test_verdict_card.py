@@ -10,10 +10,10 @@ import pytest
 from apt_engine.errors import BusyError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.runs import library
-from apt_engine.runs.events import CheckpointSaved, PhotosJudged, PicturesJudged, RunFinished, VerdictReached
+from apt_engine.runs.events import CheckpointSaved, PhotosJudged, PicturesJudged, VerdictReached
 from apt_engine.runs.plain import plain_of
 from apt_engine.runs.run import Run
-from tests.pages import begun, checked, engine, new_run
+from tests.pages import begun, ended, engine, new_run
 from ui import verdict_card
 from ui.context import AppContext, Values
 from ui.layout import PageView, build, show_beside_watched
@@ -43,12 +43,7 @@ def page(context: AppContext) -> PageView:
 @pytest.fixture
 def run(context: AppContext) -> Run:
     """A run that ended at step 6 of 10; step 4 is kept."""
-    run = checked(begun(new_run(context), steps=6), kept_step=4)
-    for step in (2, 4, 6):
-        run.save_checkpoint(step, lambda folder: (folder / "lora.safetensors").touch())
-        run.append(CheckpointSaved(step=step, path=f"checkpoints/{step:06d}"))
-    run.append(RunFinished(step=6, reason="Done.", is_complete=True, seconds=1, peak_memory_bytes=1))
-    return run
+    return ended(new_run(context), "Done.")
 
 
 def judge(run: Run, message: str = "Step 4: fine.") -> None:

@@ -8,10 +8,9 @@ import pytest
 
 from apt_engine.errors import RunError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress
-from apt_engine.runs.events import CheckpointSaved, RunFinished
 from apt_engine.runs.history import History
 from apt_engine.runs.run import Run
-from tests.pages import begun, checked, engine, new_run
+from tests.pages import begun, ended, engine, new_run
 from ui.context import AppContext, Values
 from ui.layout import PageView, build, make_pictures
 from ui.run_panels import draw_split
@@ -29,12 +28,7 @@ def page(context: AppContext) -> PageView:
 @pytest.fixture
 def run(context: AppContext) -> Run:
     """A run that ended by itself at step 6; step 4 is kept."""
-    run = checked(begun(new_run(context), steps=6), kept_step=4)
-    for step in (2, 4, 6):
-        run.save_checkpoint(step, lambda folder: (folder / "lora.safetensors").touch())
-        run.append(CheckpointSaved(step=step, path=f"checkpoints/{step:06d}"))
-    run.append(RunFinished(step=6, reason=REASON, is_complete=True, is_by_itself=True, seconds=1, peak_memory_bytes=1))
-    return run
+    return ended(new_run(context), REASON, is_by_itself=True)
 
 
 def test_the_split_is_two_lines_and_the_kept_step_is_marked_on_every_plot(
