@@ -1,5 +1,6 @@
 """What Stable Diffusion 1.x, 2.x and XL have in common: a U-Net, a VAE, a table of noise levels."""
 
+import abc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -38,7 +39,7 @@ Result = TypeVar("Result")
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
-class UNetBase(Generic[PipelineT]):
+class UNetBase(Generic[PipelineT], abc.ABC):
     """All but the text.
 
     Attributes:
@@ -223,26 +224,26 @@ class UNetBase(Generic[PipelineT]):
         return CaptionTokens(tuple(ids), tuple(range(len(ids))), is_cut=len(whole) > len(ids))
 
     @property
-    def _kohya(self) -> KohyaNames:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _kohya(self) -> KohyaNames: ...
 
     @property
+    @abc.abstractmethod
     def _architecture(self) -> str:
         """In the words of the model specification."""
-        raise NotImplementedError
 
     @property
     def _prediction(self) -> str:
         """In the words of the model specification."""
         return "v" if self.prediction_type == "v_prediction" else "epsilon"
 
+    @abc.abstractmethod
     def _texts(self) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
         """Tokenizers with their text encoders."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _encode(self, prompt: str) -> PromptStates:
         """The states of one prompt, computed anew, with the text encoders on the device."""
-        raise NotImplementedError
 
     def _through_vae(self, work: Callable[[], Result], height: int, width: int) -> Result:
         """What the VAE makes of a picture of so many pixels: in tiles where it is large or does not fit into the memory whole.
