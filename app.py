@@ -15,6 +15,7 @@ from apt_engine.runs.store import default_data_dir
 from ui.context import open_context
 from ui.launch import FIRST_PORT, choose_credentials, find_port, launch_options
 from ui.layout import build_app
+from ui.serving.link import link_to
 from ui.serving.tenants import is_space, open_tenants
 
 
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "cache")
     page = build_app(context)
-    served = launch_options(context, data_dir, auth)
+    served = launch_options(context, data_dir, auth, by_link=not options.password)
     is_over = False
 
     def end(_: object) -> None:
@@ -44,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
             page.launch(server_name=host, server_port=port, inbrowser=options.browser, auth=auth, **served)
             print(f"APT Studio runs at http://localhost:{port} - Ctrl-C ends it.", flush=True)
             if auth and not options.password:
-                print(f"Other computers sign in as {auth[0]} with the password {auth[1]}", flush=True)
+                print(f"Other computers open {link_to(port, auth[1])}", flush=True)
+                print(f"or sign in as {auth[0]} with what follows token= as the password.", flush=True)
             while not is_over:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         finally:
@@ -55,11 +57,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Teach an image model one thing from a few photos.")
     parser.add_argument("--port", type=int, help=f"default {FIRST_PORT}, or the next free one")
-    parser.add_argument("--listen", action="store_true", help="let other computers in (user name apt), with a password")
+    parser.add_argument(
+        "--listen", action="store_true", help="let other computers in, by a link that is printed, or with --password"
+    )
     parser.add_argument(
         "--password",
         default=os.environ.get("APT_STUDIO_PASSWORD", ""),
-        help="for --listen, of 12 characters or more; a new one unless given",
+        help="for --listen: user apt signs in with it, 12 characters or more; without it a link with a token is printed",
     )
     parser.add_argument("--data-dir", type=Path, default=default_data_dir(), help="where runs live (%(default)s)")
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the browser")

@@ -25,7 +25,7 @@ class LaunchError(EngineError):
 
 
 def choose_credentials(password: str, *, is_open: bool) -> tuple[str, str] | None:
-    """User name and password that the page asks for, a new one unless given; None where only this computer reaches it.
+    """User name and password that the page asks for, 128 random bits unless given; None where only this computer reaches it.
 
     Raises:
         LaunchError: other computers are let in, and the password is too short.
@@ -53,10 +53,19 @@ def find_port(host: str, wanted: int | None) -> int:
     return port
 
 
-def launch_options(context: AppContext, data_dir: Path, auth: tuple[str, str] | None) -> dict[str, Any]:
-    """How the page is served: nothing from the net, and only the routes and files that it needs."""
+def launch_options(
+    context: AppContext, data_dir: Path, auth: tuple[str, str] | None, *, by_link: bool = False
+) -> dict[str, Any]:
+    """How the page is served: nothing from the net, and only the routes and files that it needs.
+
+    Args:
+        context: what the page is made of.
+        data_dir: holds the cache.
+        auth: user name and password, None where none is asked for.
+        by_link: whether a link with the password as its token signs in as well.
+    """
     is_public = auth is not None or context.tenants.is_shared
-    guard = Middleware(Guard, tenants=context.tenants, is_public=is_public)
+    guard = Middleware(Guard, tenants=context.tenants, is_public=is_public, link=auth if by_link else None)
     own_routes = routes(context.tenants, data_dir / "cache")
     return {
         "theme": build_theme(),

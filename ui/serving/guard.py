@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.serving.allowed import PAGE_ROUTE, PULSE_ROUTE, UPLOAD_ROUTE, asset_type, is_route, route_path
+from ui.serving.link import has_token, is_link, refuse, sign_in
 from ui.serving.logins import Logins
 from ui.serving.tenants import COOKIE, Tenants, new_token, set_cookie, split_cookies
 
@@ -42,17 +43,19 @@ SPACE_FRAMES = "https://huggingface.co https://*.hf.space"
 class Guard:
     """ASGI middleware that refuses a request before Gradio sees it, and says in each answer what a browser may do with it."""
 
-    def __init__(self, app: ASGIApp, tenants: Tenants, is_public: bool) -> None:
+    def __init__(self, app: ASGIApp, tenants: Tenants, is_public: bool, link: tuple[str, str] | None = None) -> None:
         """Set what may pass.
 
         Args:
             app: what comes behind.
             tenants: who has which workspace.
             is_public: whether other machines may reach the page, by names we cannot know.
+            link: the user whom a link signs in, and its token; None where there is none.
         """
         self._app = app
         self._tenants = tenants
         self._is_public = is_public
+        self._link = link
         self._logins = Logins()
         policy = CONTENT_POLICY | {"frame-ancestors": SPACE_FRAMES if tenants.is_shared else "'none'"}
         self._headers = {
@@ -80,10 +83,13 @@ class Guard:
                     self._logins.succeed(_address(scope))
             await send(message)
 
-        refusal = refusal or (self._too_fast(scope) if path == LOGIN_ROUTE else None)
+        comes_by_link = self._link is not None and is_link(scope)
+        refusal = refusal or (self._too_fast(scope) if path == LOGIN_ROUTE or comes_by_link else None)
         if refusal:
             sentence, status = refusal
             await PlainTextResponse(sentence, status_code=status)(scope, receive, answer)
+        elif self._link and comes_by_link:
+            await self._follow(scope, self._link)(scope, receive, answer)
         else:
             most = LARGEST_UPLOAD if path in UPLOAD_ROUTES else LARGEST_ORDER
             await self._app(scope, _limited(receive, most), answer)
@@ -105,10 +111,21 @@ class Guard:
     def _too_fast(self, scope: Scope) -> tuple[str, int] | None:
         """Why a log-in is not looked at yet."""
         seconds = self._logins.wait(_address(scope))
-        return (f"Too many wrong passwords; try again in {math.ceil(seconds)} seconds.", 429) if seconds else None
+        return (
+            (f"Too many wrong tries to sign in; try again in {math.ceil(seconds)} seconds.", 429) if seconds else None
+        )
+
+    def _follow(self, scope: Scope, link: tuple[str, str]) -> Response:
+        """The answer to a link: its user is signed in, or it was a wrong try."""
+        user, token = link
+        if not has_token(scope, token):
+            return refuse()
+        self._logins.succeed(_address(scope))
+        return sign_in(scope, user)
 
     def _complete(self, headers: MutableHeaders, media_type: str | None, cookie: str) -> None:
-        headers.update(self._headers)
+        is_private = headers.get("referrer-policy") == "no-referrer"  # the answer to a link
+        headers.update(self._headers | ({"Referrer-Policy": "no-referrer"} if is_private else {}))
         if media_type:
             headers["content-type"] = media_type
         if cookie:
