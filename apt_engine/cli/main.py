@@ -58,6 +58,7 @@ def _generate(options: argparse.Namespace, store: RunStore) -> int:
             "base": options.base or "pocket",
             "count": options.count,
             "seed": options.seed,
+            "loras": options.lora,
             **dict(assignment(text) for text in options.set),
         }
     )
@@ -133,6 +134,13 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--run", default="latest", help="id of a run, or latest")
     command.add_argument("--base", default="", help="use this bare base model instead of a run")
     command.add_argument("--prompt", required=True, help="what to show; {subject} is identifier + class word")
+    command.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE:STRENGTH",
+        help="a LoRA file, or a run as ID@STEP, beside the run's own or on the bare base; may be given several times",
+    )
     command.add_argument("--count", type=int, default=4)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR")

@@ -9,7 +9,7 @@ from pathlib import Path
 from apt_engine.errors import BusyError
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import Preset, load_presets
-from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.sampling import LORA_FILE, SampleRequest, read_lora
 from apt_engine.settings.training import TrainingConfig
 
 MOST_STEPS = 1500
@@ -59,7 +59,7 @@ def check_request(request: SampleRequest, store: RunStore) -> None:
         LimitError: says which setting, and how much is allowed.
         RunError: its run does not exist.
     """
-    if request.lora:
+    if request.lora or any(read_lora(words)[0].lower().endswith(LORA_FILE) for words in request.loras):
         raise LimitError("LoRA files of your own cannot be used here; train one, or run the app on your own computer.")
     base = _base(store.open(request.run).config.base if request.run else request.base)
     side = SIDES * int(base.overrides.get("resolution", 512))

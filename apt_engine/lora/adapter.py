@@ -6,6 +6,7 @@ A LoRA adds alpha / r * B A to a layer's weight (out, in): A (r, in) is `lora_A`
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -49,12 +50,12 @@ def attach(denoiser: nn.Module, rank: int, alpha: float, endings: tuple[str, ...
             parameter.data.copy_(drawn)
 
 
-def trainable_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(denoiser: nn.Module, adapter: str = ADAPTER) -> dict[str, nn.Parameter]:
     """A and B of every layer by name, `<layer>.lora_A.weight`, in the denoiser's own order; empty without a LoRA."""
     return {
-        name.replace(f".{ADAPTER}.", "."): parameter
+        name.replace(f".{adapter}.", "."): parameter
         for name, parameter in denoiser.named_parameters()
-        if name.endswith((f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"))
+        if name.endswith((f".lora_A.{adapter}.weight", f".lora_B.{adapter}.weight"))
     }
 
 
@@ -77,10 +78,16 @@ def reference_pass(denoiser: nn.Module) -> Iterator[None]:
             layer._disable_adapters = was
 
 
-def set_strength(denoiser: nn.Module, strength: float) -> None:
-    """Scale the LoRA's effect from now on: 0 is the base model, 1 as trained, 2 twice that. Files stay as trained."""
+def set_strength(denoiser: nn.Module, strength: float, adapter: str = ADAPTER) -> None:
+    """Scale a LoRA's effect from now on: 0 is the base model, 1 as trained, 2 twice that. Files stay as trained."""
     for layer in _changed_layers(denoiser):
-        layer.set_scale(ADAPTER, strength)  # pyright: ignore[reportAttributeAccessIssue]  # of its subclasses
+        layer.set_scale(adapter, strength)  # pyright: ignore[reportAttributeAccessIssue]  # of its subclasses
+
+
+def activate(part: nn.Module, adapters: list[str]) -> None:
+    """Let these LoRAs act together, in this order; none of them is trained."""
+    for layer in _changed_layers(part):
+        layer.set_adapter(adapters, inference_mode=True)
 
 
 def detach(denoiser: nn.Module) -> None:
@@ -119,38 +126,44 @@ def fused(denoiser: nn.Module) -> Iterator[None]:
     """
     kept: list[tuple[BaseTunerLayer, Tensor]] = []
     try:
-        for layer in _changed_layers(denoiser):
+        # One inside another first: a DoRA measures the weight that it finds, which must be the base's own.
+        for layer in reversed(_changed_layers(denoiser)):
             weight = base_weight(layer)
             if weight.dtype == torch.bfloat16:
                 continue
             kept.append((layer, weight.data.cpu()))  # on a CPU the very tensor
             weight.data = weight.data.clone()
-            layer.merge(adapter_names=[ADAPTER])
+            layer.merge(adapter_names=list(layer.active_adapters))
         yield
     finally:
-        for layer, original in kept:
+        for layer, original in reversed(kept):
             weight = base_weight(layer)
             weight.data = original.to(weight.device)
             layer.merged_adapters.clear()
 
 
-def inject(denoiser: nn.Module, rank: int, alpha: float, endings: tuple[str, ...]) -> None:
+def inject(denoiser: nn.Module, rank: int, alpha: float, endings: tuple[str, ...], adapter: str = ADAPTER) -> None:
     """A LoRA whose weights are still to be set; PEFT freezes the rest, and its draws must not move the global stream."""
     assert isinstance(denoiser, PeftAdapterMixin)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(endings))  # pyright: ignore[reportArgumentType]
-    with torch.random.fork_rng(devices=[]):
-        denoiser.add_adapter(config, ADAPTER)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):  # that another LoRA is there
+        denoiser.add_adapter(config, adapter)
     to_fp32(denoiser)
 
 
 def layers_of(denoiser: nn.Module, endings: Iterable[str]) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The layers of a bare denoiser whose names end so and that can take a LoRA."""
+    """The layers of a denoiser whose names end so and that can take a LoRA, whether they have one or not."""
     wanted = tuple(f".{ending}" for ending in endings)
     return {
-        name: module
+        name: layer
         for name, module in denoiser.named_modules()
-        if f".{name}".endswith(wanted) and isinstance(module, nn.Linear | nn.Conv2d)
+        if f".{name}".endswith(wanted) and isinstance(layer := bare(module), nn.Linear | nn.Conv2d)
     }
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """A layer without the LoRAs around it; any other module as it is."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
 def base_weight(layer: BaseTunerLayer) -> nn.Parameter:
@@ -175,9 +188,9 @@ def _changed_layers(denoiser: nn.Module) -> list[BaseTunerLayer]:
     return [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
 
 
-def copy_weights(weights: dict[str, Tensor], denoiser: nn.Module) -> None:
-    """Set the attached LoRA, in place, to weights named as in `trainable_parameters`."""
-    for name, parameter in trainable_parameters(denoiser).items():
+def copy_weights(weights: dict[str, Tensor], denoiser: nn.Module, adapter: str = ADAPTER) -> None:
+    """Set an attached LoRA, in place, to weights named as in `trainable_parameters`."""
+    for name, parameter in trainable_parameters(denoiser, adapter).items():
         parameter.data.copy_(weights[name])
 
 

@@ -53,9 +53,18 @@ def load(base: BaseModel, path: Path) -> None:
         LoraError: the file cannot be read or does not fit; the base is then without a LoRA.
     """
     detach(base.denoiser)
+    add(base, path, ADAPTER)
+
+
+def add(base: BaseModel, path: Path, adapter: str) -> None:
+    """Give a base the LoRA of a file, at full strength, beside those it has; `adapter` names it.
+
+    Raises:
+        LoraError: the file cannot be read or does not fit; the base is as it was.
+    """
     stored = _read(base, path)
-    inject(base.denoiser, stored.rank, stored.alpha, stored.endings)
-    copy_weights(stored.weights, base.denoiser)
+    inject(base.denoiser, stored.rank, stored.alpha, stored.endings, adapter)
+    copy_weights(stored.weights, base.denoiser, adapter)
 
 
 def load_weights(base: BaseModel, path: Path) -> None:
@@ -226,7 +235,7 @@ def _serialize(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
 
 
 def _read(base: BaseModel, path: Path) -> _Stored:
-    """The LoRA of a file of either layout, held against a bare base key by key."""
+    """The LoRA of a file of either layout, held against a base key by key."""
     tensors, header = read(path)
     names = base.lora.kohya if kohya.is_kohya(tensors) else None
     keys_of = partial(kohya.keys, names) if names else partial(_diffusers_keys, base.lora.prefix)

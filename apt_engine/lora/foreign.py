@@ -58,17 +58,31 @@ def load(base: BaseModel, path: Path) -> list[str]:
         LoraError: the file cannot be read, is no LoRA, or belongs to another base model; the base is then without a LoRA.
     """
     remove(base)
+    return add(base, path, ADAPTER)
+
+
+def add(base: BaseModel, path: Path, adapter_name: str) -> list[str]:
+    """The same beside the LoRAs that the base has; `adapter_name` names it. What it raises leaves the base without any."""
+    try:
+        return _add(base, path, adapter_name)
+    except LoraError:
+        remove(base)
+        raise
+
+
+def _add(base: BaseModel, path: Path, adapter_name: str) -> list[str]:
     tensors, header = read(path)
     _refuse_other_formats(path, tensors)
     _refuse_other_families(base, path, tensors, header)
     if lycoris.is_lycoris(tensors):
-        return _load_lycoris(base, path, tensors)
+        told = lycoris.load(base, path, tensors, adapter_name)
+        _forget_prompts(base)
+        return told
     ignored = {key for key in tensors if _NOT_APPLIED.search(key)}
     wanted = {key: value for key, value in tensors.items() if key not in ignored}
     try:
-        alphas = _load_with_diffusers(base, path, wanted, header)
+        alphas = _load_with_diffusers(base, path, wanted, header, adapter_name)
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError) as error:
-        remove(base)
         reason = " ".join(str(error).split())[:200]
         raise LoraError(
             f"The LoRA file {path} does not fit {base.name} ({reason}); choose the base it was trained on."
@@ -77,22 +91,12 @@ def load(base: BaseModel, path: Path) -> list[str]:
         adapter.to_fp32(part)
     _forget_prompts(base)
     magnitudes = {key: tensors[key] for key in ignored if key.endswith(lycoris.MAGNITUDE)}
-    told = _account(base, path, alphas, ignored - magnitudes.keys())
-    return told + lycoris.apply_magnitudes(base, path, magnitudes)
-
-
-def _load_lycoris(base: BaseModel, path: Path, tensors: dict[str, Tensor]) -> list[str]:
-    try:
-        told = lycoris.load(base, path, tensors)
-    except LoraError:
-        remove(base)
-        raise
-    _forget_prompts(base)
-    return told
+    told = _account(base, path, alphas, ignored - magnitudes.keys(), adapter_name)
+    return told + lycoris.apply_magnitudes(base, path, magnitudes, adapter_name)
 
 
 def remove(base: BaseModel) -> None:
-    """Take the LoRA off denoiser and text encoders."""
+    """Take all LoRAs off denoiser and text encoders."""
     adapter.detach(base.denoiser)
     for _, part in _named_parts(base):
         if any(isinstance(module, BaseTunerLayer) for module in part.modules()):
@@ -113,11 +117,18 @@ def _forget_prompts(base: BaseModel) -> None:
         base.forget_prompts()
 
 
-def set_strength(base: BaseModel, strength: float) -> None:
-    """Scale the LoRA's effect from now on, in the text encoders too."""
+def set_strength(base: BaseModel, strength: float, adapter_name: str = ADAPTER) -> None:
+    """Scale a LoRA's effect from now on, in the text encoders too."""
     for _, part in _named_parts(base):
-        adapter.set_strength(part, strength)
-        lycoris.set_magnitudes(part, strength)
+        adapter.set_strength(part, strength, adapter_name)
+        lycoris.set_magnitudes(part, strength, adapter_name)
+    _forget_prompts(base)
+
+
+def activate(base: BaseModel, adapter_names: list[str]) -> None:
+    """Let these LoRAs act together, in this order, in the text encoders too."""
+    for _, part in _named_parts(base):
+        adapter.activate(part, adapter_names)
     _forget_prompts(base)
 
 
@@ -143,7 +154,7 @@ def _refuse_other_families(base: BaseModel, path: Path, tensors: dict[str, Tenso
 
 
 def _load_with_diffusers(
-    base: BaseModel, path: Path, tensors: dict[str, Tensor], header: dict[str, str]
+    base: BaseModel, path: Path, tensors: dict[str, Tensor], header: dict[str, str], adapter_name: str
 ) -> dict[str, float]:
     """Load; returns the layers of the file by the model's names, each with its alpha, or NaN where the file says none."""
     read = base.lora.kohya.read if base.lora.kohya else base.pipeline.lora_state_dict
@@ -153,7 +164,7 @@ def _load_with_diffusers(
     # The header's settings hold rank and alpha of PEFT's layout, and diffusers reads them from a file alone.
     source = str(path) if LORA_ADAPTER_METADATA_KEY in header else dict(tensors)
     with warnings.catch_warnings(action="ignore"):  # what they say is said by `_account`
-        base.pipeline.load_lora_weights(source, adapter_name=ADAPTER)
+        base.pipeline.load_lora_weights(source, adapter_name=adapter_name)
     known = {layer_of(key): float(value) for key, value in (alphas or {}).items()}
     return {layer: known.get(layer, math.nan) for layer in dict.fromkeys(map(layer_of, weights))}
 
@@ -161,10 +172,10 @@ def _load_with_diffusers(
 def _refuse_other_shapes(base: BaseModel, path: Path, weights: dict[str, Tensor]) -> None:
     """A layer of the same name that takes in another number of channels is that of another model."""
     own = {
-        f"{part}.{name}".replace("text_model.", ""): module.weight
+        f"{part}.{name}".replace("text_model.", ""): layer.weight
         for part, whole in _named_parts(base)
         for name, module in whole.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
+        if isinstance(layer := adapter.bare(module), nn.Linear | nn.Conv2d)
     }
     for key, value in weights.items():
         layer = layer_of(key)
@@ -176,7 +187,7 @@ def _refuse_other_shapes(base: BaseModel, path: Path, weights: dict[str, Tensor]
             )
 
 
-def _account(base: BaseModel, path: Path, alphas: dict[str, float], ignored: set[str]) -> list[str]:
+def _account(base: BaseModel, path: Path, alphas: dict[str, float], ignored: set[str], adapter_name: str) -> list[str]:
     """Each layer of the file has become a layer of the model, with its own alpha, or is named.
 
     Raises:
@@ -186,16 +197,15 @@ def _account(base: BaseModel, path: Path, alphas: dict[str, float], ignored: set
         f"{part}.{name}".replace("text_model.", ""): layer
         for part, module in _named_parts(base)
         for name, layer in module.named_modules()
-        if isinstance(layer, LoraLayer)
+        if isinstance(layer, LoraLayer) and adapter_name in layer.lora_A
     }
     for name, layer in applied.items():
         alpha = alphas.get(name, math.nan)
         if math.isfinite(alpha):  # diffusers misses those of text encoders, whose layers transformers 5 renamed
-            layer.lora_alpha[ADAPTER] = alpha
-            layer.set_scale(ADAPTER, 1.0)
+            layer.lora_alpha[adapter_name] = alpha
+            layer.set_scale(adapter_name, 1.0)
     left = sorted(alphas.keys() - applied.keys())
     if len(left) == len(alphas):
-        remove(base)
         raise LoraError(
             f"The LoRA file {path} was made for another base model: none of its {len(alphas)} layers is in {base.name}."
         )

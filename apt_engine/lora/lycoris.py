@@ -7,7 +7,8 @@
 times alpha / rank, where there is a rank. Layers are named as in kohya's layout.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -39,13 +40,13 @@ class _Layer:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def is_lycoris(tensors: dict[str, Tensor]) -> bool:
-    """Whether a file is a LoHa or a LoKr."""
-    return any(key.rpartition(".")[2] in LOHA + LOKR for key in tensors)
+def is_lycoris(keys: Iterable[str]) -> bool:
+    """Whether a file with these keys is a LoHa or a LoKr."""
+    return any(key.rpartition(".")[2] in LOHA + LOKR for key in keys)
 
 
-def load(base: BaseModel, path: Path, tensors: dict[str, Tensor]) -> list[str]:
-    """Put a LoHa or LoKr on a base without a LoRA, at full strength; returns sentences on what was left out.
+def load(base: BaseModel, path: Path, tensors: dict[str, Tensor], adapter: str = ADAPTER) -> list[str]:
+    """Put a LoHa or LoKr on a base, at full strength, around what it has; returns sentences on what was left out.
 
     Raises:
         LoraError: it is of another base model.
@@ -59,22 +60,23 @@ def load(base: BaseModel, path: Path, tensors: dict[str, Tensor]) -> list[str]:
     for is_loha, config in kinds.items():
         chosen = [layer for layer in layers if (LOHA[0] in layer.tensors) is is_loha]
         for part in dict.fromkeys(layer.part for layer in chosen):
-            _inject(part, config, [layer.name for layer in chosen if layer.part is part])
+            _inject(part, config, [layer.name for layer in chosen if layer.part is part], adapter)
         for layer in chosen:
-            left += _fill(base, path, layer)
+            left += _fill(base, path, layer, adapter)
     return _told(path, left)
 
 
-def apply_magnitudes(base: BaseModel, path: Path, tensors: dict[str, Tensor]) -> list[str]:
-    """Make the attached LoRA a DoRA where a file says so; returns sentences on what was left out."""
+def apply_magnitudes(base: BaseModel, path: Path, tensors: dict[str, Tensor], adapter: str = ADAPTER) -> list[str]:
+    """Make an attached LoRA a DoRA where a file says so; returns sentences on what was left out."""
     layers, left = _layers_of(base, {key: value for key, value in tensors.items() if key.endswith(MAGNITUDE)})
     for layer in layers:
         own, magnitude = layer.module, layer.tensors[MAGNITUDE.removeprefix(".")]
         # Some programs keep the length of columns, which PEFT has no place for.
-        if not isinstance(own, LoraLayer) or magnitude.numel() != len(base_weight(own)):
+        is_lora = isinstance(own, LoraLayer) and adapter in own.lora_A
+        if not is_lora or magnitude.numel() != len(base_weight(own)):
             left.append(f"{layer.name}{MAGNITUDE}")
             continue
-        holder, weight = _made_dora(own), base_weight(own)
+        holder, weight = _made_dora(own, adapter), base_weight(own)
         shape = holder.weight.shape
         holder.register_buffer("trained", magnitude.float().to(weight.device).view(shape), persistent=False)
         holder.register_buffer("bare", weight.float().flatten(1).norm(dim=1).view(shape), persistent=False)
@@ -82,20 +84,20 @@ def apply_magnitudes(base: BaseModel, path: Path, tensors: dict[str, Tensor]) ->
     return _told(path, left)
 
 
-def _made_dora(layer: LoraLayer) -> Any:
+def _made_dora(layer: LoraLayer, adapter: str) -> Any:
     """Give a LoRA the module that holds the lengths of rows, by PEFT's own way."""
     config, own = LoraConfig(use_dora=True), cast("Any", layer)
     variant = own.resolve_lora_variant(config=config)
-    own.lora_variant[ADAPTER] = variant
-    variant.init(own, ADAPTER, config=config)
-    return own.lora_magnitude_vector[ADAPTER]
+    own.lora_variant[adapter] = variant
+    variant.init(own, adapter, config=config)
+    return own.lora_magnitude_vector[adapter]
 
 
-def set_magnitudes(part: nn.Module, strength: float) -> None:
+def set_magnitudes(part: nn.Module, strength: float, adapter: str = ADAPTER) -> None:
     """Scale what DoRA does to the length of rows: 0 leaves them as the base model has them."""
     for layer in part.modules():
-        if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_magnitude_vector:
-            holder: Any = layer.lora_magnitude_vector[ADAPTER]
+        if isinstance(layer, LoraLayer) and adapter in layer.lora_magnitude_vector:
+            holder: Any = layer.lora_magnitude_vector[adapter]
             holder.weight.data.copy_(holder.bare + strength * (holder.trained - holder.bare))
 
 
@@ -129,17 +131,17 @@ def _outermost(part: nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers that can be changed; one with a LoRA as a whole."""
     for name, module in part.named_modules():
         is_inside = ".base_layer" in name or ".lora_" in name
-        if isinstance(module, nn.Linear | nn.Conv2d | LoraLayer) and not is_inside:
+        if isinstance(module, nn.Linear | nn.Conv2d | LoraLayer | LycorisLayer) and not is_inside:
             yield name, module
 
 
-def _inject(part: nn.Module, config: LycorisConfig, names: list[str]) -> None:
+def _inject(part: nn.Module, config: LycorisConfig, names: list[str], adapter: str) -> None:
     config.target_modules = names  # pyright: ignore[reportAttributeAccessIssue]  # whole names, each of one layer
-    with torch.random.fork_rng(devices=[]):
-        inject_adapter_in_model(config, part, ADAPTER)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):  # that another LoRA is there
+        inject_adapter_in_model(config, part, adapter)
 
 
-def _fill(base: BaseModel, path: Path, layer: _Layer) -> list[str]:
+def _fill(base: BaseModel, path: Path, layer: _Layer, adapter: str) -> list[str]:
     """Give an injected layer the tensors of a file in place of those drawn; returns the keys that have no place."""
     own = layer.part.get_submodule(layer.name)
     assert isinstance(own, LycorisLayer)
@@ -148,18 +150,18 @@ def _fill(base: BaseModel, path: Path, layer: _Layer) -> list[str]:
     rank = float(len(ranked)) if ranked is not None else 1.0
     alpha = float(tensors.pop("alpha", torch.tensor(rank))) if ranked is not None else 1.0
     tensors.pop("alpha", None)  # of a layer without a rank it says nothing
-    own.r[ADAPTER], own.alpha[ADAPTER], own.scaling[ADAPTER] = rank, alpha, alpha / rank
+    own.r[adapter], own.alpha[adapter], own.scaling[adapter] = rank, alpha, alpha / rank
     for name in (*LOHA, *LOKR):
         holder = getattr(own, name, None)
         if isinstance(holder, nn.ParameterDict):
-            if ADAPTER in holder:
-                del holder[ADAPTER]
+            if adapter in holder:
+                del holder[adapter]
             if name in tensors:
                 value = tensors.pop(name).float().to(base_weight(own).device)
-                holder[ADAPTER] = nn.Parameter(value, requires_grad=False)
+                holder[adapter] = nn.Parameter(value, requires_grad=False)
     try:
         with torch.no_grad():
-            is_right = own.get_delta_weight(ADAPTER).shape == base_weight(own).shape
+            is_right = own.get_delta_weight(adapter).shape == base_weight(own).shape
     except (RuntimeError, KeyError):
         is_right = False
     if not is_right:

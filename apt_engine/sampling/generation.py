@@ -12,11 +12,10 @@ from apt_engine.bases import hub
 from apt_engine.bases.profiles import build_config
 from apt_engine.bases.prompts import cut_prompt
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
-from apt_engine.errors import ConfigError, LoraError
-from apt_engine.lora import adapter, files, foreign
-from apt_engine.runs.history import checkpoint_of
-from apt_engine.runs.run import Run
+from apt_engine.errors import ConfigError
+from apt_engine.lora import adapter, stack
 from apt_engine.runs.store import RunStore
+from apt_engine.runs.worn import loras_of
 from apt_engine.sampling.sampler import Picture, Sampler, Stopped
 from apt_engine.settings.parameters import write_parameters
 from apt_engine.settings.presets import load_presets
@@ -58,11 +57,9 @@ class Generator:
         """
         run = store.open(request.run) if request.run else None
         config = run.config if run else build_config(load_presets(), (), {"subject": "thing", "base": request.base})
-        lora_path = (
-            checkpoint_of(run, request.checkpoint).lora_path if run else Path(request.lora) if request.lora else None
-        )
+        worn = loras_of(store, request)
         sampler = self._ready(config, on_progress, should_stop)
-        for told in self._attach(lora_path, request.strength):
+        for told in stack.put_on(sampler.base, [(lora.path, lora.strength) for lora in worn]):
             on_progress(told, None)
         prompt = config.fill(request.prompt)
         cut = [said for said in (prompt, request.negative_prompt) if sampler.base.caption_tokens(said).is_cut]
@@ -82,7 +79,7 @@ class Generator:
         ]
         _check_area(config, pictures[0])
         folder.mkdir(parents=True, exist_ok=True)
-        names = Path(config.base).stem, _name_of(run, lora_path)
+        names = Path(config.base).stem, [(lora.name, lora.strength) for lora in worn]
         images = sampler.generate(pictures, lambda fraction: on_progress(message, fraction), on_preview)
         with adapter.fused(sampler.base.denoiser):
             for number, (picture, image) in enumerate(zip(pictures, images, strict=True), _next_number(folder)):
@@ -109,20 +106,6 @@ class Generator:
             self._sampler, self._loaded = Sampler(base), wanted
         return self._sampler
 
-    def _attach(self, lora_path: Path | None, strength: float) -> list[str]:
-        """Put a LoRA on in place of the last one; what of it cannot be applied, as sentences."""
-        assert self._sampler
-        base = self._sampler.base
-        foreign.remove(base)
-        told: list[str] = []
-        if lora_path:
-            try:
-                files.load(base, lora_path)
-            except LoraError:  # none of ours
-                told = foreign.load(base, lora_path)
-            foreign.set_strength(base, strength)
-        return told
-
 
 def _check_area(config: TrainingConfig, picture: Picture) -> None:
     """A picture far larger than the base was made for shows nothing sensible, and attention to all of it takes any memory."""
@@ -139,20 +122,12 @@ def _next_number(folder: Path) -> int:
     return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
 
 
-def _settings_inside(request: SampleRequest, picture: Picture, model: str, lora: str) -> PngInfo:
+def _settings_inside(request: SampleRequest, picture: Picture, model: str, loras: list[tuple[str, float]]) -> PngInfo:
     """The settings as other programs read them ("parameters") and as ours does, inside the PNG."""
     own = request.replace(seed=picture.seed, count=1)
     size = (picture.width, picture.height)
     info = PngInfo()
     used = own.replace(sampler=picture.sampler)
-    info.add_itxt("parameters", write_parameters(used, prompt=picture.prompt, size=size, model=model, lora=lora))
-    info.add_itxt("apt_studio", json.dumps(own.to_dict()))
+    info.add_itxt("parameters", write_parameters(used, prompt=picture.prompt, size=size, model=model, loras=loras))
+    info.add_itxt("apt_studio", json.dumps(own.without_folders().to_dict()))
     return info
-
-
-def _name_of(run: Run | None, lora_path: Path | None) -> str:
-    """What other programs would call a LoRA: its file's name, for a run's that of the file written for them."""
-    if run is None:
-        return lora_path.stem if lora_path else ""
-    written = [path.stem for path in sorted((run.path / "exports").glob("*.safetensors"))]
-    return next((name for name in written if not name.endswith(("-diffusers", "-merged"))), run.id)

@@ -1,16 +1,19 @@
 """Settings of a picture as A1111, Forge and many others write and read them: text under "parameters" in a PNG."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from apt_engine.settings.sampling import SAMPLERS, SampleRequest
+from apt_engine.settings.sampling import LORA_FILE, SAMPLERS, SampleRequest
 
-LORA = re.compile(r"\s*<lora:([^:<>]+)(?::([\d.]+))?[^<>]*>")
+LORA = re.compile(r"\s*<lora:([^:<>]+)(?::(-?[\d.]+))?[^<>]*>")
 PAIR = re.compile(r'\s*([A-Z][\w /-]*):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
 
 
-def write_parameters(request: SampleRequest, *, prompt: str, size: tuple[int, int], model: str, lora: str) -> str:
+def write_parameters(
+    request: SampleRequest, *, prompt: str, size: tuple[int, int], model: str, loras: Sequence[tuple[str, float]]
+) -> str:
     """The text for a picture.
 
     Args:
@@ -18,9 +21,9 @@ def write_parameters(request: SampleRequest, *, prompt: str, size: tuple[int, in
         prompt: what was really asked for.
         size: its width and height in px.
         model: name of the base model.
-        lora: name of the LoRA; empty for none.
+        loras: name and strength of each LoRA.
     """
-    worn = f" <lora:{lora}:{request.strength:g}>" if lora and request.strength else ""
+    worn = "".join(f" <lora:{name}:{strength:g}>" for name, strength in loras if strength)
     lines = [f"{prompt}{worn}"]
     if request.negative_prompt:
         lines.append(f"{NEGATIVE} {request.negative_prompt}")
@@ -50,8 +53,12 @@ def read_parameters(text: str) -> SampleRequest:
     given: dict[str, Any] = {"run": "", "count": 1, "negative_prompt": negative.strip(), "steps": int(told["Steps"])}
     loras = LORA.findall(prompt)
     if loras:
-        name, strength = loras[0]
-        given |= {"lora": f"{name}.safetensors", "strength": float(strength or 1)}
+        (name, strength), *others = loras
+        given |= {
+            "lora": f"{name}{LORA_FILE}",
+            "strength": float(strength or 1),
+            "loras": [f"{name}{LORA_FILE}:{strength or 1}" for name, strength in others],
+        }
     given["prompt"] = LORA.sub("", prompt).strip()
     for name, key, kind in (("seed", "Seed", int), ("guidance_scale", "CFG scale", float)):
         if key in told:

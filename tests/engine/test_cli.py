@@ -86,7 +86,9 @@ def test_photos_become_a_lora_file_that_draws_another_picture(
     assert generate(data, tmp_path / "base", "--base", str(toy_base), prompt="a photo of a zwx car") == 0
     assert numpy.abs(only_picture(tmp_path / "tuned") - only_picture(tmp_path / "base")).max() > 2
     assert main(["export", "--data-dir", str(data), "--out", str(tmp_path / "files")]) == 0
-    assert len(list((tmp_path / "files").glob("*.safetensors"))) == 2
+    file, _ = sorted((tmp_path / "files").glob("*.safetensors"))
+    assert generate(data, tmp_path / "twice", "--lora", f"{file}:0.5") == 0
+    assert numpy.abs(only_picture(tmp_path / "tuned") - only_picture(tmp_path / "twice")).max() > 2
     assert main(["resume", "--data-dir", str(data), "--steps", "6"]) == 0
     assert main(["verdict", "--data-dir", str(data)]) == 0
     assert main(["runs", "--data-dir", str(data)]) == 0

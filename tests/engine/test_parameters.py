@@ -28,12 +28,26 @@ def test_what_is_written_is_read_again() -> None:
     request = SampleRequest(
         prompt="x", run="", negative_prompt="text", strength=0.5, seed=9, steps=7, sampler="Euler a", guidance_scale=3
     )
-    text = write_parameters(request, prompt="a zwx bear", size=(64, 96), model="pocket", lora="bear-000200")
+    text = write_parameters(request, prompt="a zwx bear", size=(64, 96), model="pocket", loras=[("bear-000200", 0.5)])
     assert text.splitlines()[0] == "a zwx bear <lora:bear-000200:0.5>"
     assert text.endswith("Size: 64x96, Model: pocket")
     again = read_parameters(text)
     assert again == request.replace(prompt="a zwx bear", width=64, height=96, count=1, lora="bear-000200.safetensors")
-    assert "<lora" not in write_parameters(request, prompt="a bear", size=(64, 64), model="pocket", lora="")
+    assert "<lora" not in write_parameters(request, prompt="a bear", size=(64, 64), model="pocket", loras=[])
+
+
+def test_several_loras_are_written_and_read_with_their_strengths() -> None:
+    request = SampleRequest(
+        prompt="x", run="", lora="bear.safetensors", strength=0.5, loras=("/a/b/wool.safetensors:0.25",)
+    )
+    loras = [("bear", 0.5), ("wool", 0.25), ("off", 0.0)]
+    text = write_parameters(request, prompt="a bear", size=(64, 64), model="pocket", loras=loras)
+    assert text.splitlines()[0] == "a bear <lora:bear:0.5> <lora:wool:0.25>"
+    again = read_parameters(text)
+    assert (again.prompt, again.lora, again.strength) == ("a bear", "bear.safetensors", 0.5)
+    assert again.loras == ("wool.safetensors:0.25",)
+    with pytest.raises(ConfigError, match="strength cannot be -1"):
+        read_parameters("a bear <lora:bear:-1>\nSteps: 20")
 
 
 def test_samplers_of_other_programs_become_the_usual_one() -> None:

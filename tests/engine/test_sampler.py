@@ -84,14 +84,22 @@ def test_it_draws_what_a_stock_pipeline_draws(kind: str, toy_base: Path, toy_xl_
         assert (ours - theirs(*other)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", drawing.SAMPLERS)
-def test_the_pocket_models_pictures_are_diffusers_own_to_the_pixel(name: str) -> None:
-    """By their names of the samplers, their prompts, their VAE; the other laws hold at toy size."""
+@pytest.mark.parametrize(
+    ("name", "loras"), [(drawing.SAMPLERS[0], 0), (drawing.SAMPLERS[1], 1), (drawing.SAMPLERS[2], 2)]
+)
+def test_the_pocket_models_pictures_are_diffusers_own_to_the_pixel(name: str, loras: int) -> None:
+    """By their names of the samplers, their prompts, their VAE, their `set_adapters`; the other laws hold at toy size."""
     base, stock = load_base("pocket", device="cpu", attention="plain"), drawing.stock_pipeline()
-    ours = pixels(drawing.ours(base, name, steps=4))
-    theirs = pixels(drawing.theirs(stock, name, drawing.noise_of(base), steps=4))
-    assert (ours == theirs).all()
-    assert ours.std() > 10
+    drawing.give_loras(base, stock, loras)
+    noise = drawing.noise_of(base)
+    beside = pixels(drawing.ours(base, name, steps=4, is_fused=False))
+    assert (beside == pixels(drawing.theirs(stock, name, noise.clone(), steps=4))).all()
+    assert beside.std() > 10
+    if loras:
+        stock.fuse_lora()
+        fused = pixels(drawing.ours(base, name, steps=4))
+        assert (fused == pixels(drawing.theirs(stock, name, noise, steps=4))).all()
+        assert numpy.abs(fused - beside).max() <= 1  # a sum of weights rounds otherwise than a sum of what they put out
 
 
 def test_a_fused_lora_draws_the_same_and_leaves_the_weights_to_the_bit() -> None:
@@ -238,3 +246,39 @@ def test_a_lora_file_draws_what_its_run_draws(trained: Run, tmp_path: Path, toy_
     assert (by_run == by_file).all()
     with pytest.raises(ConfigError, match="leave one out"):
         SampleRequest(prompt="a car", run=trained.id, lora=str(file))
+
+
+def test_several_loras_draw_together_and_are_named_in_the_picture_without_their_folders(
+    trained: Run, tmp_path: Path, toy_base: Path
+) -> None:
+    style, gone = tmp_path / "style.safetensors", tmp_path / "gone.safetensors"
+    style.write_bytes(trained.checkpoint().lora_path.read_bytes())
+    early = "2"
+    (alone,) = answer(trained, tmp_path / "alone", checkpoint=early)
+    (both,) = answer(trained, tmp_path / "both", checkpoint=early, strength=0.5, loras=[f"{style}:0.25"])
+    (by_name,) = answer(
+        trained,
+        tmp_path / "other way",
+        prompt="a zwx car",
+        run="",
+        base=str(toy_base),
+        width=32,
+        height=32,
+        loras=[f"{style}:0.25", f"{trained.id}@{early}:0.5"],
+    )
+    assert numpy.abs(both - alone).max() > 1
+    assert numpy.abs(both - by_name).max() <= 1
+    with Image.open(tmp_path / "both" / "01-seed0.png") as image:
+        text: dict[str, str] = image.text  # pyright: ignore[reportAttributeAccessIssue]
+    assert text["parameters"].splitlines()[0] == f"a zwx car <lora:{trained.id}:0.5> <lora:style:0.25>"
+    assert json.loads(text["apt_studio"])["loras"] == ["style.safetensors:0.25"]
+    assert str(tmp_path) not in str(text)
+    with Image.open(tmp_path / "other way" / "01-seed0.png") as image:
+        assert str(tmp_path) not in str(image.info)
+    for loras, words in (
+        ([f"{gone}:1"], r"The LoRA file gone\.safetensors is not there any more; choose another, or take it out\."),
+        ([f"{trained.id}@4"], "is given twice"),
+        (["another-run:1"], "There is no run another-run"),
+    ):
+        with pytest.raises(EngineError, match=words):
+            answer(trained, tmp_path / "bad", loras=loras)

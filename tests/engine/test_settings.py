@@ -7,7 +7,7 @@ import pytest
 
 from apt_engine.errors import ConfigError
 from apt_engine.settings.fields import setting_of
-from apt_engine.settings.sampling import SampleRequest
+from apt_engine.settings.sampling import SampleRequest, read_lora
 from apt_engine.settings.training import TrainingConfig
 
 
@@ -112,3 +112,36 @@ def test_a_bare_base_has_no_subject() -> None:
 def test_switches_that_contradict_each_other_are_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         TrainingConfig.from_dict({"subject": "car", **settings})
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ("style.safetensors", ("style.safetensors", 1.0)),
+        (r"C:\loras\style.safetensors", (r"C:\loras\style.safetensors", 1.0)),
+        (r"C:\loras\style.safetensors:0.5", (r"C:\loras\style.safetensors", 0.5)),
+        ("20260101-120000-car@300:2", ("20260101-120000-car@300", 2.0)),
+    ],
+)
+def test_a_lora_is_read_with_its_strength(words: str, read: tuple[str, float]) -> None:
+    assert read_lora(words) == read
+
+
+@pytest.mark.parametrize(
+    ("loras", "sentence"),
+    [
+        (
+            ["a/style.safetensors:nan"],
+            r"The strength of style\.safetensors cannot be nan; it must lie between 0 and 2\.",
+        ),
+        (["style.safetensors:100"], "cannot be 100; it must lie between 0 and 2"),
+        (["style.safetensors:-1"], "cannot be -1; it must lie between 0 and 2"),
+        (["style.safetensors:much"], r'The strength "much" of style\.safetensors is no number; write one like 0\.8\.'),
+        (["a/style.safetensors", "b/style.safetensors:0.5"], r"The LoRA style\.safetensors is given twice"),
+        (["r1:0.5"], "The LoRA r1@kept is given twice"),
+        ([f"{number}.safetensors" for number in range(8)], "9 LoRAs are too many at once; take at most 8"),
+    ],
+)
+def test_a_lora_too_strong_too_many_or_twice_is_one_sentence(loras: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        SampleRequest(prompt="an owl", run="r1", loras=tuple(loras))
