@@ -12,16 +12,17 @@ from apt_engine.errors import ConfigError
 from apt_engine.settings.fields import Setting, setting_of
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
+from ui.words import later, say, told
 
 GROUP_TITLES = {
-    "subject": "Words",
-    "model": "Base model",
-    "lora": "LoRA",
-    "training": "Training",
-    "augmentation": "Augmentation",
-    "regularization": "Regularization",
-    "prior": "Prior preservation",
-    "output": "Samples and checkpoints",
+    "subject": later("Words"),
+    "model": later("Base model"),
+    "lora": later("LoRA"),
+    "training": later("Training"),
+    "augmentation": later("Augmentation"),
+    "regularization": later("Regularization"),
+    "prior": later("Prior preservation"),
+    "output": later("Samples and checkpoints"),
 }
 SPECIAL_WORDS = {"lora": "LoRA", "snr": "SNR", "dtype": "Number format"}
 Settings = type[TrainingConfig] | type[SampleRequest]
@@ -40,7 +41,7 @@ def build_settings(kind: type[TrainingConfig], values: dict[str, Any], left_out:
         if not fields:
             continue
         with gr.Group(elem_classes="settings-group"):
-            gr.HTML(f"<h3>{title}</h3>", padding=False)
+            gr.HTML(f"<h3>{say(title)}</h3>", padding=False)
             with gr.Row():
                 for field in fields:
                     made[field.name] = build_input(kind, field.name, value=values[field.name])
@@ -73,8 +74,8 @@ def build_input(
     shown = to_component(field.default if value is None else value)
     shown = None if shown is dataclasses.MISSING else shown
     words: dict[str, Any] = {
-        "label": label or _label(name, about),
-        "info": about.help,
+        "label": label or told(label_of(field)),
+        "info": told(about.help),
         "interactive": True,
         "elem_id": elem_id,
     }
@@ -89,9 +90,10 @@ def build_input(
         if placeholder:  # an empty input for numbers shows a 0
             return gr.Textbox("", placeholder=placeholder, max_lines=1, min_width=110, **{**words, "info": None})
         # Not given the range: Gradio's own message for a number out of range does not name the setting, ours does.
-        return gr.Number(shown, min_width=220, **{**words, "info": f"{about.help}{_range(about)}"})
+        return gr.Number(shown, min_width=220, **{**words, "info": f"{told(about.help)}{_range(about)}"})
     is_list = wanted is not str
-    words["info"] = f"{about.help} One a line." if is_list else about.help
+    if is_list:
+        words["info"] = f"{told(about.help)} {say('One a line.')}"
     lines = 4 if is_list else 1
     height = {"max_lines": 1} if name == "subject" else {}  # an input, to which a list of words can be attached
     return gr.Textbox(shown, lines=lines, min_width=460 if is_list else 220, **height, **words)
@@ -110,7 +112,9 @@ def whole_number(words: Any, name: str) -> int | None:
         return round(float(said.replace(",", "")))
     except (ValueError, OverflowError) as error:
         raise ConfigError(
-            f'{name} is "{said[:40]}", which is no whole number; change it, or leave it empty.'
+            say(
+                '{name} is "{said}", which is no whole number; change it, or leave it empty.', name=name, said=said[:40]
+            )
         ) from error
 
 
@@ -145,8 +149,9 @@ def changed_by(before: TrainingConfig, after: TrainingConfig, shown: dict[str, A
     return moved
 
 
-def _label(name: str, about: Setting) -> str:
-    words = [SPECIAL_WORDS.get(word, word) for word in name.split("_")]
+def label_of(field: dataclasses.Field[Any]) -> str:
+    """What an input for a setting is called, made from its name and unit."""
+    about, words = setting_of(field), [SPECIAL_WORDS.get(word, word) for word in field.name.split("_")]
     text = " ".join(words)
     return f"{text[0].upper()}{text[1:]}" + (f" ({about.unit})" if about.unit and about.unit not in words else "")
 
@@ -154,4 +159,4 @@ def _label(name: str, about: Setting) -> str:
 def _range(about: Setting) -> str:
     if about.minimum is None or about.maximum is None:
         return ""
-    return f" From {about.minimum:,.10g} to {about.maximum:,.10g}."
+    return " " + say("From {low:,.10g} to {high:,.10g}.", low=about.minimum, high=about.maximum)

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from apt_engine.errors import EngineError
 from ui.context import AppContext
 from ui.serving.guard import Guard, guard_comes_first
+from ui.serving.languages import Languages
 from ui.serving.routes import routes
 from ui.theme import STYLE_SHEET, build_theme
 
@@ -66,12 +67,13 @@ def launch_options(
     """
     is_public = auth is not None or context.tenants.is_shared
     guard = Middleware(Guard, tenants=context.tenants, is_public=is_public, link=auth if by_link else None)
+    languages = Middleware(Languages, is_framed=context.tenants.is_shared)
     own_routes = routes(context.tenants, data_dir / "cache")
     return {
         "theme": build_theme(),
         "css_paths": STYLE_SHEET,
         "footer_links": [],
-        "app_kwargs": {"middleware": [guard], "routes": own_routes, "lifespan": guard_comes_first},
+        "app_kwargs": {"middleware": [guard, languages], "routes": own_routes, "lifespan": guard_comes_first},
         "ssr_mode": False,
         "state_session_capacity": SESSIONS_KEPT,
         "run_history": False,

@@ -9,10 +9,11 @@ from gradio.components import Component
 
 from apt_engine.jobs.engine import EngineStatus, describe_status
 from ui import models, picture_view, plain_card
+from ui.blocks import SpokenBlocks
 from ui.context import AppContext, Values, plain_errors
 from ui.form import can_show
 from ui.pictures import show_history, show_line
-from ui.scripted import GENERATE, scripted, settle
+from ui.scripted import generate_script, scripted, settle
 from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
 
@@ -67,13 +68,16 @@ class PageView:
 
 def build_app(context: AppContext) -> gr.Blocks:
     """Build the page; the caller launches it."""
-    with gr.Blocks(title="APT Studio", analytics_enabled=False) as page:
-        view = build(context)
-        _connect_tabs(view, context)
-        _connect_page(page, view, context)
+    page = SpokenBlocks(partial(_make, context), title="APT Studio", analytics_enabled=False)
     page.queue(max_size=MOST_EVENTS)
     page._queue.sleep_when_free = QUEUE_POLL_SECONDS  # noqa: SLF001 - Gradio has no public name for it
     return page
+
+
+def _make(context: AppContext, page: gr.Blocks) -> None:
+    view = build(context)
+    _connect_tabs(view, context)
+    _connect_page(page, view, context)
 
 
 def build(context: AppContext) -> PageView:
@@ -159,7 +163,7 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
 def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
     """Wire what belongs to no tab: the header, and what a reload finds again."""
     page.load(None, None, None, js=train.PREPARE)
-    page.load(None, None, None, js=GENERATE)
+    page.load(None, None, None, js=generate_script())
     page.load(
         partial(come_in, view, context),
         None,
