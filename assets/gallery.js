@@ -14,10 +14,10 @@ function enlarge(index) {
   const dialog = node("dialog", { class: "large", "aria-label": picture.words || picture.name },
     large,
     node("p", {}, picture.words),
-    node("button", { type: "button", class: "close", onclick: () => step(-1) }, "Previous"), " ",
-    node("button", { type: "button", class: "close", onclick: () => step(1) }, "Next"), " ",
-    node("a", { class: "close", href: picture.url, download: picture.name }, "Download"), " ",
-    node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"));
+    node("button", { type: "button", class: "close", onclick: () => step(-1) }, say("Previous")), " ",
+    node("button", { type: "button", class: "close", onclick: () => step(1) }, say("Next")), " ",
+    node("a", { class: "close", href: picture.url, download: picture.name }, say("Download")), " ",
+    node("button", { type: "button", class: "close", onclick: () => dialog.close() }, say("Close")));
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "ArrowLeft") step(-1);
     if (event.key === "ArrowRight") step(1);
@@ -28,7 +28,7 @@ function enlarge(index) {
 function figure(picture, index, pick) {
   const words = picture.words || picture.name;
   const act = pick ? () => trigger("select", { index }) : () => enlarge(index);
-  const label = pick ? `use the settings of ${words} again` : `${words}: enlarge`;
+  const label = pick ? say("use the settings of {words} again", { words }) : say("{words}: enlarge", { words });
   const image = node("img", { alt: "", loading: "lazy" });
   const made = node("figure", {}, node("button", { type: "button", class: "tile", "aria-label": label, onclick: act }, image));
   if (picture.wide) {
@@ -37,7 +37,7 @@ function figure(picture, index, pick) {
   } else limit(image, made).src = picture.url;
   if (!pick) {
     made.append(node("figcaption", {}, picture.words, " ",
-      node("a", { href: picture.url, download: picture.name, "aria-label": `download ${words}`, title: "download" }, "\u2193")));
+      node("a", { href: picture.url, download: picture.name, "aria-label": say("download {words}", { words }), title: say("download") }, "\u2193")));
   }
   return made;
 }
@@ -46,7 +46,7 @@ function render() {
   const { pictures = [], pick = false } = props.value ?? {};
   root.classList.toggle("pick", pick);
   root.replaceChildren(...pictures.map((picture, index) => figure(picture, index, pick)));
-  if (!pictures.length) root.replaceChildren(node("p", { class: "quiet empty" }, pick ? "Nothing is drawn yet." : "Your pictures appear here."));
+  if (!pictures.length) root.replaceChildren(node("p", { class: "quiet empty" }, pick ? say("Nothing is drawn yet.") : say("Your pictures appear here.")));
 }
 
 render();

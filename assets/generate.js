@@ -7,7 +7,7 @@
 
   function settle() {
     clearTimeout(underWay.shift());
-    document.querySelector("#compare input")?.setAttribute("placeholder", "add one"); // it is drawn when the tab is opened
+    document.querySelector("#compare input")?.setAttribute("placeholder", say("add one")); // it is drawn when the tab is opened
     if (underWay.length || !wanted) return;
     wanted = false;
     setTimeout(() => button()?.click(), 50); // once the page shows what was chosen

@@ -17,7 +17,7 @@ function option(choice) {
   const is = choice.id === props.value.chosen;
   const made = node("button", { type: "button", class: "model", "aria-pressed": String(is), onclick: () => choose(choice.id) }, ...face(choice));
   if (!choice.mine) return made;
-  const out = node("button", { type: "button", class: "link", "aria-label": `delete ${choice.title}`, onclick: () => confirm(`Delete the LoRA file "${choice.title}"?`) && trigger("delete", { id: choice.id }) }, "delete");
+  const out = node("button", { type: "button", class: "link", "aria-label": say("delete {title}", { title: choice.title }), onclick: () => confirm(say("Delete the LoRA file “{title}”?", { title: choice.title })) && trigger("delete", { id: choice.id }) }, say("delete"));
   return node("div", { class: "mine" }, made, out);
 }
 

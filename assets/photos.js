@@ -27,7 +27,7 @@ async function add(files) {
   const list = [...files];
   const added = [];
   for (const [index, file] of list.entries()) {
-    waiting = `taking in ${index + 1} of ${list.length}`;
+    waiting = say("taking in {number} of {count}", { number: index + 1, count: list.length });
     render();
     try {
       const body = new FormData();
@@ -37,7 +37,7 @@ async function add(files) {
       if (error) throw new Error(error);
       added.push({ path, name: file.name, url: "", whole: "", box: null, caption: "", warnings: [] });
     } catch (error) {
-      alert(`${file.name} could not be taken in: ${error.message ?? error}`);
+      alert(say("{name} could not be taken in: {reason}", { name: file.name, reason: error.message ?? String(error) }));
     }
   }
   waiting = "";
@@ -50,8 +50,8 @@ function tile(photo, index) {
   const picture = photo.url ? node("img", { class: "photo", src: photo.url, alt: photo.name }) : node("span", { class: "tile" });
   const notes = photo.warnings.map((words) => node("span", { class: "pill", title: words }, words));
   return node("li", {},
-    node("button", { type: "button", class: "frame", "aria-label": `crop ${photo.name}`, onclick: () => crop(index) }, picture),
-    node("button", { type: "button", class: "remove", "aria-label": `take ${photo.name} out`, onclick: () => change(others()) }, "\u00d7"),
+    node("button", { type: "button", class: "frame", "aria-label": say("crop {name}", { name: photo.name }), onclick: () => crop(index) }, picture),
+    node("button", { type: "button", class: "remove", "aria-label": say("take {name} out", { name: photo.name }), onclick: () => change(others()) }, "\u00d7"),
     node("div", { class: "pills" }, ...notes));
 }
 
@@ -59,9 +59,9 @@ function crop(index) {
   const photo = props.value.photos[index];
   const image = node("img", { src: photo.whole, alt: photo.name, draggable: "false" });
   const handles = ["nw", "ne", "sw", "se"].map((corner) => node("i", { class: corner, "data-corner": corner }));
-  const square = node("div", { class: "square", tabindex: 0, role: "slider", "aria-label": "the part that is learnt: arrow keys move it",
-    "aria-valuenow": 0, "aria-valuetext": "square around the subject" }, ...handles);
-  const sizes = node("input", { type: "range", min: 100 * LEAST_SIDE, max: 100, value: 100, "aria-label": "size of the square" });
+  const square = node("div", { class: "square", tabindex: 0, role: "slider", "aria-label": say("the part that is learnt: arrow keys move it"),
+    "aria-valuenow": 0, "aria-valuetext": say("square around the subject") }, ...handles);
+  const sizes = node("input", { type: "range", min: 100 * LEAST_SIDE, max: 100, value: 100, "aria-label": say("size of the square") });
   const stage = node("div", { class: "stage" }, image, square);
   let [left, top, side] = photo.box ?? [0, 0, 1];
 
@@ -118,12 +118,12 @@ function crop(index) {
     change(props.value.photos.map((one, at) => (at === index ? { ...one, ...changed } : one)));
     dialog.close();
   };
-  const dialog = node("dialog", { class: "large", "aria-label": `crop ${photo.name}` },
-    node("p", {}, "Move the square over the subject, or drag its corners; what is outside is not learnt."), stage,
-    node("label", { class: "choose" }, "size", sizes),
-    node("label", { class: "choose caption" }, "caption", caption),
-    node("button", { type: "button", class: "close", onclick: done }, "Use this part"), " ",
-    node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Cancel"));
+  const dialog = node("dialog", { class: "large", "aria-label": say("crop {name}", { name: photo.name }) },
+    node("p", {}, say("Move the square over the subject, or drag its corners; what is outside is not learnt.")), stage,
+    node("label", { class: "choose" }, say("size"), sizes),
+    node("label", { class: "choose caption" }, say("caption"), caption),
+    node("button", { type: "button", class: "close", onclick: done }, say("Use this part")), " ",
+    node("button", { type: "button", class: "close", onclick: () => dialog.close() }, say("Cancel")));
   showDialog(dialog);
   place();
 }
@@ -131,8 +131,8 @@ function crop(index) {
 function render() {
   const { photos = [], problems = [] } = props.value ?? {};
   const input = node("input", { type: "file", multiple: true, accept: "image/*,.heic,.heif,.avif",
-    "aria-label": "photos", onchange: (event) => add(event.target.files) });
-  const words = waiting || (photos.length ? "Add more" : "Drop photos here, or click");
+    "aria-label": say("photos"), onchange: (event) => add(event.target.files) });
+  const words = waiting || (photos.length ? say("Add more") : say("Drop photos here, or click"));
   const adder = node("label", { class: "add" }, node("b", { "aria-hidden": "true" }, "+"), node("span", {}, words), input);
   const list = node("ul", { class: photos.length ? "tiles" : "tiles empty" }, ...photos.map(tile), node("li", { class: "adder" }, adder));
   const left = problems.map((sentence) => node("li", {}, sentence));

@@ -13,14 +13,20 @@ function pointNear(path, step, right) {
   return points.reduce((best, point) => (away(point) < away(best) ? point : best));
 }
 
+// Three digits, also where they are noughts.
+function spell(value) {
+  const digits = (value.toPrecision(3).split("e")[0].split(".")[1] ?? "").length;
+  return value.toLocaleString(document.documentElement.lang, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
 function wordsOf(plot, svg, event) {
   if (event.target.dataset?.words) return event.target.dataset.words;
   const paths = [...svg.querySelectorAll("path.line")];
   if (!paths.length) return "";
   const [low, top, right] = ["low", "top", "right"].map((name) => Number(plot.dataset[name]));
   const found = paths.map((path) => [path.dataset.name, ...pointNear(path, stepAt(svg, event), right)]);
-  const values = found.map(([name, , y]) => `${name} ${(low + (100 - y) / 100 * (top - low)).toPrecision(3)}`);
-  return [`step ${Math.round(found[0][1] * right / 100).toLocaleString("en")}`, ...values].join("\n");
+  const values = found.map(([name, , y]) => `${name} ${spell(low + (100 - y) / 100 * (top - low))}`);
+  return [say("step {step}", { step: Math.round(found[0][1] * right / 100) }), ...values].join("\n");
 }
 
 function over(event) {

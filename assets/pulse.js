@@ -28,7 +28,7 @@ let wasTraining = false;
 
 async function askLeave() {
   const answer = await Notification.requestPermission();
-  bell.textContent = answer === "granted" ? "You will be told at the end" : "The browser does not let this page tell you; allow notifications for it";
+  bell.textContent = answer === "granted" ? say("You will be told at the end") : say("The browser does not let this page tell you; allow notifications for it");
 }
 
 function offerBell(isTraining) {
@@ -37,13 +37,13 @@ function offerBell(isTraining) {
     return;
   }
   if (bell.isConnected) return;
-  bell.textContent = Notification.permission === "granted" ? "You will be told at the end" : "Tell me at the end";
+  bell.textContent = Notification.permission === "granted" ? say("You will be told at the end") : say("Tell me at the end");
   document.querySelector(".watch-actions")?.append(bell);
 }
 
 function tell() {
   const share = document.querySelector("#progress [aria-valuenow]")?.getAttribute("aria-valuenow");
-  const isTraining = document.querySelector("h1.brand small")?.textContent === "training";
+  const isTraining = document.querySelector("h1.brand small")?.dataset.job === "training";
   showShare(isTraining && share ? Math.round(share) : null);
   offerBell(isTraining);
   const hasEnded = wasTraining && !isTraining;
@@ -65,7 +65,7 @@ async function beat() {
   } catch {
     failures += 1;
   }
-  const words = failures >= PATIENCE ? "APT Studio does not answer. Start it again; this page then goes on, with all you typed." : "";
+  const words = failures >= PATIENCE ? say("APT Studio does not answer. Start it again; this page then goes on, with all you typed.") : "";
   if (root.textContent !== words) root.textContent = words;
 }
 

@@ -6,10 +6,9 @@ let made = "";
 
 function nameOf(step, steps) {
   if (step === null) return "\u00a0";
-  if (step === 0) return "before";
-  const words = `step ${step.toLocaleString("en")}`;
-  if (step === props.value.kept) return `${words}, kept`;
-  return step === steps[steps.length - 1] ? `${words}, now` : words;
+  if (step === 0) return say("before");
+  if (step === props.value.kept) return say("step {step}, kept", { step });
+  return step === steps[steps.length - 1] ? say("step {step}, now", { step }) : say("step {step}", { step });
 }
 
 function nearest(steps, wanted) {
@@ -38,7 +37,7 @@ function tile(value, step, index) {
   const words = `${value.prompts[index]}, ${nameOf(step, value.steps)}`;
   const open = () => enlarge(value, step, index);
   const image = node("img", { alt: "", loading: "lazy" });
-  const made = node("button", { class: "tile", type: "button", "aria-label": `${words}: enlarge`, onclick: open }, image);
+  const made = node("button", { class: "tile", type: "button", "aria-label": say("{words}: enlarge", { words }), onclick: open }, image);
   limit(image, made).src = url;
   return made;
 }
@@ -48,7 +47,7 @@ function enlarge(value, step, index) {
   const sides = [steps[0], step === steps[0] ? steps[steps.length - 1] : step].map((shown, number) => {
     const picture = node("img", { alt: "" });
     limit(picture, picture);
-    const select = node("select", { "aria-label": number ? "right: step" : "left: step" },
+    const select = node("select", { "aria-label": number ? say("right: step") : say("left: step") },
       ...steps.map((one) => node("option", { value: one }, nameOf(one, value.steps))));
     const show = () => {
       picture.src = value.urls[`${select.value}-${index}`];
@@ -61,14 +60,14 @@ function enlarge(value, step, index) {
   });
   const dialog = node("dialog", { class: "large", "aria-label": value.prompts[index] },
     node("p", {}, value.prompts[index]), node("div", { class: "sides" }, ...sides),
-    node("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"));
+    node("button", { type: "button", class: "close", onclick: () => dialog.close() }, say("Close")));
   showDialog(dialog);
 }
 
 function render() {
   const value = props.value;
   if (!value || !value.prompts.length) {
-    root.replaceChildren(node("p", { class: "quiet" }, "Samples are switched off for this run."));
+    root.replaceChildren(node("p", { class: "quiet" }, say("Samples are switched off for this run.")));
     return;
   }
   const key = JSON.stringify([value, chosen]);
@@ -83,9 +82,9 @@ function render() {
   const rows = value.prompts.map((prompt, index) =>
     node("tr", {}, node("th", { scope: "row" }, prompt), ...columns.map((step) => node("td", {}, tile(value, step, index)))));
   const table = node("table", {}, node("thead", {}, node("tr", {}, node("td"), ...heads)), node("tbody", {}, ...rows));
-  const scroller = node("div", { class: "samples", tabindex: 0, role: "group", "aria-label": "samples by prompt and step" }, table);
+  const scroller = node("div", { class: "samples", tabindex: 0, role: "group", "aria-label": say("samples by prompt and step") }, table);
   const slider = root.querySelector("input[type=range]") ?? node("input", {
-    type: "range", min: 0, step: 1, "aria-label": "step shown in the middle",
+    type: "range", min: 0, step: 1, "aria-label": say("step shown in the middle"),
     oninput: (event) => { chosen = props.value.steps[Number(event.target.value)]; render(); },
   });
   slider.max = steps.length - 1;
@@ -95,7 +94,7 @@ function render() {
   const line = root.querySelector(".choose") ?? node("label", { class: "choose" }, node("span", {}, slider, node("i", { class: "kept" })), node("b"));
   const mark = line.querySelector("i");
   mark.hidden = !value.kept || steps.length < 3;
-  mark.title = `kept, step ${value.kept}`;
+  mark.title = say("kept, step {step}", { step: value.kept });
   mark.style.setProperty("--share", shareOf(steps, value.kept));
   line.querySelector("b").textContent = nameOf(columns[1], steps);
   if (line.parentNode === root) root.firstChild.replaceWith(scroller);

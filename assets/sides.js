@@ -23,7 +23,7 @@ function render() {
     return;
   }
   const selects = columns.map((column) => {
-    const made = node("select", { "aria-label": `step of ${column.name}` }, ...column.steps.map(({ step, words }) => node("option", { value: step }, words)));
+    const made = node("select", { "aria-label": say("step of {name}", { name: column.name }) }, ...column.steps.map(({ step, words }) => node("option", { value: step }, words)));
     made.value = column.start;
     return made;
   });
@@ -31,7 +31,7 @@ function render() {
   const rows = prompts.map((prompt, row) => node("tr", {}, node("th", { scope: "row" }, prompt),
     ...columns.map((column, place) => tile(column, row, prompt, selects[place]))));
   const table = node("table", {}, node("thead", {}, node("tr", {}, node("td"), ...heads)), node("tbody", {}, ...rows));
-  root.replaceChildren(node("div", { class: "card samples" }, node("h2", { class: "title" }, "Side by side"), table));
+  root.replaceChildren(node("div", { class: "card samples" }, node("h2", { class: "title" }, say("Side by side")), table));
   root.scrollIntoView({ behavior: "smooth", block: "nearest" });
 }
 

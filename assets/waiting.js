@@ -4,7 +4,7 @@ const root = element.querySelector(".waiting-root");
 function row(wish, place) {
   const act = (words, move, disabled) =>
     node("button", { type: "button", class: "link", disabled, onclick: () => trigger("submit", { id: wish.id, move }) }, words);
-  return node("li", {}, node("span", {}, wish.words), act("sooner", "sooner", place === 0), act("take out", "out", false));
+  return node("li", {}, node("span", {}, wish.words), act(say("sooner"), "sooner", place === 0), act(say("take out"), "out", false));
 }
 
 function render() {

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
@@ -39,6 +39,10 @@ NOT_ON_THE_PAGE = (
     "runs/events.py",
     "settings/parameters.py",
 )
+ONE_WORD = (  # said alone, of a training before it starts and of the engine
+    *("photo", "photos", "steps", "about", "memory", "disk", "download", "none"),
+    *("ready", "training", "drawing", "judging"),
+)
 PROMPT = re.compile(r"(a|an) (photo|pencil|watercolor)\b.*")  # drawn, not read
 WORD = re.compile(r"(?<![\w{.])[a-z]{2,}(?![\w}(])")
 UNIT = re.compile(r"\{\w+\} (s|min|h)")
@@ -52,9 +56,10 @@ def page_sentences() -> dict[str, str | None]:
         for call in ast.walk(ast.parse(path.read_text("utf-8"))):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
                 continue
-            texts = [item.value for item in call.args if isinstance(item, ast.Constant) and isinstance(item.value, str)]
-            if call.func.id in ("say", "later") and texts:
-                found.setdefault(texts[0], None)
+            sides = [side for item in call.args for side in ((item.body, item.orelse) if _is_choice(item) else (item,))]
+            texts = [side.value for side in sides if isinstance(side, ast.Constant) and isinstance(side.value, str)]
+            if call.func.id in ("say", "later"):
+                found |= {text: None for text in texts if text not in found}
             elif call.func.id == "count" and len(texts) == 2:
                 found[texts[1]] = texts[0]
     for path in sorted((ROOT / "assets").glob("*.js")):
@@ -64,7 +69,7 @@ def page_sentences() -> dict[str, str | None]:
 
 def engine_sentences() -> list[str]:
     """Sentences and templates of the engine in order, then those of presets and examples, then the names of settings."""
-    found: dict[str, None] = {}
+    found: dict[str, None] = dict.fromkeys(ONE_WORD)
     for path in sorted(ENGINE.rglob("*.py")):
         if not path.relative_to(ENGINE).as_posix().startswith(NOT_ON_THE_PAGE):
             found |= dict.fromkeys(filter(_is_sentence, _texts(ast.parse(path.read_text("utf-8")))))
@@ -115,7 +120,7 @@ def _named(node: ast.Assign) -> str:
     return ast.unparse(node.targets[0])
 
 
-def _is_choice(node: ast.AST) -> bool:
+def _is_choice(node: ast.AST) -> TypeGuard[ast.IfExp]:
     return isinstance(node, ast.IfExp) and _is_text(node.body) and _is_text(node.orelse)
 
 
@@ -144,7 +149,7 @@ def _parts(node: ast.AST, constants: dict[str, str], taken: dict[str, str]) -> I
     elif isinstance(node, ast.JoinedStr):
         for value in node.values:
             yield from _parts(value.value if isinstance(value, ast.FormattedValue) else value, constants, taken)
-    elif isinstance(node, ast.IfExp) and _is_choice(node):
+    elif _is_choice(node):
         choices = [
             ["".join(form) for form in itertools.product(*_parts(side, constants, taken))]
             for side in (node.body, node.orelse)

@@ -8,6 +8,7 @@ from apt_engine.runs.history import History
 from apt_engine.runs.run import Run
 from ui.plots import Series, file_url, line_plot, smoothed
 from ui.sentences import begun_at
+from ui.words import say
 
 NOTHING: dict[str, Any] = {"prompts": [], "columns": []}
 
@@ -47,8 +48,9 @@ def _column(history: History, name: str, prompts: Sequence[str]) -> dict[str, An
 
 
 def _words(step: int, history: History) -> str:
-    kept = ", kept" if step and step == history.kept_step else ""
-    return f"step {step:,}{kept}" if step else "before"
+    if not step:
+        return say("before")
+    return say("step {step:,}, kept" if step == history.kept_step else "step {step:,}", step=step)
 
 
 def draw_differences(runs: Sequence[Run], names: Sequence[str]) -> str:
@@ -66,8 +68,8 @@ def draw_differences(runs: Sequence[Run], names: Sequence[str]) -> str:
         if value != second[name]
     )
     table = f'<table class="differences"><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>'
-    said = table if rows else "<p>Their settings are the same.</p>"
-    return f'<div class="card"><h2 class="title">What was set differently</h2>{said}</div>'
+    said = table if rows else f"<p>{say('Their settings are the same.')}</p>"
+    return f'<div class="card"><h2 class="title">{say("What was set differently")}</h2>{said}</div>'
 
 
 def draw_curves(histories: Sequence[History], names: Sequence[str]) -> str:
@@ -81,9 +83,9 @@ def draw_curves(histories: Sequence[History], names: Sequence[str]) -> str:
         )
         + "</section>"
         for title, unit, points in (
-            ("New views of the photos", "% better than untrained", views),
-            ("Loss", "squared error", [smoothed(history.losses) for history in histories]),
-            ("Drift without the subject", "squared difference", [history.drifts for history in histories]),
+            (say("New views of the photos"), say("% better than untrained"), views),
+            (say("Loss"), say("squared error"), [smoothed(history.losses) for history in histories]),
+            (say("Drift without the subject"), say("squared difference"), [history.drifts for history in histories]),
         )
     )
     return f'<div class="card details">{plots}</div>'

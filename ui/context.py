@@ -17,6 +17,7 @@ from apt_engine.jobs.picture_line import PictureLine
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import Preset, load_presets
 from ui.serving.tenants import Tenants
+from ui.words import say, told
 
 ASSETS_DIR = Path(__file__).resolve().parent.parent / "assets"
 SECONDS_SHOWN = 12
@@ -113,4 +114,4 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except EngineError as error:
-        raise gr.Error(str(error), duration=SECONDS_SHOWN, title="Not yet", print_exception=False) from error
+        raise gr.Error(told(str(error)), duration=SECONDS_SHOWN, title=say("Not yet"), print_exception=False) from error

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from apt_engine.errors import ConfigError, DiskError
 from apt_engine.reading.regular import open_regular
 from apt_engine.settings.sampling import SampleRequest
+from ui.words import say
 
 MOST_PICTURES = 200
 LABEL = 26  # px above columns and blocks
@@ -50,7 +51,11 @@ def read_axes(checkpoints: str, strengths: str, prompts: str, first: SampleReque
     count = axes.requests * first.count
     if count > MOST_PICTURES:
         raise ConfigError(
-            f"This grid would be {count:,} pictures; {MOST_PICTURES} are the most. Take fewer values or pictures."
+            say(
+                "This grid would be {count:,} pictures; {most} are the most. Take fewer values or pictures.",
+                count=count,
+                most=MOST_PICTURES,
+            )
         )
     return axes
 
@@ -63,7 +68,8 @@ def _number(words: str) -> float:
     try:
         return float(words)
     except ValueError as error:
-        raise ConfigError(f'The strength "{words[:40]}" is no number; write some like 0.5, 1.') from error
+        said = say('The strength "{words}" is no number; write some like 0.5, 1.', words=words[:40])
+        raise ConfigError(said) from error
 
 
 def requests_of(first: SampleRequest, axes: Axes) -> list[tuple[str, SampleRequest]]:
@@ -74,7 +80,7 @@ def requests_of(first: SampleRequest, axes: Axes) -> list[tuple[str, SampleReque
     """
     return [
         (
-            f"{_words(checkpoint)}, strength {strength:g}",
+            say("{checkpoint}, strength {strength:g}", checkpoint=_caption(checkpoint), strength=strength),
             first.replace(checkpoint=checkpoint, strength=strength, prompt=prompt),
         )
         for prompt in axes.prompts
@@ -83,7 +89,12 @@ def requests_of(first: SampleRequest, axes: Axes) -> list[tuple[str, SampleReque
     ]
 
 
+def _caption(checkpoint: str) -> str:
+    return say("step {step:,}", step=int(checkpoint)) if checkpoint.isdecimal() else checkpoint
+
+
 def _words(checkpoint: str) -> str:
+    """What stands on the grid itself, in English as all that is written into files."""
     return f"step {checkpoint}" if checkpoint.isdecimal() else checkpoint
 
 
@@ -107,7 +118,8 @@ def save_grid(folder: Path, first: SampleRequest, axes: Axes, pictures: Sequence
     try:
         _drawn(axes, first.count, pictures).save(path, pnginfo=info)
     except OSError as error:
-        raise DiskError(f"The grid cannot be kept ({error.strerror}); free some disk space.") from error
+        said = say("The grid cannot be kept ({reason}); free some disk space.", reason=error.strerror)
+        raise DiskError(said) from error
     return path
 
 

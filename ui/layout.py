@@ -16,12 +16,13 @@ from ui.pictures import show_history, show_line
 from ui.scripted import generate_script, scripted, settle
 from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
+from ui.words import later, say, told
 
 MOST_EVENTS = 200  # that wait; each may hold a form of 2 MB
 QUEUE_POLL_SECONDS = 0.02  # Gradio's own 0.001 keeps 3 % of a core busy while nothing happens
-SHARED_NOTE = (
+SHARED_NOTE = later(
     "You are a guest here: nobody else sees your photos, runs and pictures, and all of it is deleted "
-    f"{HOURS_KEPT} hours after your last visit."
+    "{hours} hours after your last visit."
 )
 
 
@@ -84,15 +85,15 @@ def build(context: AppContext) -> PageView:
     """Make the components."""
     header = gr.HTML(show_status(None))
     if context.tenants.is_shared:
-        gr.HTML(f'<p class="quiet">{SHARED_NOTE}</p>', elem_id="shared-note")
+        gr.HTML(f'<p class="quiet">{say(SHARED_NOTE, hours=HOURS_KEPT)}</p>', elem_id="shared-note")
     with gr.Tabs() as tabs:
-        with gr.Tab("Train", id="train", elem_id="train-tab"):
+        with gr.Tab(say("Train"), id="train", elem_id="train-tab"):
             train_view = train.build(context)
-        with gr.Tab("Watch", id="watch"):
+        with gr.Tab(say("Watch"), id="watch"):
             watch_view = watch.build()
-        with gr.Tab("Generate", id="generate") as generate_tab:
+        with gr.Tab(say("Generate"), id="generate") as generate_tab:
             generate_view = picture_view.build(context)
-        with gr.Tab("Runs", id="runs") as runs_tab:
+        with gr.Tab(say("Runs"), id="runs") as runs_tab:
             runs_view = runs.build(context)
     return PageView(
         header=header,
@@ -234,7 +235,7 @@ def show_beside(view: PageView, context: AppContext, run_id: str) -> Values:
     with plain_errors():
         plain = plain_card.beside(context, run_id)
     if len(context.store.list()) > is_there:
-        gr.Info("Plain DreamBooth is trained as soon as the engine is free; press again to see how far it is.")
+        gr.Info(say("Plain DreamBooth is trained as soon as the engine is free; press again to see how far it is."))
     return {
         view.tabs: gr.Tabs(selected="runs"),
         **runs.refresh(view.runs, context),
@@ -264,7 +265,8 @@ def open_generate(view: PageView, context: AppContext, values: Values) -> Values
 
 def show_status(status: EngineStatus | None) -> str:
     """The header: name of the app, and what the engine does; nothing of it before the page has asked."""
-    return f'<h1 class="brand">APT Studio <small>{describe_status(status) if status else ""}</small></h1>'
+    job, words = (status.job, told(describe_status(status))) if status else ("", "")
+    return f'<h1 class="brand">APT Studio <small data-job="{job}">{words}</small></h1>'
 
 
 def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
@@ -277,17 +279,17 @@ def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
     if status == values[view.status]:
         return line or gr.skip()
     waits = {
-        "training": "Train: wait for the run",
-        "sampling": "Train: wait for the pictures",
-        "exporting": "Train: wait for the files",
-        "judging": "Train: wait for the verdict",
-        "waiting": "Train: in line",
+        "training": later("Train: wait for the run"),
+        "sampling": later("Train: wait for the pictures"),
+        "exporting": later("Train: wait for the files"),
+        "judging": later("Train: wait for the verdict"),
+        "waiting": later("Train: in line"),
     }
-    button = gr.Button(waits.get(status.job, "Train"), interactive=status.job == "idle")
+    button = gr.Button(say(waits.get(status.job, "Train")), interactive=status.job == "idle")
     if context.line and status.job != "idle":
-        button = gr.Button("Train next: put in line", interactive=True)
+        button = gr.Button(say("Train next: put in line"), interactive=True)
     is_later = bool(context.pictures) and status.job in ("training", "exporting")
-    drawing = gr.Button("Generate next: put in line" if is_later else "Generate")
+    drawing = gr.Button(say("Generate next: put in line") if is_later else say("Generate"))
     shown: Values = {view.status: status, view.header: show_status(status), view.train.train: button}
     return {**shown, view.generate.generate: drawing, **line}
 

@@ -11,6 +11,7 @@ from apt_engine.errors import EngineError
 from apt_engine.runs.model_folders import remember, remembered
 from ui.context import AppContext, Values
 from ui.train_panels import problem
+from ui.words import count, gap, say, told
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ModelFoldersView:
 
 def offered(context: AppContext) -> list[tuple[str, str]]:
     """Base models to choose from, as (words, value): those of the presets, then those found on this computer."""
-    known = [(preset.name, preset.bases[0]) for preset in context.presets.values() if preset.bases]
+    known = [(told(preset.name), preset.bases[0]) for preset in context.presets.values() if preset.bases]
     if context.tenants.is_shared:
         return known
     found = [model for folder in remembered(context.store.data_dir) for model in models_in(folder)[0]]
@@ -35,15 +36,15 @@ def build(context: AppContext) -> ModelFoldersView:
     """Make the components; a visitor of a Space does not see them."""
     is_shared = context.tenants.is_shared
     folders = [] if is_shared else remembered(context.store.data_dir)
-    with gr.Accordion("Models of ComfyUI, Forge or AUTOMATIC1111", open=False, visible=not is_shared):
+    with gr.Accordion(say("Models of ComfyUI, Forge or AUTOMATIC1111"), open=False, visible=not is_shared):
         box = gr.Textbox(
             "\n".join(map(str, folders)),
-            label="Model folders",
-            info="Where such a program lies, or any folder of models. One a line; they are remembered.",
+            label=say("Model folders"),
+            info=say("Where such a program lies, or any folder of models. One a line; they are remembered."),
             lines=2,
             elem_id="model-folders",
         )
-        look = gr.Button("Find models", size="sm", elem_id="find-models")
+        look = gr.Button(say("Find models"), size="sm", elem_id="find-models")
         note = gr.HTML("")
     return ModelFoldersView(box, look, note)
 
@@ -68,7 +69,13 @@ def look(view: ModelFoldersView, context: AppContext, base: Component, values: V
     except EngineError as error:
         return {view.note: problem(error)}
     counted = [models_in(folder) for folder in folders]
-    found, others = sum(len(models) for models, _ in counted), sum(count for _, count in counted)
-    left = f"; {others} other{'s' if others > 1 else ''} there cannot be trained on" if others else ""
-    note = f'<p class="quiet">{found} model{"" if found == 1 else "s"} found{left}.</p>'
-    return {view.note: note, base: gr.Dropdown(offered(context), value=values[base])}
+    found, others = sum(len(models) for models, _ in counted), sum(more for _, more in counted)
+    said = [count("{number} model found.", "{number} models found.", found)]
+    if others:
+        said.append(
+            count("{number} other there cannot be trained on.", "{number} others there cannot be trained on.", others)
+        )
+    return {
+        view.note: f'<p class="quiet">{gap().join(said)}</p>',
+        base: gr.Dropdown(offered(context), value=values[base]),
+    }

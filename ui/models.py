@@ -16,12 +16,13 @@ from ui.context import AppContext
 from ui.plots import file_url
 from ui.sentences import begun_at
 from ui.vocabulary import known_prompts
+from ui.words import later, say, told
 
 BARE = ""
 FILE = "file:"  # before the name of a LoRA file
 KEPT, LAST = "kept", "last"  # checkpoints that need no number
-BASE_TOO = "the base model"
-POCKET_LIMITS = (
+BASE_TOO = "base"
+POCKET_LIMITS = later(
     "The pocket model draws 64 px of a small world: some forty things, eighteen places, five treatments. It cannot draw people, "
     "text, several things together, or anything else."
 )
@@ -39,7 +40,7 @@ Choice = dict[str, Any]  # as `assets/models.js` draws it
 def list_models(context: AppContext) -> list[Choice]:
     """Runs that have a LoRA, newest first; LoRA files, newest first; and the bare base model. Each has an id."""
     runs = [choice for run in context.store.list() if (choice := _of_run(run))]
-    return [*runs, *map(_of_file, lora_files(context)), _BARE_CHOICE]
+    return [*runs, *map(_of_file, lora_files(context)), _bare_choice()]
 
 
 def _of_run(run: Run) -> Choice | None:
@@ -49,7 +50,8 @@ def _of_run(run: Run) -> Choice | None:
         return None
     if not saved:
         return None
-    step = f"kept step {summary.kept_step:,}" if summary.kept_step else f"step {saved[-1].step:,}"
+    kept = summary.kept_step
+    step = say("kept step {step:,}", step=kept) if kept else say("step {step:,}", step=saved[-1].step)
     photo = next(iter(run.photo_paths), None)
     return {
         "id": run.id,
@@ -61,10 +63,11 @@ def _of_run(run: Run) -> Choice | None:
 
 
 def _of_file(path: Path) -> Choice:
-    return {"id": f"{FILE}{path.name}", "title": path.stem, "words": "LoRA file", "picture": "", "mine": True}
+    return {"id": f"{FILE}{path.name}", "title": path.stem, "words": say("LoRA file"), "picture": "", "mine": True}
 
 
-_BARE_CHOICE: Choice = {"id": BARE, "title": "The base model", "words": "as it is", "picture": "", "mine": False}
+def _bare_choice() -> Choice:
+    return {"id": BARE, "title": say("The base model"), "words": say("as it is"), "picture": "", "mine": False}
 
 
 def chosen_or_bare(choices: list[Choice], wanted: str) -> str:
@@ -102,11 +105,12 @@ def keep_lora(context: AppContext, path: Path) -> str:
         shutil.copyfile(path, aside)
         aside.replace(kept)
     except OSError as error:
-        raise DiskError(f"{path.name} cannot be kept ({error.strerror}); free some disk space.") from error
+        sentence = say("{name} cannot be kept ({reason}); free some disk space.", name=path.name, reason=error.strerror)
+        raise DiskError(sentence) from error
     return f"{FILE}{kept.name}"
 
 
-def list_checkpoints(context: AppContext, model: str) -> tuple[list[tuple[str, str]], list[str]]:
+def list_checkpoints(context: AppContext, model: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Checkpoints of a run as (words, value), the kept and the last one first, then newest first; and what may stand beside."""
     steps, kept = [], 0
     if run_of(model):
@@ -114,10 +118,11 @@ def list_checkpoints(context: AppContext, model: str) -> tuple[list[tuple[str, s
             run = context.store.open(model)
             kept = summarize(run).kept_step
             steps = [item.step for item in reversed(run.checkpoints())]
-    best = f"kept: step {kept:,}" if kept else "kept: the last"
-    last = f"last: step {steps[0]:,}" if steps else "last"
-    choices = [(best, KEPT), (last, LAST), *((f"step {step:,}", str(step)) for step in steps)]
-    return choices, [BASE_TOO, *([LAST] if kept else []), *(f"step {step}" for step in steps)]
+    best = say("kept: step {step:,}", step=kept) if kept else say("kept: the last")
+    last = say("last: step {step:,}", step=steps[0]) if steps else say("last")
+    numbered = [(say("step {step:,}", step=step), str(step)) for step in steps]
+    others = [(say("the base model"), BASE_TOO), *([(say("last"), LAST)] if kept else []), *numbered]
+    return [(best, KEPT), (last, LAST), *numbered], others
 
 
 def name_of(context: AppContext, run_id: str, checkpoint: str) -> str:
@@ -130,9 +135,8 @@ def name_of(context: AppContext, run_id: str, checkpoint: str) -> str:
         return ""
     run = context.store.open(run_id)
     summary = summarize(run)
-    words = f"step {int(checkpoint):,}" if checkpoint.isdecimal() else checkpoint
-    if checkpoint == KEPT and summary.kept_step:
-        words = f"step {summary.kept_step:,}"
+    step = int(checkpoint) if checkpoint.isdecimal() else summary.kept_step if checkpoint == KEPT else 0
+    words = say("step {step:,}", step=step) if step else say("kept") if checkpoint == KEPT else say("last")
     return f"{library.title_of(run) or summary.subject}, {words}"
 
 
@@ -149,13 +153,16 @@ def is_suggested(prompt: str) -> bool:
 def explain_subject(context: AppContext, model: str) -> str:
     """What {subject} means in a prompt."""
     if model.startswith(FILE):
-        hint = f"A LoRA file does not tell its words: write what it was trained on in place of {SUBJECT_SLOT}."
+        hint = say(
+            "A LoRA file does not tell its words: write what it was trained on in place of {slot}.", slot=SUBJECT_SLOT
+        )
         return f'<p class="quiet">{hint}</p>'
     if not model:
-        hint = f"No run is chosen, so write the thing's own name in place of {SUBJECT_SLOT}."
-        return f'<p class="quiet">{hint} {POCKET_LIMITS}</p>'
+        hint = say("No run is chosen, so write the thing's own name in place of {slot}.", slot=SUBJECT_SLOT)
+        return f'<p class="quiet">{hint} {say(POCKET_LIMITS)}</p>'
     try:
         phrase = context.store.open(model).config.phrase
     except EngineError as error:
-        return f'<p class="note">{html.escape(str(error))}</p>'
-    return f'<p class="quiet">{SUBJECT_SLOT} means <span class="chip">{html.escape(phrase)}</span></p>'
+        return f'<p class="note">{html.escape(told(str(error)))}</p>'
+    chip = f'<span class="chip">{html.escape(phrase)}</span>'
+    return f'<p class="quiet">{say("{slot} means {phrase}", slot=SUBJECT_SLOT, phrase=chip)}</p>'

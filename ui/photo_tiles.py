@@ -12,6 +12,7 @@ from apt_engine.errors import PhotoError
 from apt_engine.photos.photo_set import MAXIMUM_COUNT, Photo, PhotoSet, read_photo, shares_of, twins_of
 from apt_engine.runs.run import Run
 from ui.plots import file_url
+from ui.words import say, told
 
 TILE_SIDE = 256
 WHOLE_SIDE = 900
@@ -54,7 +55,7 @@ def read_tiles(value: dict[str, Any] | None, folders: Sequence[Path]) -> PhotoSe
         try:
             photos.append(_read(tile, folders))
         except PhotoError as error:
-            problems.append(str(error))
+            problems.append(told(str(error)))
     return PhotoSet(tuple(photos), tuple(problems))
 
 
@@ -76,10 +77,14 @@ def show(
         too_long: names of those whose caption is longer than the base model can hear.
     """
     tiles: list[dict[str, Any]] = (value or NO_PHOTOS)["photos"]
-    problems = list(photos.problems)
+    problems = list(map(told, photos.problems))
     if len(tiles) > MAXIMUM_COUNT:
         problems.append(
-            f"{len(tiles)} photos are too many; the first {MAXIMUM_COUNT} are here. Keep the 3 to 10 that differ most."
+            say(
+                "{count} photos are too many; the first {most} are here. Keep the 3 to 10 that differ most.",
+                count=len(tiles),
+                most=MAXIMUM_COUNT,
+            )
         )
     by_name = {photo.source: photo for photo in photos.photos}
     twins = twins_of(photos.photos)
@@ -87,7 +92,9 @@ def show(
     for tile in tiles:
         if photo := by_name.get(tile["path"]):
             notes = _notes(photo, resolution)
-            notes += ["nearly a double"] * (photo.name in twins) + ["caption too long"] * (photo.name in too_long)
+            notes += [say("nearly a double")] * (photo.name in twins) + [say("caption too long")] * (
+                photo.name in too_long
+            )
             shown.append(_tile(tile, photo, notes, folder))
     return {**(value or NO_PHOTOS), "photos": shown, "problems": problems}  # with the round the browser counts
 
@@ -96,7 +103,7 @@ def _read(tile: dict[str, Any], folders: Sequence[Path]) -> Photo:
     path = Path(str(tile["path"])).resolve()
     name = Path(str(tile.get("name") or path.name)).name
     if not any(path.is_relative_to(folder.resolve()) for folder in folders):
-        raise PhotoError(f"Photo {name} is not among the files you brought; add it again.")
+        raise PhotoError(say("Photo {name} is not among the files you brought; add it again.", name=name))
     caption = " ".join(str(tile.get("caption") or "").split())[:LONGEST_CAPTION]
     photo = replace(read_photo(path, name), source=str(tile["path"]), caption=caption)
     box = tile.get("box")
@@ -115,8 +122,8 @@ def box_of(image: Image.Image, shares: Sequence[float]) -> tuple[int, int, int, 
 
 def _notes(photo: Photo, resolution: int) -> list[str]:
     box = photo.square
-    notes = ["a little blurred"] if photo.warnings else []
-    return [*notes, *(["small"] if box[2] - box[0] < resolution else [])]
+    notes = [say("a little blurred")] if photo.warnings else []
+    return [*notes, *([say("small")] if box[2] - box[0] < resolution else [])]
 
 
 def _tile(tile: dict[str, Any], photo: Photo, notes: list[str], folder: Path) -> dict[str, Any]:

@@ -11,19 +11,20 @@ from apt_engine.settings.sampling import SampleRequest
 from ui import grid
 from ui.context import AppContext, Values
 from ui.form import build_input, whole_number
+from ui.words import later, say
 
 SLIDERS = {
-    "count": "Pictures",
-    "steps": "Steps",
-    "guidance_scale": "Guidance",
-    "strength": "LoRA strength",
+    "count": later("Pictures"),
+    "steps": later("Steps"),
+    "guidance_scale": later("Guidance"),
+    "strength": later("LoRA strength"),
 }
-SIZES = {"width": "Width (px)", "height": "Height (px)"}
-AS_TRAINED = "as trained"
+SIZES = {"width": later("Width (px)"), "height": later("Height (px)")}
+AS_TRAINED = later("as trained")
 AXES = {  # label, example, lines
-    "checkpoints": ("Steps: the columns", "100, 200, kept", 1),
-    "strengths": ("Strengths: the rows", "0.5, 0.8, 1", 1),
-    "prompts": ("Prompts, one a line: the blocks", "a photo of a {subject} in the snow", 2),
+    "checkpoints": (later("Steps: the columns"), "100, 200, kept", 1),
+    "strengths": (later("Strengths: the rows"), "0.5, 0.8, 1", 1),
+    "prompts": (later("Prompts, one a line: the blocks"), "a photo of a {subject} in the snow", 2),
 }
 
 
@@ -48,32 +49,32 @@ class PictureForm:
 
 def build_picture_form(context: AppContext) -> PictureForm:
     """Make the components."""
-    gr.HTML('<h2 class="title">Settings</h2><p>They are saved inside every PNG.</p>')
-    made = {name: build_input(SampleRequest, name, label=label, is_slider=True) for name, label in SLIDERS.items()}
+    gr.HTML(f'<h2 class="title">{say("Settings")}</h2><p>{say("They are saved inside every PNG.")}</p>')
+    made = {name: build_input(SampleRequest, name, label=say(label), is_slider=True) for name, label in SLIDERS.items()}
     with gr.Row(elem_classes=["prompt-row", "seed-row"]):
-        made["seed"] = build_input(SampleRequest, "seed", label="Seed", placeholder="any")
+        made["seed"] = build_input(SampleRequest, "seed", label=say("Seed"), placeholder=say("any"))
         keep_seed = gr.Checkbox(
-            False, label="Same seed", info="Otherwise each press draws a new one.", elem_id="keep-seed"
+            False, label=say("Same seed"), info=say("Otherwise each press draws a new one."), elem_id="keep-seed"
         )
-    made["negative_prompt"] = build_input(SampleRequest, "negative_prompt", label="Not in the picture")
-    made["sampler"] = build_input(SampleRequest, "sampler", label="Sampler")
+    made["negative_prompt"] = build_input(SampleRequest, "negative_prompt", label=say("Not in the picture"))
+    made["sampler"] = build_input(SampleRequest, "sampler", label=say("Sampler"))
     with gr.Row():
         for name, label in SIZES.items():
-            made[name] = build_input(SampleRequest, name, label=label, placeholder=AS_TRAINED)
-    with gr.Accordion("A grid of steps, strengths and prompts", open=False, elem_id="grid"):
+            made[name] = build_input(SampleRequest, name, label=say(label), placeholder=say(AS_TRAINED))
+    with gr.Accordion(say("A grid of steps, strengths and prompts"), open=False, elem_id="grid"):
         axes = {
-            name: gr.Textbox("", label=label, placeholder=example, lines=lines, elem_id=f"grid-{name}")
+            name: gr.Textbox("", label=say(label), placeholder=example, lines=lines, elem_id=f"grid-{name}")
             for name, (label, example, lines) in AXES.items()
         }
-    with gr.Accordion("The settings of a picture", open=False, elem_id="from-picture"):
+    with gr.Accordion(say("The settings of a picture"), open=False, elem_id="from-picture"):
         source = gr.File(
-            label="A PNG made here, or by A1111 or Forge", file_types=[".png"], height=90, elem_id="source"
+            label=say("A PNG made here, or by A1111 or Forge"), file_types=[".png"], height=90, elem_id="source"
         )
-    with gr.Accordion("Another LoRA file, or another base", open=False, visible=not context.tenants.is_shared):
+    with gr.Accordion(say("Another LoRA file, or another base"), open=False, visible=not context.tenants.is_shared):
         lora = gr.File(
-            label="LoRA file (kohya or diffusers)", file_types=[".safetensors"], height=90, elem_id="lora-file"
+            label=say("LoRA file (kohya or diffusers)"), file_types=[".safetensors"], height=90, elem_id="lora-file"
         )
-        made["base"] = build_input(SampleRequest, "base", label="Base model")
+        made["base"] = build_input(SampleRequest, "base", label=say("Base model"))
     return PictureForm(made, keep_seed, axes, lora, source)
 
 

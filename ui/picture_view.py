@@ -14,6 +14,7 @@ from ui.picture_form import PictureForm, build_picture_form
 from ui.pictures import show_line
 from ui.plots import progress_line
 from ui.scripted import scripted
+from ui.words import say
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def build(context: AppContext) -> GenerateView:
     """Make the components."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
-            prompt = build_input(SampleRequest, "prompt", value=models.suggest_prompts(BARE)[0], label="Prompt")
+            prompt = build_input(SampleRequest, "prompt", value=models.suggest_prompts(BARE)[0], label=say("Prompt"))
             meaning = gr.HTML(models.explain_subject(context, BARE), elem_id="meaning")
             suggestions = scripted("prompts", {"prompts": models.suggest_prompts(BARE)}, elem_id="suggestions")
             with gr.Row(elem_classes="prompt-row"):
@@ -78,12 +79,13 @@ def build(context: AppContext) -> GenerateView:
                 model = scripted("models", choices, elem_id="model", min_width=200)
                 checkpoint, compare = _build_checkpoints(context)
             with gr.Row(elem_classes="actions"):
-                generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=180)
-                stop = gr.Button("Stop", visible=False, elem_id="stop-drawing", min_width=90)
+                generate = gr.Button(say("Generate"), variant="primary", elem_id="generate", min_width=180)
+                stop = gr.Button(say("Stop"), visible=False, elem_id="stop-drawing", min_width=90)
             progress = gr.HTML(progress_line(0.0, []), elem_id="drawing")
             waiting = scripted("waiting", show_line(context), elem_id="waiting")
             pictures = scripted("gallery", {"pictures": []}, elem_id="pictures")
-            gr.HTML('<h2 class="title second">History</h2><p>Click one to use its settings again.</p>')
+            about = say("Click one to use its settings again.")
+            gr.HTML(f'<h2 class="title second">{say("History")}</h2><p>{about}</p>')
             history = scripted("gallery", {"pictures": [], "pick": True}, elem_id="history")
         with gr.Column(scale=3, min_width=280, elem_classes="card"):
             form = build_picture_form(context)
@@ -106,9 +108,15 @@ def build(context: AppContext) -> GenerateView:
 def _build_checkpoints(context: AppContext) -> tuple[gr.Dropdown, gr.Dropdown]:
     choices, others = models.list_checkpoints(context, BARE)
     checkpoint = gr.Dropdown(
-        choices, value=KEPT, label="Checkpoint", interactive=True, min_width=150, elem_id="checkpoint"
+        choices, value=KEPT, label=say("Checkpoint"), interactive=True, min_width=150, elem_id="checkpoint"
     )
     compare = gr.Dropdown(
-        others, value=[], label="Compare with", multiselect=True, interactive=True, min_width=150, elem_id="compare"
+        others,
+        value=[],
+        label=say("Compare with"),
+        multiselect=True,
+        interactive=True,
+        min_width=150,
+        elem_id="compare",
     )
     return checkpoint, compare

@@ -8,9 +8,10 @@ from apt_engine.jobs.engine import SampleProgress
 from apt_engine.runs import library
 from ui.context import AppContext
 from ui.plots import file_url
+from ui.words import later, say, told
 
 PICTURES_REMEMBERED = 24
-IN_LINE = "The engine is at work. These pictures are drawn as soon as it is free:"
+IN_LINE = later("The engine is at work. These pictures are drawn as soon as it is free:")
 
 
 def gallery(pictures: Sequence[tuple[str, int, Path]]) -> dict[str, Any]:
@@ -20,16 +21,17 @@ def gallery(pictures: Sequence[tuple[str, int, Path]]) -> dict[str, Any]:
             {
                 "url": file_url(path),
                 "name": path.name,
-                "words": f"{caption}, seed {seed}" if caption else f"seed {seed}",
+                "words": f"{caption}, {words}" if caption else words,
             }
             for caption, seed, path in pictures
+            for words in (say("seed {seed}", seed=seed),)
         ]
     }
 
 
 def gallery_of_grid(whole: Path, first_seed: int, pictures: Sequence[tuple[str, int, Path]]) -> dict[str, Any]:
     """A grid over the whole width, then its pictures."""
-    (sheet,) = gallery([("the grid", first_seed, whole)])["pictures"]
+    (sheet,) = gallery([(say("the grid"), first_seed, whole)])["pictures"]
     return {"pictures": [{**sheet, "wide": True}, *gallery(pictures)["pictures"]]}
 
 
@@ -53,8 +55,8 @@ def show_line(context: AppContext) -> dict[str, Any]:
         "wishes": [
             {"id": wish.id, "words": f"{wish.count} x {wish.requests[0][1].prompt}"} for wish in wishes if wish.requests
         ],
-        "words": IN_LINE,
-        "problem": drawn.problem,
+        "words": say(IN_LINE),
+        "problem": told(drawn.problem),
         "done": drawn.wish_id,
     }
 
@@ -62,4 +64,5 @@ def show_line(context: AppContext) -> dict[str, Any]:
 def preview(progress: SampleProgress) -> str:
     """A small picture of what the next one seems to become."""
     path = progress.preview
-    return f'<img class="preview" src="{file_url(path)}" alt="the next picture, half done">' if path else ""
+    about = say("the next picture, half done")
+    return f'<img class="preview" src="{file_url(path)}" alt="{about}">' if path else ""

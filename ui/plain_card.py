@@ -12,8 +12,9 @@ from apt_engine.runs.history import History, summarize
 from apt_engine.runs.plain import find_plain, make_plain, plain_of
 from apt_engine.runs.run import Run
 from ui.context import AppContext
+from ui.words import later, say, told
 
-TRAIN, SHOW = "Train plain beside it", "Show both"
+TRAIN, SHOW = later("Train plain beside it"), later("Show both")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def build() -> PlainCard:
         gr.Row(elem_classes="actions", equal_height=False),
     ):
         about = gr.HTML("", elem_id="plain-about")
-        beside = gr.Button(TRAIN, size="sm", elem_id="plain-beside", scale=0, min_width=170)
+        beside = gr.Button(say(TRAIN), size="sm", elem_id="plain-beside", scale=0, min_width=170)
     return PlainCard(column, about, beside)
 
 
@@ -53,7 +54,7 @@ def show(card: PlainCard, context: AppContext, history: History, *, is_over: boo
     return {
         card.column: gr.Column(visible=True),
         card.about: _title(_state(plain) if plain else _offer(history)),
-        card.beside: gr.Button(SHOW if plain else TRAIN),
+        card.beside: gr.Button(say(SHOW if plain else TRAIN)),
     }
 
 
@@ -88,16 +89,19 @@ def is_plain(run: Run) -> bool:
 
 def _offer(history: History) -> str:
     seconds = plain_seconds(history)
-    takes = f": about <b>{duration(seconds)}</b>" if seconds else ""
-    return f"The same photos, seed, steps and prompts, but nothing that keeps it from memorizing{takes}"
+    offer = say("The same photos, seed, steps and prompts, but nothing that keeps it from memorizing")
+    return say("{what}: about <b>{time}</b>", what=offer, time=told(duration(seconds))) if seconds else offer
 
 
 def _state(plain: Run) -> str:
     summary = summarize(plain)
     if summary.state == "new":
-        return "It is in line; both can be seen side by side as soon as it has samples"
-    return f"{'Trained' if summary.state == 'finished' else 'Trained so far'}: step {summary.step:,} of {summary.last_step:,}"
+        return say("It is in line; both can be seen side by side as soon as it has samples")
+    steps = {"step": summary.step, "last": summary.last_step}
+    if summary.state == "finished":
+        return say("Trained: step {step:,} of {last:,}", **steps)
+    return say("Trained so far: step {step:,} of {last:,}", **steps)
 
 
 def _title(words: str) -> str:
-    return f'<h2 class="title">Plain DreamBooth beside it</h2><p class="quiet">{words}</p>'
+    return f'<h2 class="title">{say("Plain DreamBooth beside it")}</h2><p class="quiet">{words}</p>'

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from ui.words import number, say
+
 MOST_POINTS = 250
 GAMMA_COLUMNS = 60
 SHADES = 10
@@ -96,7 +98,8 @@ def line_plot(
     window = _Window(max(last_step, 1), levels[0], levels[-1])
     drawing = "".join(_band(spread, window) for spread in spreads)
     drawing += "".join(_line(thin([*one.points], MOST_POINTS), window, one) for one in lines)
-    now = "; ".join(f"{one.name} now {one.points[-1][1]:.3g}" for one in lines if one.points) or "nothing yet"
+    last = [(one.name, one.points[-1][1]) for one in lines if one.points]
+    now = "; ".join(say("{name} now {value:.3g}", name=name, value=value) for name, value in last) or say("nothing yet")
     names = "".join(f'<li class="{one.style}">{html.escape(one.name)}</li>' for one in lines)
     rules = "".join(f'<path class="rule" d="M0 {window.y(level):.2f}h100"/>' for level in levels)
     heights = "".join(f'<span style="bottom:{100 - window.y(level):.1f}%">{_short(level)}</span>' for level in levels)
@@ -120,11 +123,13 @@ def gamma_map(gammas: Sequence[tuple[int, tuple[float, ...]]], last_step: int, k
     width = right / GAMMA_COLUMNS
     latest = {int((step - 1) / width): (step, gamma) for step, gamma in gammas}
     cells = "".join(_column(column, step, gamma) for column, (step, gamma) in latest.items())
-    names = '<div class="rows" aria-hidden="true"><span>detail</span><span>shape</span><span>layout</span></div>'
+    rows = "".join(f"<span>{words}</span>" for words in (say("detail"), say("shape"), say("layout")))
+    names = f'<div class="rows" aria-hidden="true">{rows}</div>'
     ramp = "".join(f'<i class="g{shade}"></i>' for shade in range(SHADES))
-    now = ", ".join(f"{value:.2f}" for value in gammas[-1][1]) if gammas else "nothing yet"
+    values = "; ".join(number(value, ".2f") for value in gammas[-1][1]) if gammas else say("nothing yet")
+    about = say("Overfitting indicator by noise level, now {values}", values=values)
     return (
-        f'<div class="plot gamma" role="img" aria-label="Overfitting indicator by noise level, now {now}">{names}'
+        f'<div class="plot gamma" role="img" aria-label="{about}">{names}'
         f"{_drawing(cells, right, kept_step)}</div>"
         f'<p class="legend ramp">0 {ramp} 1</p>'
     )
@@ -137,15 +142,15 @@ def gamma_lines(gammas: Sequence[tuple[int, tuple[float, ...]]], last_step: int,
         Series(_bin_name(row), [(step, gamma[row]) for step, gamma in gammas], f"b{SHADES - 1 - row}")
         for row in range(count)
     ]
-    about = "Overfitting indicator by noise level"
-    return line_plot(series, last_step, about, unit="indicator", top=1.0, kept_step=kept_step)
+    about = say("Overfitting indicator by noise level")
+    return line_plot(series, last_step, about, unit=say("indicator"), top=1.0, kept_step=kept_step)
 
 
 def weight_bars(gamma: Sequence[float]) -> str:
     """How much each noise level still counts: one minus the indicator, a bar a bin."""
     rows = "".join(
         f'<div class="weight" title="{_bin_name(row)}"><span>{_bin_range(row)}</span>'
-        f'<i style="width:{100 * (1 - value):.0f}%"></i><b>{1 - value:.2f}</b></div>'
+        f'<i style="width:{100 * (1 - value):.0f}%"></i><b>{number(1 - value, ".2f")}</b></div>'
         for row, value in enumerate(gamma)
     )
     return f'<div class="weights">{rows}</div>'
@@ -154,8 +159,8 @@ def weight_bars(gamma: Sequence[float]) -> str:
 def thumbnails(paths: Sequence[Path], words: str) -> str:
     """A row of small pictures."""
     pictures = "".join(
-        f'<img src="{file_url(path)}" alt="{html.escape(words)} {number}" loading="lazy">'
-        for number, path in enumerate(paths, 1)
+        f'<img src="{file_url(path)}" alt="{html.escape(words)} {place}" loading="lazy">'
+        for place, path in enumerate(paths, 1)
     )
     return f'<div class="views">{pictures}</div>'
 
@@ -170,18 +175,18 @@ def progress_line(fraction: float | None, numbers: list[tuple[str, str, str]]) -
     share = "" if fraction is None else f' aria-valuenow="{100 * fraction:.0f}"'
     width = "" if fraction is None else f' style="width:{100 * fraction:.1f}%"'
     kind = "bar unknown" if fraction is None else "bar"
-    said = f'role="progressbar" aria-label="progress" aria-valuemin="0" aria-valuemax="100"{share}'
+    said = f'role="progressbar" aria-label="{say("progress")}" aria-valuemin="0" aria-valuemax="100"{share}'
     bar = f'<div class="{kind}" {said}><i{width}></i></div>'
-    facts = "".join(f"<span>{before} <b>{html.escape(number)}</b> {after}</span>" for before, number, after in numbers)
+    facts = "".join(f"<span>{before} <b>{html.escape(value)}</b> {after}</span>" for before, value, after in numbers)
     return f'{bar}<p class="numbers">{facts or "&nbsp;"}</p>'
 
 
 def _bin_range(row: int) -> str:
-    return f"{row * BIN_STEPS} to {(row + 1) * BIN_STEPS - 1}"
+    return say("{low} to {high}", low=row * BIN_STEPS, high=(row + 1) * BIN_STEPS - 1)
 
 
 def _bin_name(row: int) -> str:
-    return f"noise levels {_bin_range(row)}"
+    return say("noise levels {low} to {high}", low=row * BIN_STEPS, high=(row + 1) * BIN_STEPS - 1)
 
 
 @dataclass(frozen=True)
@@ -211,15 +216,15 @@ def _drawing(inside: str, right: int, kept_step: int) -> str:
         x = 100 * kept_step / right
         kept = f'<path class="kept" d="M{x:.2f} 0v100"/>'
         side = f"right:{100 - x:.1f}%" if x > 50 else f"left:{x:.1f}%"
-        label = f'<b class="kept" style="{side}">kept, {kept_step:,}</b>'
+        label = f'<b class="kept" style="{side}">{say("kept, {step:,}", step=kept_step)}</b>'
     marks = "".join(
-        f'<span{" class=end" if step == right else ""} style="left:{100 * step / right:.1f}%">{step:,.0f}</span>'
+        f'<span{" class=end" if step == right else ""} style="left:{100 * step / right:.1f}%">{number(step, ",.0f")}</span>'
         for step in ticks(0, right)
         if step <= right and step.is_integer()
     )
     return (
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" data-right="{right}">{inside}{kept}</svg>'
-        f'<div class="marks"><small>step</small>{marks}{label}</div>'
+        f'<div class="marks"><small>{say("step")}</small>{marks}{label}</div>'
     )
 
 
@@ -228,13 +233,13 @@ def _column(column: int, step: int, gamma: Sequence[float]) -> str:
     return "".join(
         f'<rect class="g{min(int(value * SHADES), SHADES - 1)}" x="{100 * column / GAMMA_COLUMNS:.2f}" y="{row * height:.2f}" '
         f'width="{100 / GAMMA_COLUMNS + 0.05:.2f}" height="{height - 0.8:.2f}" '
-        f'data-step="{step}" data-words="step {step:,}, {_bin_name(row)}: {value:.2f}"/>'
+        f'data-step="{step}" data-words="{say("step {step:,}", step=step)}, {_bin_name(row)}: {number(value, ".2f")}"/>'
         for row, value in enumerate(gamma)
     )
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}" if abs(value) > 1e-12 else "0"
+    return number(value, ".3g") if abs(value) > 1e-12 else "0"
 
 
 def _line(points: Points, window: _Window, one: Series) -> str:

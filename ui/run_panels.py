@@ -19,8 +19,9 @@ from ui.plots import (
     thumbnails,
     weight_bars,
 )
+from ui.words import later, number, say, told
 
-LAYOUTS = {"kohya": "LoRA for ComfyUI, Forge, A1111", "diffusers": "LoRA for diffusers"}
+LAYOUTS = {"kohya": later("LoRA for ComfyUI, Forge, A1111"), "diffusers": later("LoRA for diffusers")}
 
 
 def _title(title: str, about: str) -> str:
@@ -29,27 +30,29 @@ def _title(title: str, about: str) -> str:
 
 def draw_split(history: History) -> str:
     """How much better than the untrained model the photos are fitted, and new views of them, which are never trained on."""
-    title = "Learning or memorizing"
+    title = say("Learning or memorizing")
     if history.state in ("finished", "stopped") and not history.splits:
-        return _title(title, "This run was not checked for it, so its last step is kept.")
-    about = "New views (mirrored, enlarged) are never trained on. Where only your photos still rise, it memorizes."
+        return _title(title, say("This run was not checked for it, so its last step is kept."))
+    about = say("New views (mirrored, enlarged) are never trained on. Where only your photos still rise, it memorizes.")
     series = [
-        Series("your photos", [(0, 0.0), *((split.step, 100 * split.shots) for split in history.splits)], "dashed"),
-        Series("new views of them", [(0, 0.0), *((split.step, 100 * split.views) for split in history.splits)]),
+        Series(
+            say("your photos"), [(0, 0.0), *((split.step, 100 * split.shots) for split in history.splits)], "dashed"
+        ),
+        Series(say("new views of them"), [(0, 0.0), *((split.step, 100 * split.views) for split in history.splits)]),
     ]
-    return _title(title, about) + _lines_of(history, series, title, unit="% better than untrained")
+    return _title(title, about) + _lines_of(history, series, title, unit=say("% better than untrained"))
 
 
 def draw_indicator(history: History) -> str:
     """The heat map of the overfitting indicator."""
     if history.step and not history.gammas:
         return _title(
-            "Overfitting indicator",
-            "This run does not compute it: re-framing and all that keeps what the model knows are off.",
+            say("Overfitting indicator"),
+            say("This run does not compute it: re-framing and all that keeps what the model knows are off."),
         )
-    about = "Stronger color: fits your photos far better than the untrained model does. Rows: noise level."
+    about = say("Stronger color: fits your photos far better than the untrained model does. Rows: noise level.")
     drawn = gamma_map(history.gammas, history.last_step, history.kept_step)
-    return _title("Overfitting indicator", about) + drawn
+    return _title(say("Overfitting indicator"), about) + drawn
 
 
 def draw_lines(history: History) -> str:
@@ -59,18 +62,19 @@ def draw_lines(history: History) -> str:
 
 def draw_loss(history: History) -> str:
     """The loss, smoothed, beside that of the untrained model on the same noise."""
-    series = [Series("yours", smoothed(history.losses))]
+    series = [Series(say("yours"), smoothed(history.losses))]
     if history.references:
-        series.append(Series("untrained", smoothed(history.references), "dashed"))
-    plot = _lines_of(history, series, "Loss", unit="squared error")
-    return _title("Loss", "How far the guess of the noise is off.") + plot
+        series.append(Series(say("untrained"), smoothed(history.references), "dashed"))
+    plot = _lines_of(history, series, say("Loss"), unit=say("squared error"))
+    return _title(say("Loss"), say("How far the guess of the noise is off.")) + plot
 
 
 def draw_drift(history: History) -> str:
     """How far the model moved where the subject is not asked for; the untrained model is the line at nothing."""
-    series = [Series("drift", history.drifts, "warm")]
-    plot = _lines_of(history, series, "Drift", unit="squared difference")
-    return _title("Drift", "How far pictures without your subject have moved; 0 is the untrained model.") + plot
+    series = [Series(say("drift"), history.drifts, "warm")]
+    plot = _lines_of(history, series, say("Drift"), unit=say("squared difference"))
+    about = say("How far pictures without your subject have moved; 0 is the untrained model.")
+    return _title(say("Drift"), about) + plot
 
 
 def draw_samples(history: History) -> dict[str, Any]:
@@ -89,27 +93,27 @@ def draw_views(history: History) -> str:
     """The newest re-framed photos."""
     if not history.views:
         return ""
-    about = "What the trainer really saw in the last steps."
+    about = say("What the trainer really saw in the last steps.")
     paths = [history.run.path / path for path in history.views]
-    return _title("Re-framed just now", about) + thumbnails(paths, "re-framed photo")
+    return _title(say("Re-framed just now"), about) + thumbnails(paths, say("re-framed photo"))
 
 
 def draw_details(history: History) -> str:
     """What each part of APT does, for those who want to know."""
     gamma = history.gammas[-1][1] if history.gammas else ()
     plots = (
-        ("How much each noise level still counts", "One minus the indicator.", weight_bars(gamma)),
+        (say("How much each noise level still counts"), say("One minus the indicator."), weight_bars(gamma)),
         (
-            "Chance of being re-framed",
-            "The mean over the photos of a step.",
-            _plot("chance", history.chances, history, top=1.0),
+            say("Chance of being re-framed"),
+            say("The mean over the photos of a step."),
+            _plot(say("chance"), history.chances, history, top=1.0),
         ),
-        ("Features moved (RS)", "Before it is weighted.", _plot("RS", history.kept_features, history)),
-        ("Attention moved (AA)", "Before it is weighted.", _plot("AA", history.kept_attention, history)),
+        (say("Features moved (RS)"), say("Before it is weighted."), _plot("RS", history.kept_features, history)),
+        (say("Attention moved (AA)"), say("Before it is weighted."), _plot("AA", history.kept_attention, history)),
     )
-    numbers = f'<p><a href="export/{quote(history.run.id)}/csv" download>All numbers of this run (CSV)</a></p>'
+    csv = f'<p><a href="export/{quote(history.run.id)}/csv" download>{say("All numbers of this run (CSV)")}</a></p>'
     return (
-        (numbers if history.step else "")
+        (csv if history.step else "")
         + '<div class="details">'
         + "".join(f"<section>{_title(*words)}{plot}</section>" for *words, plot in plots)
         + "</div>"
@@ -132,29 +136,30 @@ def draw_progress(history: History, state: str) -> str:
     )
     fraction = history.fraction if is_waiting else history.step / max(1, history.last_step)
     is_over = state in ("finished", "stopped")
-    after = f"of {history.last_step:,} steps" if is_over else f"of at most {history.last_step:,}"
-    numbers = [("" if is_over else "step", f"{history.step:,}", after)]
+    last, step = history.last_step, number(history.step, ",")
+    after = say("of {last:,} steps", last=last) if is_over else say("of at most {last:,}", last=last)
+    numbers = [("" if is_over else say("step"), step, after)]
     if history.losses:
-        numbers.append(("loss", f"{history.losses[-1][1]:.4f}", ""))
+        numbers.append((say("loss"), number(history.losses[-1][1], ".4f"), ""))
     seconds = history.seconds_per_step
     if seconds and state == "training":
         is_fast = seconds < 1
-        pace = f"{1 / seconds:.1f}" if is_fast else f"{seconds:.1f} s"
-        numbers.append(("", pace, "steps a second" if is_fast else "a step"))
-        numbers.append(("about", duration(seconds * (history.last_step - history.step)), "left"))
+        pace = number(1 / seconds, ".1f") if is_fast else say("{seconds:.1f} s", seconds=seconds)
+        numbers.append(("", pace, say("steps a second") if is_fast else say("a step")))
+        numbers.append((say("about"), told(duration(seconds * (history.last_step - history.step))), say("left")))
     if history.memory:
-        numbers.append(("memory", size(history.memory), ""))
+        numbers.append((say("memory"), told(size(history.memory)), ""))
     if history.kept_step:
-        numbers.append(("kept: step", f"{history.kept_step:,}", ""))
+        numbers.append((say("kept: step"), number(history.kept_step, ","), ""))
     if history.saved_step:
-        numbers.append(("last saved: step", f"{history.saved_step:,}", ""))
+        numbers.append((say("last saved: step"), number(history.saved_step, ","), ""))
     return progress_line(fraction, numbers)
 
 
 def draw_files(history: History) -> str:
     """Links to the LoRA files for other programs."""
     return "".join(
-        f'<a class="button" id="{layout}" href="export/{quote(history.run.id)}/{layout}" download>{words}</a>'
+        f'<a class="button" id="{layout}" href="export/{quote(history.run.id)}/{layout}" download>{say(words)}</a>'
         for layout, words in LAYOUTS.items()
         if layout in history.exports
     )
@@ -169,4 +174,4 @@ def log_link(state: str, *, is_shared: bool) -> str:
     """Where the owner of the computer can read more of what went wrong."""
     if state != "failed" or is_shared:
         return ""
-    return '<p class="note"><a href="log" target="_blank">Read what the engine wrote</a></p>'
+    return f'<p class="note"><a href="log" target="_blank">{say("Read what the engine wrote")}</a></p>'

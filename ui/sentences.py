@@ -7,9 +7,39 @@ from apt_engine.jobs.engine import EngineStatus
 from apt_engine.runs.history import STEPS_TIMED, History, RunSummary
 from apt_engine.runs.run import Run
 from apt_engine.runs.training_lock import Training
+from ui.words import gap, later, say, told
 
 AT_WORK = ("waiting", "waking", "training")
+STATES = {
+    "new": later("new"),
+    "waiting": later("waiting"),
+    "waking": later("waking"),
+    "training": later("training"),
+    "finished": later("finished"),
+    "stopped": later("stopped"),
+    "interrupted": later("interrupted"),
+    "failed": later("failed"),
+}
 WORN = 0.5  # from here on the indicator is worth a word
+FITTED = (
+    later("Fine detail fits the photos closely ({value:.1f})."),
+    later("Shape fits the photos closely ({value:.1f})."),
+    later("Layout fits the photos closely ({value:.1f})."),
+)
+MONTHS = (
+    later("Jan"),
+    later("Feb"),
+    later("Mar"),
+    later("Apr"),
+    later("May"),
+    later("Jun"),
+    later("Jul"),
+    later("Aug"),
+    later("Sep"),
+    later("Oct"),
+    later("Nov"),
+    later("Dec"),
+)
 
 
 def state_under(status: EngineStatus, training: Training | None, summary: RunSummary) -> str:
@@ -32,9 +62,10 @@ def is_trained_elsewhere(status: EngineStatus, training: Training | None, run_id
 def engine_notes(status: EngineStatus, training: Training | None, history: History) -> list[str]:
     """What the run's own events cannot tell: that another process trains it, or why a session never began."""
     if training and is_trained_elsewhere(status, training, history.run.id):
-        return [f"Another program on this computer trains it (process {training.process_id}); stop it there."]
+        process = training.process_id
+        return [say("Another program on this computer trains it (process {process}); stop it there.", process=process)]
     is_its = status.job == "idle" and status.run_id == history.run.id
-    is_told = any(status.message in told for told in (history.message, *history.notices))
+    is_told = any(status.message in said for said in (history.message, *history.notices))
     return [status.message] if is_its and not is_told else []
 
 
@@ -43,62 +74,91 @@ def sentence(history: History, state: str, ahead: int = 0) -> str:
     subject = history.subject
     match state:
         case "new":
-            return f"Ready to learn your {subject}; nothing is trained yet."
+            return say("Ready to learn your {subject}; nothing is trained yet.", subject=subject)
         case "waiting":
-            return f"Your {subject} " + (f"is in line: {ahead} before it." if ahead else "comes next.")
+            comes_next = say("Your {subject} comes next.", subject=subject)
+            return (
+                say("Your {subject} is in line: {ahead} before it.", subject=subject, ahead=ahead)
+                if ahead
+                else comes_next
+            )
         case "waking":
-            return f"Waking the engine for your {subject}."
+            return say("Waking the engine for your {subject}.", subject=subject)
         case "training":
             is_learning = history.stage in ("", "training")
-            return f"Learning your {subject}.{_remark(history)}" if is_learning else history.message
+            doing = say("Learning your {subject}.", subject=subject)
+            return _joined(doing, _remark(history)) if is_learning else told(history.message)
         case "finished":
-            return f"{'It knows your' if history.kept_step else 'Trained on your'} {subject}. {history.message}{_kept(history)}"
+            known = say("It knows your {subject}.", subject=subject)
+            done = known if history.kept_step else say("Trained on your {subject}.", subject=subject)
+            return _joined(done, told(history.message), _kept(history))
         case "stopped":
-            return f"{history.message}{_kept(history)} Resume goes on from there."
+            return _joined(told(history.message), _kept(history), say("Resume goes on from there."))
         case "interrupted":
-            saved = history.saved_step
-            kept = f"from step {saved:,}, the last one saved" if saved else "from the beginning"
-            return f"Training was interrupted at step {history.step:,} of {history.last_step:,}; Resume goes on {kept}."
+            return _interrupted(history)
         case _:
-            return history.message
+            return told(history.message)
 
 
 def in_line(subject: str, place: int) -> str:
     """A run that waits for the engine, at a place counted from 1."""
-    before = "it begins when the engine is free" if place < 2 else f"{place - 1} before it"
-    return f"Your {subject} is in line: {before}. The Runs tab shows the order."
+    if place < 2:
+        sentence = say("Your {subject} is in line: it begins when the engine is free.", subject=subject)
+    else:
+        sentence = say("Your {subject} is in line: {ahead} before it.", subject=subject, ahead=place - 1)
+    return _joined(sentence, say("The Runs tab shows the order."))
 
 
 def begun_at(run: Run) -> str:
     """When a run was begun, as its folder says; empty where that has another name."""
     try:
-        return time.strftime("%d %b, %H:%M", time.strptime(run.id[:15], "%Y%m%d-%H%M%S"))
+        begun = time.strptime(run.id[:15], "%Y%m%d-%H%M%S")
     except ValueError:
         return ""
+    month = say(MONTHS[begun.tm_mon - 1])
+    return say("{day} {month}, {time}", day=f"{begun.tm_mday:02}", month=month, time=time.strftime("%H:%M", begun))
+
+
+def _joined(*sentences: str) -> str:
+    return gap().join(filter(None, sentences))
+
+
+def _interrupted(history: History) -> str:
+    step, last, saved = history.step, history.last_step, history.saved_step
+    if saved:
+        return say(
+            "Training was interrupted at step {step:,} of {last:,}; Resume goes on from step {saved:,}, the last one saved.",
+            step=step,
+            last=last,
+            saved=saved,
+        )
+    return say(
+        "Training was interrupted at step {step:,} of {last:,}; Resume goes on from the beginning.",
+        step=step,
+        last=last,
+    )
 
 
 def _kept(history: History) -> str:
     """Which step is kept, where that can be told."""
-    if not history.kept_step:
-        return ""
-    return f" Step {history.kept_step:,} is kept."
+    return say("Step {step:,} is kept.", step=history.kept_step) if history.kept_step else ""
 
 
 def _remark(history: History) -> str:
     """What the newest check says, or how closely the photos are fitted; nothing while there is nothing to say."""
     if history.splits:
-        return f" {history.splits[-1].message}"
+        return told(history.splits[-1].message)
     if not history.gammas:
         return ""
     gamma = history.gammas[-1][1]
     worn = max(gamma)
     if worn < WORN:
         return ""
-    what = ("Fine detail", "Shape", "Layout")[min(2, 3 * gamma.index(worn) // len(gamma))]
-    remark = f" {what} fits the photos closely ({worn:.1f})"
+    what = FITTED[min(2, 3 * gamma.index(worn) // len(gamma))]
+    remark = say(what, value=worn)
     chance = statistics.fmean(chance for _, chance in history.chances[-STEPS_TIMED:]) if history.chances else 0.0
-    return f"{remark}, so {_share(chance)} of the photos are now re-framed." if chance >= 0.05 else f"{remark}."
-
-
-def _share(chance: float) -> str:
-    return f"{round(10 * chance)} in 10" if chance >= 0.1 else "some"
+    if chance < 0.05:
+        return remark
+    if chance < 0.1:
+        return _joined(remark, say("So some of the photos are now re-framed."))
+    return _joined(remark, say("So {share} in 10 photos are now re-framed.", share=round(10 * chance)))

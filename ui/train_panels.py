@@ -18,12 +18,13 @@ from ui.context import AppContext, Example
 from ui.photo_tiles import NO_PHOTOS
 from ui.plots import thumbnails
 from ui.scripted import scripted
+from ui.words import later, say, told
 
 ORDER = ("off", "quick", "gentle", "light", "standard", "strong", "dreambooth")
 CHOICES = {
-    "training": "How long",
-    "augmentation": "Re-frame photos as they wear out",
-    "regularization": "Keep what the model knows",
+    "training": later("How long"),
+    "augmentation": later("Re-frame photos as they wear out"),
+    "regularization": later("Keep what the model knows"),
 }
 DEFAULTS = {
     "training": "standard",
@@ -36,22 +37,22 @@ WARPS = ((0.25, -0.4), (0.5, 0.7), (0.75, -0.9), (1.0, 1.0))  # shares of the mo
 
 def build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.Button, Example]]]:
     """Tiles of the photos, sentences on them, and a button for each example."""
-    where = "" if context.tenants.is_shared else " They stay on this computer."
-    gr.HTML(
-        '<h2 class="title">1. Photos of the thing</h2>'
-        f"<p>3 to 10, different places and angles.{where} Click one to crop it.</p>",
-        padding=False,
+    about = (
+        say("3 to 10, different places and angles. Click one to crop it.")
+        if context.tenants.is_shared
+        else say("3 to 10, different places and angles. They stay on this computer. Click one to crop it.")
     )
+    gr.HTML(f'<h2 class="title">{say("1. Photos of the thing")}</h2><p>{about}</p>', padding=False)
     photos = scripted("photos", NO_PHOTOS, elem_id="photos")
     notes = gr.HTML("", elem_id="notes")
     examples = []
     if context.examples:
-        gr.HTML('<p class="quiet">No photos at hand? Try it with:</p>')
+        gr.HTML(f'<p class="quiet">{say("No photos at hand? Try it with:")}</p>')
         with gr.Row(elem_classes="examples"):
             examples = [
                 (
                     gr.Button(
-                        example.title,
+                        told(example.title),
                         size="sm",
                         elem_id=f"example-{key}",
                         icon=str(example.photo_paths[0]),
@@ -68,9 +69,9 @@ def build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.B
 def credits_of(examples: Iterable[Example]) -> str:
     """Who made the example photos, and their licenses, as a list that a click opens."""
     lines = "".join(
-        f"<li>{html.escape(f'{example.title}: {example.credit} {example.licence}')}</li>" for example in examples
+        f"<li>{html.escape(f'{told(example.title)}: {example.credit} {example.licence}')}</li>" for example in examples
     )
-    return f'<details class="credits"><summary>Who made these photos</summary><ul>{lines}</ul></details>'
+    return f'<details class="credits"><summary>{say("Who made these photos")}</summary><ul>{lines}</ul></details>'
 
 
 def build_presets(context: AppContext) -> tuple[dict[str, gr.Radio], gr.HTML]:
@@ -85,10 +86,10 @@ def build_presets(context: AppContext) -> tuple[dict[str, gr.Radio], gr.HTML]:
 
 
 def _preset_choice(context: AppContext, kind: str) -> gr.Radio:
-    presets = [(preset.name, key) for key, preset in context.presets.items() if preset.kind == kind]
+    presets = [(told(preset.name), key) for key, preset in context.presets.items() if preset.kind == kind]
     presets.sort(key=lambda item: ORDER.index(end) if (end := item[1].rpartition("-")[2]) in ORDER else len(ORDER))
-    about = context.presets[DEFAULTS[kind]].description
-    return gr.Radio(presets, value=DEFAULTS[kind], label=CHOICES[kind], info=about, interactive=True)
+    about = told(context.presets[DEFAULTS[kind]].description)
+    return gr.Radio(presets, value=DEFAULTS[kind], label=say(CHOICES[kind]), info=about, interactive=True)
 
 
 def draw_warps(photos: Sequence[Photo], config: TrainingConfig, folder: Path) -> str:
@@ -111,7 +112,7 @@ def draw_warps(photos: Sequence[Photo], config: TrainingConfig, folder: Path) ->
             folder.mkdir(parents=True, exist_ok=True)
             warped(photo.image.crop(photo.square), *warp).save(path, quality=85)
         paths.append(path)
-    return thumbnails(paths, "your photo, re-framed")
+    return thumbnails(paths, say("your photo, re-framed"))
 
 
 def warped(square: Image.Image, zoom: float, degrees: float) -> Image.Image:
@@ -125,13 +126,17 @@ def warped(square: Image.Image, zoom: float, degrees: float) -> Image.Image:
 
 def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> str:
     """One line on the steps, time, memory and disk that training would take."""
-    told = facts(config, photo_count, context.store)
-    spans = "".join(f"<span>{words} <b>{number}</b> {more}</span>".replace(" ,", ",") for words, number, more in told)
+    spans = "".join(map(_fact, facts(config, photo_count, context.store)))
     said = [sentence for sentence in (in_words(config), warning_of(config.base)) if sentence]
-    notes = "".join(f'<p class="quiet">{html.escape(sentence)}</p>' for sentence in said)
-    return f'<h2 class="title">3. Train</h2><p class="numbers">{spans}</p>{notes}'
+    notes = "".join(f'<p class="quiet">{html.escape(told(sentence))}</p>' for sentence in said)
+    return f'<h2 class="title">{say("3. Train")}</h2><p class="numbers">{spans}</p>{notes}'
+
+
+def _fact(fact: tuple[str, str, str]) -> str:
+    words, number, more = map(told, fact)
+    return f"<span>{words} <b>{number}</b> {more}</span>".replace(" ,", ",")
 
 
 def problem(error: EngineError) -> str:
     """A mistake, said where it was made."""
-    return f'<p class="problem" role="alert">{html.escape(str(error))}</p>'
+    return f'<p class="problem" role="alert">{html.escape(told(str(error)))}</p>'

@@ -18,21 +18,26 @@ from apt_engine.runs.history import History
 from apt_engine.runs.verdict import PICTURES, Verdict, chosen_steps
 from ui.context import AppContext, Values
 from ui.plots import Series, file_url, line_plot, progress_line
+from ui.words import count, gap, later, number, say, told
 
 TITLES = {
-    "likeness": ("Likeness", "how alike the thing in other places and in your photos is", "cosine of features"),
+    "likeness": (
+        later("Likeness"),
+        later("how alike the thing in other places and in your photos is"),
+        later("cosine of features"),
+    ),
     "follows": (
-        "Follows the prompt",
-        "how much its prompt helps to guess each picture; places and treatments",
-        "share of the loss",
+        later("Follows the prompt"),
+        later("how much its prompt helps to guess each picture; places and treatments"),
+        later("share of the loss"),
     ),
     "copies": (
-        "Repeats your photos",
-        "the nearest photo to each picture by the caption alone, place by place",
-        "cosine of features",
+        later("Repeats your photos"),
+        later("the nearest photo to each picture by the caption alone, place by place"),
+        later("cosine of features"),
     ),
 }
-ABOUT = (
+ABOUT = later(
     "The untrained model draws the same pictures as some of your checkpoints and looks at all of them: likeness, whether they "
     "follow prompts, whether they repeat your photos, and what else has moved."
 )
@@ -60,8 +65,8 @@ def build() -> VerdictCard:
     with gr.Column(elem_classes="card", elem_id="verdict", visible=False) as column:
         with gr.Row(elem_classes="actions", equal_height=False):
             cost = gr.HTML("", elem_id="verdict-cost")
-            judge = gr.Button("Judge it", size="sm", elem_id="judge", scale=0, min_width=110)
-            stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop-judging", scale=0, min_width=80)
+            judge = gr.Button(say("Judge it"), size="sm", elem_id="judge", scale=0, min_width=110)
+            stop = gr.Button(say("Stop"), size="sm", visible=False, elem_id="stop-judging", scale=0, min_width=80)
         progress = gr.HTML("", visible=False, elem_id="judging")
         judged = gr.HTML("", elem_id="judged")
     return VerdictCard(column, cost, judge, stop, progress, judged)
@@ -88,12 +93,12 @@ def judge_run(card: VerdictCard, context: AppContext, watched: gr.State, values:
     }
     busy: Values = {card.judge: gr.Button(interactive=False), card.stop: gr.Button(visible=True)}
     try:
-        for told in context.engine.judge(values[watched].run_id):
-            bar = progress_line(told.fraction, [(told.message, "", "")])
+        for progress in context.engine.judge(values[watched].run_id):
+            bar = progress_line(progress.fraction, [(told(progress.message), "", "")])
             yield {card.progress: gr.HTML(bar, visible=True), **busy}
         yield end
     except EngineError as error:
-        yield {**end, card.progress: gr.HTML(f'<p class="note">{html.escape(str(error))}</p>', visible=True)}
+        yield {**end, card.progress: gr.HTML(f'<p class="note">{html.escape(told(str(error)))}</p>', visible=True)}
 
 
 def stop_judging(context: AppContext) -> None:
@@ -115,11 +120,16 @@ def draw_cost(history: History) -> str:
     """What a verdict would take, and what it is."""
     steps = chosen_steps([item.step for item in history.run.checkpoints()], history.kept_step)
     seconds = verdict_seconds(history, len(steps))
-    takes = f", about <b>{duration(seconds)}</b>" if seconds else ""
-    checkpoints = f"{len(steps)} checkpoint{'' if len(steps) == 1 else 's'}"
-    cost = f"<b>{PICTURES * (1 + len(steps))}</b> pictures, of the untrained model and {checkpoints}{takes}"
-    about = "" if history.verdict else f"<p>{ABOUT}</p>"
-    return f'<h2 class="title">Verdict</h2>{about}<p class="numbers"><span>{cost}</span></p>'
+    cost = count(
+        "<b>{pictures}</b> pictures, of the untrained model and {number} checkpoint",
+        "<b>{pictures}</b> pictures, of the untrained model and {number} checkpoints",
+        len(steps),
+        pictures=PICTURES * (1 + len(steps)),
+    )
+    if seconds:
+        cost = say("{what}, about <b>{time}</b>", what=cost, time=told(duration(seconds)))
+    about = "" if history.verdict else f"<p>{say(ABOUT)}</p>"
+    return f'<h2 class="title">{say("Verdict")}</h2>{about}<p class="numbers"><span>{cost}</span></p>'
 
 
 def draw_verdict(history: History) -> str:
@@ -128,23 +138,23 @@ def draw_verdict(history: History) -> str:
     if not verdict:
         return ""
     plots = [_measure(history, verdict, measure) for measure in TITLES]
-    plots.append(_plot("Drift", "how far pictures without your subject have moved", _drift(history, verdict)))
-    note = "Bands are one standard error. Dashed: the untrained model; dotted: your photos among each other."
+    plots.append(_plot(say("Drift"), say("how far pictures without your subject have moved"), _drift(history, verdict)))
+    note = say("Bands are one standard error. Dashed: the untrained model; dotted: your photos among each other.")
     return (
-        f'<p class="verdict">{html.escape(verdict.message)}</p><div class="details">{"".join(plots)}</div>'
+        f'<p class="verdict">{html.escape(told(verdict.message))}</p><div class="details">{"".join(plots)}</div>'
         f'<p class="quiet">{note}</p>{_pairs(history, verdict)}'
     )
 
 
 def _measure(history: History, verdict: Verdict, measure: str) -> str:
-    title, about, unit = TITLES[measure]
+    title, about, unit = map(say, TITLES[measure])
     curve, last = verdict.curve(measure), history.last_step
     floor = min([0.0, *(mean - error for _, mean, error in curve if math.isfinite(mean))])
     lines = [
-        Series("checkpoints", [(step, mean) for step, mean, _ in curve], errors=[error for _, _, error in curve]),
-        *_level("untrained", curve[0][1], last, "dashed"),
+        Series(say("checkpoints"), [(step, mean) for step, mean, _ in curve], errors=[error for _, _, error in curve]),
+        *_level(say("untrained"), curve[0][1], last, "dashed"),
         *_level(
-            "photos", verdict.of_photos(measure), last, "dotted", floor
+            say("photos"), verdict.of_photos(measure), last, "dotted", floor
         ),  # what lies far below would flatten the curve
     ]
     return _plot(title, about, line_plot(lines, last, title, unit=unit, kept_step=history.kept_step))
@@ -153,13 +163,22 @@ def _measure(history: History, verdict: Verdict, measure: str) -> str:
 def _level(name: str, value: float, last_step: int, style: str, floor: float = -math.inf) -> list[Series]:
     """A reference line, its value in the legend; at the floor where it lies below that. None where a single photo has none."""
     height = max(value, floor)
-    return [Series(f"{name} {value:.2f}", [(0, height), (last_step, height)], style)] if math.isfinite(value) else []
+    return (
+        [Series(f"{name} {number(value, '.2f')}", [(0, height), (last_step, height)], style)]
+        if math.isfinite(value)
+        else []
+    )
 
 
 def _drift(history: History, verdict: Verdict) -> str:
     points = [(one.step, one.drift) for one in verdict.pictures]
-    lines = [Series("checkpoints", points, "warm"), Series("untrained", [(0, 0.0), (history.last_step, 0.0)], "dashed")]
-    return line_plot(lines, history.last_step, "Drift", unit="squared difference", kept_step=history.kept_step)
+    lines = [
+        Series(say("checkpoints"), points, "warm"),
+        Series(say("untrained"), [(0, 0.0), (history.last_step, 0.0)], "dashed"),
+    ]
+    return line_plot(
+        lines, history.last_step, say("Drift"), unit=say("squared difference"), kept_step=history.kept_step
+    )
 
 
 def _plot(title: str, about: str, plot: str) -> str:
@@ -171,27 +190,28 @@ def _pairs(history: History, verdict: Verdict) -> str:
     last = verdict.pictures[-1].step
     shown = [one for one in verdict.pictures if one.step and one.step in (history.kept_step, last)]
     limit = max(verdict.photos.copies, default=None)
-    words = f" Your two most alike photos: {limit:.2f}." if limit is not None else ""
+    about = say("Left a picture by the caption alone, right the photo it is nearest to.")
+    words = say("Your two most alike photos: {alike:.2f}.", alike=limit) if limit is not None else ""
     rows = "".join(_row(history.run.path, history.run.photo_paths, one, history.kept_step) for one in shown)
     return (
-        f'<h2 class="title second">Nearest photos</h2><p class="quiet">Left a picture by the caption alone, right the photo it '
-        f"is nearest to.{words}</p>{rows}"
+        f'<h2 class="title second">{say("Nearest photos")}</h2><p class="quiet">{gap().join([about, words])}</p>{rows}'
     )
 
 
 def _row(folder: Path, photos: Sequence[Path], judged: PicturesJudged, kept_step: int) -> str:
-    what = "kept" if judged.step == kept_step else "last"
+    is_kept = judged.step == kept_step
+    title = say("Step {step:,}, kept" if is_kept else "Step {step:,}, last", step=judged.step)
     pairs = "".join(
         _pair(folder / path, photos[nearest], alike)
         for path, nearest, alike in zip(judged.paths, judged.nearest, judged.copies, strict=False)
         if nearest < len(photos)
     )
-    return f'<h3 class="pairs">Step {judged.step:,}, {what}</h3><div class="pairs">{pairs}</div>'
+    return f'<h3 class="pairs">{title}</h3><div class="pairs">{pairs}</div>'
 
 
 def _pair(picture: Path, photo: Path, alike: float) -> str:
     images = "".join(
         f'<img src="{file_url(path)}" alt="{words}" loading="lazy">'
-        for path, words in ((picture, "picture"), (photo, "its nearest photo"))
+        for path, words in ((picture, say("picture")), (photo, say("its nearest photo")))
     )
-    return f"<figure>{images}<figcaption>{alike:.2f}</figcaption></figure>"
+    return f"<figure>{images}<figcaption>{number(alike, '.2f')}</figcaption></figure>"

@@ -6,6 +6,7 @@ import re
 from functools import cache
 
 from apt_engine.settings.presets import POCKET_DIR
+from ui.words import say
 
 
 @cache
@@ -30,12 +31,17 @@ def describe_word(subject: str, base: str, identifier: str) -> str:
     if not subject:
         return ""
     phrase = html.escape(f"{identifier} {subject}".strip())
-    said = f'<p class="quiet">In prompts it will be <span class="chip">{phrase}</span></p>'
+    chip = f'<span class="chip">{phrase}</span>'
+    said = f'<p class="quiet">{say("In prompts it will be {phrase}", phrase=chip)}</p>'
     words = known_words()
     if base in ("", "pocket") and words and not is_known(subject):
-        warning = (
-            f"The pocket model does not know \u201c{subject}\u201d and will learn it badly. It knows {len(words)} things, "
-            f"from {words[0]} to {words[-1]}: name the nearest, or choose a larger base model."
+        warning = say(
+            "The pocket model does not know “{subject}” and will learn it badly. It knows {count} things, "
+            "from {first} to {last}: name the nearest, or choose a larger base model.",
+            subject=subject,
+            count=len(words),
+            first=words[0],
+            last=words[-1],
         )
         said += f'<ul class="warnings"><li>{html.escape(warning)}</li></ul>'
     return said

@@ -23,7 +23,7 @@ LANGUAGES = {"en": "English"}
 ENGLISH = "en"
 COOKIE = "apt-language"
 SWAPPED_COMMAS = {"de": str.maketrans(",.", ".,")}
-COUNTED_ALIKE = ("ja", "zh-CN")  # one is counted like many
+WITHOUT_SPACES = ("ja", "zh-CN")  # between sentences; and one is counted like many
 LEAST_LETTERS = 8  # of a template whose fields may be anything; those of a shorter one are numbers
 FIELD = re.compile(r"\{(\w+)[^{}]*\}")
 NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
@@ -78,7 +78,7 @@ def count(one: str, many: str, number: int, **values: Any) -> str:
     """A sentence that counts something: `number` is its field of this name, and chooses between one and many."""
     tag = language()
     words = _words(tag).page.get(many) or {"one": one, "other": many}
-    is_one = number == 1 and tag not in COUNTED_ALIKE
+    is_one = number == 1 and tag not in WITHOUT_SPACES
     return _FORMATTER.vformat(words["one" if is_one else "other"], (), {"number": number, **values})
 
 
@@ -96,6 +96,11 @@ def told(sentence: str) -> str:
     """A sentence of the engine in the visitor's language; one that no template fits stays as it is."""
     tag = language()
     return sentence if tag == ENGLISH or not sentence else _translated(tag, sentence)
+
+
+def gap() -> str:
+    """What stands between two sentences."""
+    return "" if language() in WITHOUT_SPACES else " "
 
 
 def words_of(sentences: list[str]) -> dict[str, Any]:
@@ -148,7 +153,7 @@ def _translated(tag: str, sentence: str) -> str:
     pieces = SENTENCES.split(sentence)
     for end in range(len(pieces) - 1, 0, -1):
         if (beginning := _matched(tag, " ".join(pieces[:end]))) is not None:
-            return f"{beginning}{'' if tag in COUNTED_ALIKE else ' '}{_translated(tag, ' '.join(pieces[end:]))}"
+            return f"{beginning}{'' if tag in WITHOUT_SPACES else ' '}{_translated(tag, ' '.join(pieces[end:]))}"
     rest = " ".join(pieces[1:])
     return f"{pieces[0]} {_translated(tag, rest)}" if rest else sentence
 

@@ -107,7 +107,7 @@ def test_only_runs_with_a_lora_are_offered(context: AppContext, generate_view: p
         ("last: step 4", "last"),
         ("step 4", "4"),
     ]
-    assert [value for _, value in changes[generate_view.compare].choices] == [models.BASE_TOO, "step 4"]
+    assert [value for _, value in changes[generate_view.compare].choices] == [models.BASE_TOO, "4"]
     assert "zwx backpack" in changes[generate_view.meaning]
 
 
@@ -138,11 +138,11 @@ def test_beside_a_run_stand_the_base_and_other_steps_at_the_same_seeds(
     context: AppContext, generate_view: picture_view.GenerateView
 ) -> None:
     run = checked(begun(new_run(context), steps=6), kept_step=4)
-    values = form_of(generate_view, run=run.id, seed="7", compare=[models.BASE_TOO, "step 50"])
+    values = form_of(generate_view, run=run.id, seed="7", compare=[models.BASE_TOO, "50"])
     found = generate.requests_of(generate_view, context, values)
     assert [(name, request.checkpoint, request.strength) for name, request in found] == [
         ("backpack, step 4", "kept", 1.0),
-        (models.BASE_TOO, "kept", 0.0),
+        ("the base model", "kept", 0.0),
         ("backpack, step 50", "50", 1.0),
     ]
     assert {request.seed for _, request in found} == {7}

@@ -187,5 +187,5 @@ def test_the_indicators_map_has_a_cell_a_bin_and_stretch_with_its_value_in_words
     assert 'class="g0" x="0.00" y="0.00"' in drawn
     assert drawn.count('class="g9"') == 4  # three cells and the legend
     assert "noise levels 100 to 199: 0.70" in drawn
-    assert "now 0.20, 0.70, 0.99" in drawn
+    assert "now 0.20; 0.70; 0.99" in drawn
     assert "nothing yet" in gamma_map([], 60)

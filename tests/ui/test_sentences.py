@@ -49,7 +49,7 @@ def test_the_sentence_says_how_closely_the_photos_are_fitted_and_what_is_done() 
     assert sentence(low, "training") == "Learning your backpack."
     high = history_of(started(), worn(1, (0.94, *(0.3,) * 9), 0.8))
     assert sentence(high, "training").endswith(
-        "Fine detail fits the photos closely (0.9), so 8 in 10 of the photos are now re-framed."
+        "Fine detail fits the photos closely (0.9). So 8 in 10 photos are now re-framed."
     )
     unwarped = history_of(started(), worn(1, (*(0.3,) * 9, 0.6), 0.0))
     assert sentence(unwarped, "training").endswith("Layout fits the photos closely (0.6).")

@@ -18,6 +18,7 @@ from ui.picture_view import GenerateView
 from ui.pictures import gallery, gallery_of_grid, preview, remembered, show_history, show_line
 from ui.plots import progress_line
 from ui.scripted import settle
+from ui.words import say, told
 
 HIGHEST_SEED = 2**31 - 1
 
@@ -141,10 +142,9 @@ def requests_of(view: GenerateView, context: AppContext, values: Values) -> list
     for other in values[view.compare] or ():
         if other == models.BASE_TOO:
             # At strength 0 the run's LoRA changes nothing, and {subject} can still be filled in.
-            found.append((other, first.replace(strength=0.0)))
+            found.append((say("the base model"), first.replace(strength=0.0)))
         elif first.run:
-            checkpoint = other.removeprefix("step ")
-            found.append((models.name_of(context, first.run, checkpoint), first.replace(checkpoint=checkpoint)))
+            found.append((models.name_of(context, first.run, other), first.replace(checkpoint=other)))
     return found
 
 
@@ -195,7 +195,7 @@ def _draw(
             for progress in context.engine.sample(request):
                 done = [(caption, request.seed + at, path) for at, path in enumerate(progress.images)]
                 fraction = None if progress.fraction is None else (number + progress.fraction) / len(requests)
-                bar = progress_line(fraction, [(progress.message, f"{len(drawn) + len(done)} of {total}", "")])
+                bar = progress_line(fraction, [(told(progress.message), _share(len(drawn) + len(done), total), "")])
                 pictures = {view.pictures: gallery(drawn + done)} if drawn + done else {}
                 yield {view.progress: bar + preview(progress), **pictures}
         drawn += done
@@ -205,8 +205,12 @@ def _draw(
         with plain_errors():
             first, paths = requests[0][1], [path for *_, path in drawn]
             whole = grid.save_grid(paths[-1].parent, first, axes, paths)
-        bar = progress_line(1.0, [("Done", f"{total} of {total}", "")])
+        bar = progress_line(1.0, [(say("Done"), _share(total, total), "")])
         yield {view.progress: bar, view.pictures: gallery_of_grid(whole, first.seed, drawn)}
+
+
+def _share(done: int, total: int) -> str:
+    return say("{done} of {total}", done=done, total=total)
 
 
 def move_wish(view: GenerateView, context: AppContext, wish_id: str, where: str) -> Values:
@@ -249,8 +253,11 @@ def _use(view: GenerateView, context: AppContext, path: Path) -> Values:
     wanted = f"{models.FILE}{Path(request.lora).name}" if request.lora else request.run
     model = models.chosen_or_bare(models.list_models(context), wanted)
     if model != wanted:
-        gone = "LoRA file" if request.lora else "run"
-        gr.Warning(f"The {gone} behind this picture is not here; its other settings are taken over.")
+        gr.Warning(
+            say("The LoRA file behind this picture is not here; its other settings are taken over.")
+            if request.lora
+            else say("The run behind this picture is not here; its other settings are taken over.")
+        )
     chosen = choose_model(view, context, model, "", values["checkpoint"])
     settings = {component: values[name] for name, component in view.settings.items()}
     return {**settings, **show_axes(view.form, grid.axes_inside(path)), **chosen, view.form.keep_seed: True}

@@ -19,7 +19,8 @@ from ui.comparison import NOTHING, distinct_names, draw_curves, draw_differences
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import file_url
 from ui.scripted import scripted
-from ui.sentences import AT_WORK, begun_at, is_at_work, is_trained_elsewhere, state_under
+from ui.sentences import AT_WORK, STATES, begun_at, is_at_work, is_trained_elsewhere, state_under
+from ui.words import count, say, told
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class RunsView:
 def build(context: AppContext) -> RunsView:
     """Make the components."""
     with gr.Column(elem_classes="card"):
-        folder = f"Everything is in one folder: <code>{html.escape(str(context.store.runs_dir))}</code>"
-        gr.HTML(f'<h2 class="title">Runs</h2><p>{"Yours alone." if context.tenants.is_shared else folder}</p>')
-
+        place = f"<code>{html.escape(str(context.store.runs_dir))}</code>"
+        shared = context.tenants.is_shared
+        where = say("Yours alone.") if shared else say("Everything is in one folder: {folder}", folder=place)
+        gr.HTML(f'<h2 class="title">{say("Runs")}</h2><p>{where}</p>')
         table = scripted("runs", {"runs": [], "bin": []}, elem_id="runs")
     sides = scripted("sides", NOTHING, elem_id="sides")
     comparison = gr.HTML("", elem_id="comparison")
@@ -125,7 +127,7 @@ def discard(view: RunsView, context: AppContext, run_id: str) -> Values:
     with plain_errors():
         status, training = context.engine.status, training_in(context.store)
         if is_at_work(status, run_id) or is_trained_elsewhere(status, training, run_id):
-            raise RunError("This run is training; stop it first.")
+            raise RunError(say("This run is training; stop it first."))
         library.discard(context.store, context.store.open(run_id))
     return {view.table: rows(context), view.comparison: "", view.sides: NOTHING}
 
@@ -148,8 +150,8 @@ def move(view: RunsView, context: AppContext, run_id: str, where: str) -> Values
 def empty_bin(view: RunsView, context: AppContext) -> Values:
     """Delete what is in the bin."""
     with plain_errors():
-        count = library.empty_bin(context.store)
-    gr.Info(f"{count} run{'' if count == 1 else 's'} deleted.")
+        deleted = library.empty_bin(context.store)
+    gr.Info(count("{number} run deleted.", "{number} runs deleted.", deleted))
     return {view.table: rows(context)}
 
 
@@ -169,18 +171,20 @@ def _row(status: EngineStatus, training: Training | None, run: Run) -> dict[str,
     try:
         summary = summarize(run)
     except EngineError as error:
-        return {**row, "state": str(error), "files": [], "working": False, "drawable": False}
+        return {**row, "state": told(str(error)), "files": [], "working": False, "drawable": False}
     state = state_under(status, training, summary)
     checkpoints = run.checkpoints()
-    words = f"{state}, step {summary.step:,} of {summary.last_step:,}"
-    newer = [NEWER] if summary.is_newer else []
+    words = say(
+        "{state}, step {step:,} of {last:,}", state=say(STATES[state]), step=summary.step, last=summary.last_step
+    )
+    newer = [told(NEWER)] if summary.is_newer else []
     photo = next(iter(run.photo_paths), None)
     return {
         **row,
         "title": _name(run),
         "base": Path(summary.base).name,
-        "state": ". ".join([f"{words}: {summary.message}" if state == "failed" else words, *newer]),
-        "step": _kept(summary.kept_step, checkpoints[-1].step) if checkpoints else "nothing yet",
+        "state": ". ".join([f"{words}: {told(summary.message)}" if state == "failed" else words, *newer]),
+        "step": _kept(summary.kept_step, checkpoints[-1].step) if checkpoints else say("nothing yet"),
         "picture": file_url(photo) if photo else "",
         "files": list(summary.exports),
         "working": state in AT_WORK,
@@ -191,12 +195,14 @@ def _row(status: EngineStatus, training: Training | None, run: Run) -> dict[str,
 def _in_line(row: dict[str, Any], waiting: Sequence[str]) -> dict[str, Any]:
     """A row with its place in line, 0 for none."""
     place = waiting.index(row["id"]) + 1 if row["id"] in waiting else 0
-    words = {0: row["state"], 1: "in line, comes next"}.get(place, f"in line, {place - 1} before it")
-    return {**row, "place": place, "state": words}
+    words = say("in line, comes next") if place == 1 else say("in line, {ahead} before it", ahead=place - 1)
+    return {**row, "place": place, "state": words if place else row["state"]}
 
 
 def _kept(kept_step: int, last_step: int) -> str:
-    return f"kept {kept_step:,}, last {last_step:,}" if kept_step else f"last {last_step:,}"
+    if kept_step:
+        return say("kept {kept:,}, last {last:,}", kept=kept_step, last=last_step)
+    return say("last {last:,}", last=last_step)
 
 
 def _name(run: Run) -> str:

@@ -28,6 +28,7 @@ from ui.plain_card import is_plain
 from ui.sentences import in_line
 from ui.train_panels import DEFAULTS, build_photos, build_presets, describe, draw_warps, problem
 from ui.vocabulary import describe_word, known_words
+from ui.words import say, told
 
 SHOWN_ABOVE = ("subject", "base")
 SHOW_PROBLEM = "() => document.querySelector('#train-tab [role=alert]')?.scrollIntoView({block: 'center'})"
@@ -97,7 +98,7 @@ def build(context: AppContext) -> TrainView:
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
             photos, notes, examples = build_photos(context)
         with gr.Column(scale=4, min_width=320, elem_classes="card"):
-            subject = build_input(TrainingConfig, "subject", value="", label="2. What is it?", elem_id="subject")
+            subject = build_input(TrainingConfig, "subject", value="", label=say("2. What is it?"), elem_id="subject")
             words = "".join(f'<option value="{html.escape(word)}">' for word in known_words())
             gr.HTML(f'<datalist id="known-words">{words}</datalist>', padding=False)
             meaning = gr.HTML("", elem_id="train-meaning")
@@ -105,23 +106,27 @@ def build(context: AppContext) -> TrainView:
             base = gr.Dropdown(
                 model_folders.offered(context),
                 value=start.base,
-                label="Base model",
-                info="One of these, a .safetensors checkpoint, a folder in diffusers layout, or an id of the Hugging Face hub.",
+                label=say("Base model"),
+                info=say(
+                    "One of these, a .safetensors checkpoint, a folder in diffusers layout, or an id of the Hugging Face hub."
+                ),
                 allow_custom_value=True,
                 interactive=True,
             )
             folders = model_folders.build(context)
             beside = gr.Checkbox(
                 False,
-                label="Then plain DreamBooth, to compare",
-                info="Same photos, seed and prompts, in about three quarters of the time; Runs shows both side by side.",
+                label=say("Then plain DreamBooth, to compare"),
+                info=say(
+                    "Same photos, seed and prompts, in about three quarters of the time; Runs shows both side by side."
+                ),
                 visible=not context.tenants.is_shared,
                 elem_id="train-beside",
             )
     with gr.Row(equal_height=True, elem_classes="go"):
         summary = gr.HTML(describe(context, start, 0))
-        train = gr.Button("Train", variant="primary", scale=0, min_width=180, elem_id="train")
-    with gr.Accordion("All settings", open=False):
+        train = gr.Button(say("Train"), variant="primary", scale=0, min_width=180, elem_id="train")
+    with gr.Accordion(say("All settings"), open=False):
         settings = build_settings(TrainingConfig, start.to_dict(), SHOWN_ABOVE)
     return TrainView(
         photos=photos,
@@ -239,7 +244,7 @@ def show_photos(view: TrainView, context: AppContext, values: Values) -> Values:
     too_long = _too_long(context, config, photos) if config else {}
     tiles = show(values[view.photos], photos, resolution, context.uploads_dir / "tiles", list(too_long))
     warnings = [*photos.warnings, *photos.smaller_than(resolution), *too_long.values()]
-    notes = "".join(f"<li>{html.escape(warning)}</li>" for warning in warnings)
+    notes = "".join(f"<li>{html.escape(told(warning))}</li>" for warning in warnings)
     return {
         view.photos: tiles,
         view.notes: f'<ul class="warnings">{notes}</ul>' if notes else "",
@@ -298,7 +303,7 @@ def restore(view: TrainView, context: AppContext, values: Values) -> Values:
     form[view.photos] = {"photos": tiles, "problems": []}
     for radio in view.presets.values():
         if radio in own:
-            own[radio] = gr.Radio(value=own[radio], info=context.presets[own[radio]].description)
+            own[radio] = gr.Radio(value=own[radio], info=told(context.presets[own[radio]].description))
     return {**own, **show_photos(view, context, form), view.chosen: _choice(view, form)}
 
 
@@ -311,7 +316,7 @@ def choose(view: TrainView, context: AppContext, values: Values) -> Values:
     shown = {name: values[component] for name, component in view.settings.items() if name not in SHOWN_ABOVE}
     moved = changed_by(before, after, shown)
     said: Values = {
-        radio: gr.Radio(info=context.presets[key].description)
+        radio: gr.Radio(info=told(context.presets[key].description))
         for radio, key in zip(view.presets.values(), new.presets, strict=True)
     }
     return {view.chosen: new, **said, **{view.settings[name]: value for name, value in moved.items()}}
@@ -326,7 +331,7 @@ def config_of(view: TrainView, values: Values) -> TrainingConfig:
     settings = {name: values[component] for name, component in view.settings.items()}
     empty = next((name for name, value in settings.items() if value is None and name != "base"), None)
     if empty:
-        raise ConfigError(f"The setting {empty} is empty; give it a value.")
+        raise ConfigError(say("The setting {name} is empty; give it a value.", name=empty))
     return TrainingConfig.from_dict({**settings, "base": settings["base"] or "pocket"})
 
 
@@ -347,7 +352,9 @@ def _too_long(context: AppContext, config: TrainingConfig, photos: PhotoSet) -> 
     """What to say of captions that are longer than the base model can hear, by the name of the photo; by "" of the usual one."""
     captions = {"": config.caption, **{photo.name: photo.caption for photo in photos.photos if photo.caption}}
     return {
-        name: f"The caption{f' of {name}' if name else ''} is longer than the model can hear, so its end is lost; shorten it."
+        name: say("The caption of {name} is longer than the model can hear, so its end is lost; shorten it.", name=name)
+        if name
+        else say("The caption is longer than the model can hear, so its end is lost; shorten it.")
         for name, caption in captions.items()
         if is_too_long(config.fill(caption), config.base, context.presets)
     }

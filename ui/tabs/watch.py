@@ -33,13 +33,13 @@ from ui.run_panels import (
 )
 from ui.scripted import scripted
 from ui.sentences import engine_notes, is_at_work, sentence, state_under
+from ui.words import later, say, told
 
-WELCOME = "Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train."
-GO_ON = "Go on for so many more steps"
+WELCOME = later("Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train.")
+GO_ON, GO_ON_ANYWAY = later("Go on for so many more steps"), later("Go on anyway for so many more steps")
 ENDED = ("finished", "stopped")
 OVER = (*ENDED, "failed", "interrupted")
 RESUMABLE = ("stopped", "failed", "interrupted")
-NO_SAMPLES: dict[str, Any] = {"prompts": ["your subject"], "steps": [0], "urls": {}, "kept": 0}
 
 
 @dataclass(frozen=True)
@@ -91,35 +91,42 @@ class WatchView:
 
 def build() -> WatchView:
     """Make the components."""
-    sentence = gr.HTML(f'<p class="sentence">{WELCOME}</p>', elem_id="sentence")
+    sentence = gr.HTML(f'<p class="sentence">{say(WELCOME)}</p>', elem_id="sentence")
     progress = gr.HTML(progress_line(0.0, []), elem_id="progress")
     with gr.Row(elem_classes=["actions", "watch-actions"]):
-        pictures = gr.Button("Make pictures", variant="primary", visible=False, size="sm", elem_id="make-pictures")
-        stop = gr.Button("Stop and keep", visible=False, size="sm", elem_id="stop")
-        resume = gr.Button("Resume", variant="primary", visible=False, size="sm", elem_id="resume")
+        pictures = gr.Button(say("Make pictures"), variant="primary", visible=False, size="sm", elem_id="make-pictures")
+        stop = gr.Button(say("Stop and keep"), visible=False, size="sm", elem_id="stop")
+        resume = gr.Button(say("Resume"), variant="primary", visible=False, size="sm", elem_id="resume")
         files = gr.HTML("", elem_id="files")
         with gr.Row(visible=False, elem_classes="more", scale=0) as more:
             more_steps = gr.Number(
-                100, label="more steps", minimum=1, maximum=10_000, precision=0, min_width=90, container=False, scale=0
+                100,
+                label=say("more steps"),
+                minimum=1,
+                maximum=10_000,
+                precision=0,
+                min_width=90,
+                container=False,
+                scale=0,
             )
-            go_on = gr.Button(GO_ON, size="sm", elem_id="go-on", scale=0, min_width=90)
+            go_on = gr.Button(say(GO_ON), size="sm", elem_id="go-on", scale=0, min_width=90)
     with gr.Row(equal_height=False, elem_classes="watch-columns"):
         with gr.Column(scale=6, min_width=320):
             split, indicator, lines, loss, drift = _build_plots()
         with gr.Column(scale=6, min_width=320, elem_classes=["card", "pictures-first"]):
-            gr.HTML(
-                '<h2 class="title">Samples</h2><p>Same prompts, same seeds. Drag to any step; click a picture to '
-                "compare it with another step.</p>",
-            )
-            samples = scripted("samples", NO_SAMPLES, elem_id="samples")
+            about = say("Same prompts, same seeds. Drag to any step; click a picture to compare it with another step.")
+            gr.HTML(f'<h2 class="title">{say("Samples")}</h2><p>{about}</p>')
+            samples = scripted("samples", _no_samples(), elem_id="samples")
             views = gr.HTML("", elem_id="views")
-    fold = gr.Accordion("LoRA files of another step", open=False, visible=False)
+    fold = gr.Accordion(say("LoRA files of another step"), open=False, visible=False)
     with fold as other, gr.Row(elem_classes="actions"):
-        other_step = gr.Dropdown([], label="Step", container=False, interactive=True, scale=0, elem_id="other-step")
-        write = gr.Button("Write the files", size="sm", elem_id="write-files", scale=0, min_width=120)
+        other_step = gr.Dropdown(
+            [], label=say("Step"), container=False, interactive=True, scale=0, elem_id="other-step"
+        )
+        write = gr.Button(say("Write the files"), size="sm", elem_id="write-files", scale=0, min_width=120)
         written = gr.HTML("", elem_id="written")
     verdict, plain = verdict_card.build(), plain_card.build()
-    with gr.Accordion("More numbers", open=False, elem_id="details"):
+    with gr.Accordion(say("More numbers"), open=False, elem_id="details"):
         details = gr.HTML(draw_details(History.empty()))
     return WatchView(
         watched=gr.State(Watch()),
@@ -149,11 +156,15 @@ def build() -> WatchView:
     )
 
 
+def _no_samples() -> dict[str, Any]:
+    return {"prompts": [say("your subject")], "steps": [0], "urls": {}, "kept": 0}
+
+
 def _build_plots() -> tuple[gr.HTML, gr.HTML, gr.HTML, gr.HTML, gr.HTML]:
     split = _card("split", draw_split(History.empty()))
     with gr.Column(elem_classes="card", elem_id="indicator"):
         indicator = gr.HTML(draw_indicator(History.empty()))
-        with gr.Accordion("as lines", open=False, elem_classes="fold"):  # a details element would close
+        with gr.Accordion(say("as lines"), open=False, elem_classes="fold"):  # a details element would close
             lines = gr.HTML(draw_lines(History.empty()), elem_id="lines")
     with gr.Row(equal_height=True, elem_classes="plots"):
         loss = _card("loss", draw_loss(History.empty()))
@@ -236,7 +247,7 @@ def trained_run(context: AppContext) -> str:
 def stop(context: AppContext) -> None:
     """Ask the engine to stop after its step and keep what was learnt."""
     context.engine.stop()
-    gr.Info("Stopping after this step; what was learnt is kept.")
+    gr.Info(say("Stopping after this step; what was learnt is kept."))
 
 
 def resume(view: WatchView, context: AppContext, values: Values) -> Values:
@@ -266,11 +277,11 @@ def write_files(view: WatchView, context: AppContext, values: Values) -> Iterato
     paths: tuple[Path, ...] = ()
     try:
         for progress in context.engine.export(run_id, str(step or "kept")):
-            yield {view.written: _note(f"{progress.message}."), view.write: gr.Button(interactive=False)}
+            yield {view.written: _note(f"{told(progress.message)}."), view.write: gr.Button(interactive=False)}
             paths = progress.images
         yield {view.written: draw_links(paths), view.write: gr.Button(interactive=True)}
     except EngineError as error:
-        yield {view.written: _note(str(error)), view.write: gr.Button(interactive=True)}
+        yield {view.written: _note(told(str(error))), view.write: gr.Button(interactive=True)}
 
 
 def _note(sentence: str) -> str:
@@ -304,12 +315,12 @@ def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
 def _sentence(history: History, state: str, ahead: int, notes: Sequence[str]) -> str:
     kind = "sentence failed" if state in ("failed", "interrupted") else "sentence"
     opening = f'<p class="{kind}" role="status" data-run="{html.escape(history.run.id)}">'
-    below = "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
+    below = "".join(f'<p class="note">{html.escape(told(note))}</p>' for note in notes)
     return f"{opening}{html.escape(sentence(history, state, ahead))}</p>{below}"
 
 
 def _refuse(view: WatchView, run_id: str, error: EngineError) -> Values:
-    refusal = f'<p class="sentence failed">{html.escape(str(error))}</p>'
+    refusal = f'<p class="sentence failed">{html.escape(told(str(error)))}</p>'
     return {view.watched: Watch(run_id), view.sentence: refusal}
 
 
@@ -328,7 +339,7 @@ def _show(view: WatchView, history: History, state: str) -> Values:
         view.pictures: gr.Button(visible=state in ENDED and history.saved_step > 0),
         view.resume: gr.Button(visible=state in RESUMABLE, variant="secondary" if state in ENDED else "primary"),
         view.more: gr.Row(visible=state == "finished"),
-        view.go_on: gr.Button(GO_ON.replace("Go on", "Go on anyway") if history.ended_by_itself else GO_ON),
+        view.go_on: gr.Button(say(GO_ON_ANYWAY if history.ended_by_itself else GO_ON)),
         **_show_steps(view, history, state),
         **verdict_card.show(view.verdict, history, is_over=state in OVER),
         view.files: draw_files(history),
@@ -340,7 +351,10 @@ def _show_steps(view: WatchView, history: History, state: str) -> Values:
     if state not in OVER:
         return {view.other: gr.Accordion(visible=False)}
     kept, steps = history.kept_step, [item.step for item in reversed(history.run.checkpoints())]
-    choices = [(f"step {step:,}{', kept' if step == kept else ''}", str(step)) for step in steps]
+    choices = [
+        (say("step {step:,}, kept", step=step) if step == kept else say("step {step:,}", step=step), str(step))
+        for step in steps
+    ]
     return {view.other: gr.Accordion(visible=bool(steps)), view.other_step: gr.Dropdown(choices), view.written: ""}
 
 
