@@ -19,6 +19,7 @@ from ui.serving.allowed import PAGE_ROUTE, PULSE_ROUTE, UPLOAD_ROUTE, asset_type
 from ui.serving.link import has_token, is_link, refuse, sign_in
 from ui.serving.logins import Logins
 from ui.serving.tenants import COOKIE, Tenants, new_token, set_cookie, split_cookies
+from ui.words import language_of, say, speaking
 
 LOGIN_ROUTE = "/login"
 UPLOAD_ROUTES = frozenset({UPLOAD_ROUTE, "/photos"})
@@ -69,6 +70,10 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        with speaking(language_of(Headers(scope=scope))):
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, cookie = route_path(scope), ""
         refusal = self._refusal(scope.get("method", ""), path, Headers(scope=scope))
         if self._tenants.is_shared and not refusal:
@@ -98,22 +103,25 @@ class Guard:
         """Why a request may not pass, as a sentence and a status; None when it may. A websocket has no method."""
         host = headers.get("host", "")
         if not self._is_public and _name_of(host) not in LOOPBACK_NAMES:
-            name = host or "nothing"
-            return f"APT Studio answers only as localhost, not as {name}; open http://localhost instead.", 403
+            name = host or say("nothing")
+            return say(
+                "APT Studio answers only as localhost, not as {name}; open http://localhost instead.", name=name
+            ), 403
         if _is_of_another_site(path, headers):
-            return f"APT Studio takes no orders from {headers.get('origin') or 'another site'}; use its own page.", 403
+            site = headers.get("origin") or say("another site")
+            return say("APT Studio takes no orders from {site}; use its own page.", site=site), 403
         if not is_route(method, path):
-            return "There is nothing here; open the page itself.", 404
+            return say("There is nothing here; open the page itself."), 404
         if self._tenants.is_shared and path == UPLOAD_ROUTE:
-            return "Photos come in by the page's own route; files of other kinds are not taken here.", 403
+            return say("Photos come in by the page's own route; files of other kinds are not taken here."), 403
         return None
 
     def _too_fast(self, scope: Scope) -> tuple[str, int] | None:
         """Why a log-in is not looked at yet."""
         seconds = self._logins.wait(_address(scope))
-        return (
-            (f"Too many wrong tries to sign in; try again in {math.ceil(seconds)} seconds.", 429) if seconds else None
-        )
+        if not seconds:
+            return None
+        return say("Too many wrong tries to sign in; try again in {seconds} seconds.", seconds=math.ceil(seconds)), 429
 
     def _follow(self, scope: Scope, link: tuple[str, str]) -> Response:
         """The answer to a link: its user is signed in, or it was a wrong try."""
@@ -149,7 +157,8 @@ def _limited(receive: Receive, most: int) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > most:
-            raise HTTPException(413, f"More than {most // 1_000_000} MB at once are not taken; bring a smaller file.")
+            sentence = say("More than {most} MB at once are not taken; bring a smaller file.", most=most // 1_000_000)
+            raise HTTPException(413, sentence)
         return message
 
     return take

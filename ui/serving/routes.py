@@ -23,6 +23,7 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.training_lock import training_in
 from ui.serving.allowed import CACHED_FILES, FILE_ROUTE, OWN_FILES, find_file
 from ui.serving.tenants import Tenants, Workspace
+from ui.words import say, told
 
 LARGEST_PHOTO = 100_000_000
 PHOTOS_AT_ONCE = 60
@@ -54,7 +55,7 @@ def _signed_in(handle: Handler) -> Handler:
         if app.auth:
             cookies = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
             if not any(request.cookies.get(cookie) in app.tokens for cookie in cookies):
-                return _refusal("Sign in first: open the page and give its password.", 401)
+                return _refusal(say("Sign in first: open the page and give its password."), 401)
         return await handle(request)
 
     return check
@@ -66,7 +67,7 @@ def _show(tenants: Tenants, cache_dir: Path) -> Handler:
         folders = {tenants.find(request.headers).store.data_dir: OWN_FILES, cache_dir: CACHED_FILES}
         found = find_file(request.path_params["path"], folders)
         if found is None:
-            return _refusal("APT Studio serves pictures and LoRA files only.", 403)
+            return _refusal(say("APT Studio serves pictures and LoRA files only."), 403)
         path, media_type = found
         kind = "inline" if media_type.startswith("image/") else "attachment"
         return FileResponse(path, media_type=media_type, filename=path.name, content_disposition_type=kind)
@@ -89,12 +90,12 @@ def _log(tenants: Tenants) -> Handler:
     async def tell(request: Request) -> Response:
         """The end of what the engine wrote; not where visitors share it, for it names what others do."""
         if tenants.is_shared:
-            return _refusal("The log is for the owner of this Space.", 404)
+            return _refusal(say("The log is for the owner of this Space."), 404)
         path = tenants.find(request.headers).store.data_dir / "engine.log"
         try:
             written = await run_in_threadpool(path.read_bytes)
         except OSError:
-            written = b"The engine has written nothing yet."
+            written = say("The engine has written nothing yet.").encode()
         return PlainTextResponse(written[-LONGEST_LOG:].decode(errors="replace"))
 
     return tell
@@ -105,24 +106,27 @@ def _take_photos(tenants: Tenants) -> Handler:
         """Keep one photo under a name nobody can guess."""
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > LARGEST_PHOTO:
-            return _refusal("This file is larger than 100 MB; bring a smaller photo.", 413)
+            return _refusal(say("This file is larger than 100 MB; bring a smaller photo."), 413)
         async with request.form(max_files=1) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile):
-                return _refusal("No file came along; choose it again.", 400)
+                return _refusal(say("No file came along; choose it again."), 400)
             workspace = tenants.find(request.headers)
             if tenants.is_shared:
                 try:
                     await run_in_threadpool(check_room, workspace.store.data_dir, file.size or 0)
                 except EngineError as error:
-                    return _refusal(str(error), 413)
+                    return _refusal(told(str(error)), 413)
             name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "photo").name)[-80:]
             path = workspace.uploads_dir / secrets.token_hex(12) / name
             try:
                 path.parent.mkdir(parents=True)
                 path.write_bytes(await file.read())
             except OSError as error:
-                return _refusal(f"{name} cannot be kept ({error.strerror}); free some disk space.", 507)
+                sentence = say(
+                    "{name} cannot be kept ({reason}); free some disk space.", name=name, reason=error.strerror
+                )
+                return _refusal(sentence, 507)
         return JSONResponse({"path": str(path), "name": name})
 
     return take
@@ -135,7 +139,7 @@ def _export(tenants: Tenants) -> Handler:
         try:
             return await run_in_threadpool(_answer, tenants, request.headers, run_id, kind)
         except EngineError as error:
-            return _refusal(str(error), 507 if isinstance(error, DiskError) else 404)
+            return _refusal(told(str(error)), 507 if isinstance(error, DiskError) else 404)
 
     return export
 
@@ -152,7 +156,8 @@ class FileForOnce(FileResponse):
 
 def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str) -> Response:
     if kind not in EXPORTS:
-        raise RunError(f"A run cannot be exported as {kind}; choose one of {', '.join(EXPORTS)}.")
+        known = ", ".join(EXPORTS)
+        raise RunError(say("A run cannot be exported as {kind}; choose one of {known}.", kind=kind, known=known))
     workspace = tenants.find(headers)
     run = workspace.store.open(run_id)
     if kind == "csv":
@@ -163,7 +168,7 @@ def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str
     exported = summarize(run).exports.get(kind)
     path = run.path / exported.path if exported else None
     if path is None or not path.is_file() or not path.resolve().is_relative_to(run.path.resolve()):
-        raise RunError(f"Run {run.id} has no {kind} file yet; let it finish, or stop it.")
+        raise RunError(say("Run {run} has no {kind} file yet; let it finish, or stop it.", run=run.id, kind=kind))
     return FileResponse(path, filename=path.name)
 
 

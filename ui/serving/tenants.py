@@ -30,6 +30,7 @@ from apt_engine.jobs.zerogpu import CALL_SECONDS, ZeroGpuEngine
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
+from ui.words import say
 
 COOKIE = "apt-visitor"
 TOKEN = re.compile(r"[0-9a-f]{32}")
@@ -44,7 +45,7 @@ class NoVisitorError(EngineError):
     """A request has no visitor's cookie."""
 
     def __init__(self) -> None:
-        super().__init__("This request names no visitor; allow cookies for this page, and open it again.")
+        super().__init__(say("This request names no visitor; allow cookies for this page, and open it again."))
 
 
 @dataclass(frozen=True)
