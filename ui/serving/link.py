@@ -9,11 +9,12 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Scope
 
 from ui.serving.allowed import PAGE_ROUTE, route_path
+from ui.words import later, say
 
 PARAMETER = "token"
 # The address with the token may neither be kept by a proxy nor be told to the next page.
 PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-WRONG = "This link is not the one that APT Studio printed when it was last started; open that one."
+WRONG = later("This link is not the one that APT Studio printed when it was last started; open that one.")
 
 
 def link_to(port: int, token: str) -> str:
@@ -56,7 +57,7 @@ def sign_in(scope: Scope, user: str) -> Response:
 
 def refuse() -> Response:
     """The answer to a wrong token."""
-    return PlainTextResponse(WRONG, status_code=403, headers=PRIVATE)
+    return PlainTextResponse(say(WRONG), status_code=403, headers=PRIVATE)
 
 
 def _query(scope: Scope) -> dict[str, list[str]]:
