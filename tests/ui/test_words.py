@@ -18,11 +18,11 @@ SPOKEN = {
     "engine": {
         "Learning the photos.": {"words": "Lernt die Fotos.", "machine": True},
         "The memory ran out while {doing}; {remedy}.": {
-            "words": "Kein Speicher mehr, als {doing}; {remedy}.",
+            "words": "Kein Speicher mehr: {doing}; {remedy}.",
             "machine": True,
         },
         "photos were encoded": {"words": "Fotos kodiert wurden", "machine": True},
-        "{path} is damaged: {error}; get the model again.": {"words": "{path} ist defekt: {error}.", "machine": True},
+        "{path} is damaged: {error}; get the model again.": {"words": "{path} geht nicht auf: {error}.", "machine": True},
         "{size} of {whole} GB are there": {"words": "{size} von {whole} GB sind da", "machine": True},
         "{seconds} min": {"words": "{seconds} Min.", "machine": True},
     },
@@ -81,10 +81,10 @@ def test_one_is_counted_apart_from_many(german: None) -> None:
         ("Learning the photos.", "Lernt die Fotos."),
         (
             "The memory ran out while photos were encoded; lower it.",
-            "Kein Speicher mehr, als Fotos kodiert wurden; lower it.",
+            "Kein Speicher mehr: Fotos kodiert wurden; lower it.",
         ),
-        ("/a/b: c is damaged: 1,234; get the model again.", "/a/b: c ist defekt: 1.234."),
-        ("x is damaged: 0.5 of 1,000 GB are there; get the model again.", "x ist defekt: 0,5 von 1.000 GB sind da."),
+        ("/a/b: c is damaged: 1,234; get the model again.", "/a/b: c geht nicht auf: 1.234."),
+        ("x is damaged: 0.5 of 1,000 GB are there; get the model again.", "x geht nicht auf: 0,5 von 1.000 GB sind da."),
         (
             "Learning the photos. Something new. Learning the photos.",
             "Lernt die Fotos. Something new. Lernt die Fotos.",
