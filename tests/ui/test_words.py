@@ -22,7 +22,10 @@ SPOKEN = {
             "machine": True,
         },
         "photos were encoded": {"words": "Fotos kodiert wurden", "machine": True},
-        "{path} is damaged: {error}; get the model again.": {"words": "{path} geht nicht auf: {error}.", "machine": True},
+        "{path} is damaged: {error}; get the model again.": {
+            "words": "{path} geht nicht auf: {error}.",
+            "machine": True,
+        },
         "{size} of {whole} GB are there": {"words": "{size} von {whole} GB sind da", "machine": True},
         "{seconds} min": {"words": "{seconds} Min.", "machine": True},
     },
@@ -84,7 +87,10 @@ def test_one_is_counted_apart_from_many(german: None) -> None:
             "Kein Speicher mehr: Fotos kodiert wurden; lower it.",
         ),
         ("/a/b: c is damaged: 1,234; get the model again.", "/a/b: c geht nicht auf: 1.234."),
-        ("x is damaged: 0.5 of 1,000 GB are there; get the model again.", "x geht nicht auf: 0,5 von 1.000 GB sind da."),
+        (
+            "x is damaged: 0.5 of 1,000 GB are there; get the model again.",
+            "x geht nicht auf: 0,5 von 1.000 GB sind da.",
+        ),
         (
             "Learning the photos. Something new. Learning the photos.",
             "Lernt die Fotos. Something new. Lernt die Fotos.",
