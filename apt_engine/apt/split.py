@@ -8,7 +8,7 @@
 Augmentation zooms out and turns, so neither view is ever trained on; no photo is held out. A cell is a photo, a framing of it and
 a timestep bin, with a noise of its own. A check measures a few cells, always the same ones in turn: of each bin one view every
 second check, one shot every fourth, and as many times that as a step has samples. That is thin, and yet two checks are compared
-fairly, cell by cell.
+fairly, cell by cell. Bins of fine noise, which the rule does not ask for, are measured where an indicator needs them.
 """
 
 from collections.abc import Sequence
@@ -53,8 +53,10 @@ def all_cells(photos: int, views: Sequence[tuple[int, int]]) -> list[Cell]:
     return [Cell(*one, index) for one in shown for index in range(BINS)]
 
 
-def phases(photos: int, views: Sequence[tuple[int, int]], rounds: int = 1) -> list[list[Cell]]:
+def phases(photos: int, views: Sequence[tuple[int, int]], rounds: int = 1, first_bin: int = 0) -> list[list[Cell]]:
     """The cells of checks that follow each other, again and again: five views, of every other bin, and two or three shots.
+
+    Without the finer half of the bins half as many: what of the others is measured, and at which check, stays the same.
 
     A shot is of the photo whose view is measured in the same bin at the same check, so that the two can be compared.
 
@@ -62,6 +64,7 @@ def phases(photos: int, views: Sequence[tuple[int, int]], rounds: int = 1) -> li
         photos: how many.
         rounds: so many times as many views, each another one, and the shots that belong to them.
         views: those there are, (photo, framing); a check takes them in turn, alternating framings.
+        first_bin: finer ones are left out.
     """
     kinds = sorted({framing for _, framing in views})
     turns = [(photo, kinds[(photo + turn) % len(kinds)]) for turn in range(len(kinds)) for photo in range(photos)]
@@ -72,6 +75,7 @@ def phases(photos: int, views: Sequence[tuple[int, int]], rounds: int = 1) -> li
         Cell(*turns[(place * rounds + number) % len(turns)], index)
         for place, index in enumerate(bins)
         for number in range(rounds)
+        if index >= first_bin
     ]
     shots = dict.fromkeys(Cell(cell.photo, SHOT, cell.bin) for cell in cells)
     return [

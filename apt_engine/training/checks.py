@@ -13,7 +13,7 @@ from apt_engine.apt.split import SHOT, VIEWS_OF, Cell, all_cells, phases
 from apt_engine.apt.stopping import Check, Standing
 from apt_engine.bases.base import BaseModel
 from apt_engine.runs.events import SplitMeasured, StageChanged
-from apt_engine.settings.training import TrainingConfig
+from apt_engine.settings.training import FROM_CHECKS, TrainingConfig
 from apt_engine.training.captions import Captions
 from apt_engine.training.latents import LatentSource
 from apt_engine.training.processes import Processes
@@ -112,8 +112,16 @@ def prepare_checks(
     views = new_views(latents)
     obstacle = "" if views else "the new views of your photos look like the photos themselves"
     views = views or [key for key in latents if key[1] != SHOT]
-    every = [all_cells(len(photos), views)] if config.thorough_checks else phases(len(photos), views, config.batch_size)
+    every = cells_of(config, len(photos), views)
     judge = functools.partial(stopping.stand, last_step=last_step, photos=count_different(photos), obstacle=obstacle)
     if config.indicator == "turn":
         judge = functools.partial(end_when_all_turned, judge)
     return Checks(SplitProbe(base, latents, captions, config.seed), every, judge, processes)
+
+
+def cells_of(config: TrainingConfig, photos: int, views: Sequence[tuple[int, int]]) -> list[list[Cell]]:
+    """Of each check of a round; of finer noise than the rule asks for only where an indicator does."""
+    if config.thorough_checks:
+        return [all_cells(photos, views)]
+    first_bin = 0 if config.indicator in FROM_CHECKS else stopping.RULE.first_bin
+    return phases(photos, views, config.batch_size, first_bin)

@@ -8,17 +8,19 @@ from torch import Tensor
 
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import FRAMINGS, MIRROR, SHOT, VIEWS_OF, ZOOM, Cell, all_cells, phases
+from apt_engine.apt.stopping import RULE
 from apt_engine.bases import random
 from apt_engine.bases.base import BaseModel, PromptStates
 from apt_engine.bases.registry import load_base
 from apt_engine.lora import adapter
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.captions import Captions
+from apt_engine.training.checks import cells_of
 from apt_engine.training.drift import DRAWING_STEPS, PriorDrift
 from apt_engine.training.latents import LatentSource, View
 from apt_engine.training.split import SplitProbe, count_different, distance, framed, new_views
 
-PASSES_A_STEP = 4  # of APT, backward as two
+PASSES_A_STEP = 3  # of plain training, backward as two; APT has one more
 CONFIG = TrainingConfig(subject="car")
 
 
@@ -29,7 +31,7 @@ def views_of(photos: int, kind: str = "both") -> list[tuple[int, int]]:
 def passes(photos: int, batch_size: int) -> int:
     """Forward passes of all checks and drifts of a run with the default settings, that of the untrained model once a cell."""
     steps = CONFIG.steps_for(photos)
-    turns = phases(photos, views_of(photos), batch_size)
+    turns = cells_of(CONFIG.replace(batch_size=batch_size), photos, views_of(photos))
     checks = steps // CONFIG.check_steps(steps)
     split = sum(len(turns[check % len(turns)]) for check in range(checks)) + len(
         {cell for turn in turns for cell in turn}
@@ -39,12 +41,25 @@ def passes(photos: int, batch_size: int) -> int:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-@pytest.mark.parametrize("photos", range(3, 11))
-def test_checks_cost_less_than_15_percent_of_a_run_and_less_than_its_samples(photos: int, batch_size: int) -> None:
+@pytest.mark.parametrize("photos", range(1, 16))
+def test_checks_cost_less_than_15_percent_of_plain_training_and_less_than_the_samples(
+    photos: int, batch_size: int
+) -> None:
     steps, cost = CONFIG.steps_for(photos), passes(photos, batch_size)
     assert cost <= 0.15 * PASSES_A_STEP * steps * batch_size
     grid = len(CONFIG.sample_prompts) * CONFIG.sample_steps * 2  # with and without the prompt
     assert cost < grid * (1 + steps // CONFIG.sample_every_steps)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_only_noise_that_the_rule_asks_for_is_measured_unless_an_indicator_needs_the_rest(batch_size: int) -> None:
+    config, views = CONFIG.replace(batch_size=batch_size), views_of(5)
+    whole = phases(5, views, batch_size)
+    counting = [[cell for cell in turn if cell.bin >= RULE.first_bin] for turn in whole]
+    assert cells_of(config, 5, views) == counting
+    assert all({SHOT} < {cell.framing for cell in turn} for turn in counting)
+    assert cells_of(config.replace(indicator="turn"), 5, views) == whole
+    assert cells_of(config.replace(thorough_checks=True), 5, views) == [all_cells(5, views)]
 
 
 def test_larger_steps_afford_more_cells_all_different() -> None:
