@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy
 
 from apt_engine.apt.bins import BINS
-from apt_engine.apt.split import Cell
+from apt_engine.apt.split import SHOT_PHASES, Cell
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Rule:
 
 
 RULE = Rule()
+SETTLED_AFTER = SHOT_PHASES  # checks; two are enough while all numbers are finite
 LEARNING = ": it is learning."
 
 
@@ -103,8 +104,9 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
     obstacle = obstacle or _nothing_learnt(steps[-1], shots, cells, photos, rule)
     if obstacle:
         return Standing(0, False, unknown(obstacle), *curves)
-    best = int(views.argmax())
-    kept = max(k for k, check in enumerate(checks) if is_finite(check) and _lead(cells, best, k) <= rule.kept_within)
+    finite = [k for k, check in enumerate(checks) if is_finite(check)]
+    best = max(finite, key=lambda k: views[k])
+    kept = max(k for k in finite if _lead(cells, best, k) <= rule.kept_within)
     if not is_finite(checks[-1]):
         return Standing(
             steps[kept], False, f"At step {steps[-1]:,} the check gave numbers that are not finite.", *curves
@@ -113,6 +115,23 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
     waited = min(waited, (steps[-1] - steps[kept]) / (rule.patience_share * steps[-1]))
     is_over = waited >= (1 if _is_memorizing(shots, views, rule) else 2) and steps[-1] >= rule.first_end(photos)
     return Standing(steps[kept], is_over, _message(steps, shots, views, kept, is_over), *curves)
+
+
+def choosable(checks: Sequence[Check], rule: Rule = RULE) -> list[int]:
+    """Steps of the checkpoints that `stand` may keep at a later check; what it keeps then is one of these or newer.
+
+    It keeps none before the best. A check's gains are settled once each of its cells was measured again, which the newest few
+    wait for. Of the settled checks the best stays the best, or a later one becomes it; while it stays, the latest that is as
+    good as can be told stays that too.
+    """
+    steps = [check.step for check in checks]
+    settled = [k for k, check in enumerate(checks[:-SETTLED_AFTER]) if is_finite(check)]
+    if not settled:
+        return steps
+    cells = _gains(steps, [check.views for check in checks], rule)  # (K, N)
+    best = max(settled, key=lambda k: cells[k].mean())
+    kept = max(k for k in settled if _lead(cells, best, k) <= rule.kept_within)
+    return [steps[kept], *steps[-SETTLED_AFTER:]]
 
 
 def unknown(obstacle: str) -> str:

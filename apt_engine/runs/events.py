@@ -189,6 +189,13 @@ class CheckpointSaved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointDropped(Event):
+    """A checkpoint that was saved before goes: a check's, which can no longer be the best. Told before its files go."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportReady(Event):
     """A LoRA file for other programs was written, reloaded and compared; `path` is relative to the run's folder.
 

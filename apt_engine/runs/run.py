@@ -8,6 +8,7 @@
 Whole files and folders appear under their final name only when complete: written aside, fsynced, then renamed.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -224,6 +225,14 @@ class Run:
         for old in resumable[:-KEPT_OPTIMIZER_STATES]:
             old.optimizer_path.unlink(missing_ok=True)
         return Checkpoint(final, step)
+
+    def drop_checkpoint(self, step: int) -> None:
+        """Delete a checkpoint, whole or not at all; of files that a kill leaves behind the next save gets rid."""
+        final = self.path / "checkpoints" / f"{step:06d}"
+        aside = final.with_name(f".{final.name}.part")
+        with contextlib.suppress(OSError):  # somebody reads it; it is tried again after the next check
+            final.rename(aside)
+            shutil.rmtree(aside)
 
 
 def config_bytes(config: TrainingConfig) -> bytes:

@@ -1,6 +1,5 @@
 """Every setting of a training once: default, range, unit and help feed checks, the form, the command line and the documents."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,8 @@ from apt_engine.settings.fields import REQUIRED, Checked, setting
 
 SUBJECT_SLOT = "{subject}"
 FROM_CHECKS = ("split", "turn")  # indicators
-MOST_CHECKS = 40  # in a run: each keeps a checkpoint
+MOST_CHECKS = 40  # in a run
+MOST_SPARE = 8  # of their checkpoints at once: four newest, the best, two that were, and one just saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +234,13 @@ class TrainingConfig(Checked):
     prior_weight: float = setting(1.0, "Weight of their loss.", group="prior", minimum=0, maximum=10)
 
     save_every_steps: int = setting(
-        50, "A checkpoint is kept this often.", group="output", minimum=1, maximum=100_000, unit="steps"
+        50,
+        "A checkpoint is kept this often. Those of checks in between go once they can no longer be the best; to keep them all, "
+        "save as often as is checked.",
+        group="output",
+        minimum=1,
+        maximum=100_000,
+        unit="steps",
     )
     sample_every_steps: int = setting(
         50,
@@ -256,8 +262,7 @@ class TrainingConfig(Checked):
     )
     check_every_steps: int = setting(
         25,
-        "What is learnt and what is memorized is measured this often, at most 40 times a run, each time with a checkpoint; "
-        "0 means never.",
+        "What is learnt and what is memorized is measured this often, at most 40 times a run; 0 means never.",
         group="output",
         minimum=0,
         maximum=100_000,
@@ -347,10 +352,12 @@ class TrainingConfig(Checked):
         return max(self.check_every_steps, -(-last_step // MOST_CHECKS)) if self.check_every_steps else 0
 
     def checkpoints_in(self, last_step: int) -> int:
-        """How many checkpoints a run of so many steps keeps, at most."""
-        saves, checks = self.save_every_steps, self.check_steps(last_step)
-        extra = last_step // checks - last_step // math.lcm(saves, checks) if checks else 0
-        return 1 + last_step // saves + extra
+        """How many checkpoints a run of so many steps has at once, at most."""
+        checks, samples = self.check_steps(last_step), self.sample_every_steps
+        saved = set(range(self.save_every_steps, last_step + 1, self.save_every_steps))
+        checked = set(range(checks, last_step + 1, checks)) if checks else set[int]()
+        shown = {step for step in checked if samples and step % samples == 0}
+        return 1 + len(saved | shown) + min(len(checked - saved - shown), MOST_SPARE)
 
     def fill(self, prompt: str) -> str:
         """A prompt with `{subject}` replaced by the phrase."""

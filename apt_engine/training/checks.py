@@ -51,6 +51,11 @@ class Checks:
         """After the newest check."""
         return self._judge(self.made)
 
+    @property
+    def choosable(self) -> list[int]:
+        """Steps that may be kept at a later check; see `stopping.choosable`."""
+        return stopping.choosable(self.made)
+
     def take_up(self, earlier: Iterable[SplitMeasured]) -> None:
         """Go on after the checks that earlier sessions made."""
         self.made = [check_of(event) for event in earlier]

@@ -10,6 +10,7 @@
         DriftMeasured      every `drift_every_steps`
         SplitMeasured      at each check: new views of the photos against the photos, and what that says about stopping
         CheckpointSaved    at each check, and every `save_every_steps`
+        CheckpointDropped  those of checks that can no longer be the best
         SampleReady ...    every `sample_every_steps`
       CheckpointSaved      the last step
       SampleReady ...      unless it was stopped: of the last step, and of the one that is kept
@@ -37,6 +38,7 @@ from apt_engine.errors import EngineError, RunError
 from apt_engine.lora import files
 from apt_engine.runs.events import (
     Calibrated,
+    CheckpointDropped,
     CheckpointSaved,
     DriftMeasured,
     Event,
@@ -56,6 +58,7 @@ from apt_engine.training.ending import Ending
 from apt_engine.training.memory import forget_peak, peak_memory_bytes, release_memory
 from apt_engine.training.pictures import draw_samples
 from apt_engine.training.preparation import Loaded, Prepared, load, prepare
+from apt_engine.training.pruning import superfluous
 from apt_engine.training.update import take_step
 
 NON_FINITE_STEPS_ALLOWED = 3
@@ -181,6 +184,7 @@ class Trainer:
         is_saved = ending is not None or is_due
         if is_saved:
             yield self._save(prepared, step)
+            yield from self._prune(prepared, step)
         if ending is None and self._is_sampling_due(step):
             yield from self._draw_samples(prepared, step)
             if prepared.stop.is_heard():
@@ -222,6 +226,14 @@ class Trainer:
         if prepared.processes.is_first:
             self._run.save_checkpoint(step, prepared.write)
         return self._saved(step)
+
+    def _prune(self, prepared: Prepared, step: int) -> Generator[Event, None, None]:
+        """After a check: let go of other checks' checkpoints that nobody needs any more; told first, so that none is missed."""
+        if not prepared.processes.is_first or not prepared.checks or not self._was_checked(step):
+            return
+        for dropped in superfluous(self._run, self._splits, prepared.checks.choosable):
+            yield CheckpointDropped(step=dropped)
+            self._run.drop_checkpoint(dropped)
 
     def _draw_samples(self, loaded: Loaded, step: int) -> Generator[Event, None, None]:
         """The samples of a step; those that are there of a checkpoint's very weights stay."""

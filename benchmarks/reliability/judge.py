@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from apt_engine.runs.events import CheckpointSaved, ExportReady, SampleReady
+from apt_engine.runs.events import CheckpointDropped, CheckpointSaved, ExportReady, SampleReady
 from apt_engine.runs.history import History
 from apt_engine.runs.run import Run
 
@@ -13,18 +13,20 @@ SESSIONS_TO_END = 2  # more than that and it is called stuck
 
 def lost(run: Run) -> list[str]:
     """What the events announce and the disk does not hold whole; also a newest checkpoint that is damaged."""
-    missing = []
+    missing, saved = [], dict[int, str]()
     for event in run.events()[0]:
         match event:
             case CheckpointSaved():
-                found = [item for item in run.checkpoints() if item.step == event.step]
-                if not found or not found[0].is_intact():
-                    missing.append(event.path)
+                saved[event.step] = event.path
+            case CheckpointDropped():
+                saved.pop(event.step, None)
             case SampleReady() | ExportReady():
                 if not (run.path / event.path).is_file():
                     missing.append(event.path)
             case _:
                 pass
+    intact = {item.step for item in run.checkpoints() if item.is_intact()}
+    missing += [path for step, path in saved.items() if step not in intact]
     known = run.checkpoints()
     if known and not known[-1].is_intact():
         missing.append(f"newest checkpoint {known[-1].step}")

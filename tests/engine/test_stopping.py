@@ -1,14 +1,15 @@
 """The rule that tells when to stop, on curves made by hand."""
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from apt_engine.apt.bins import BINS
-from apt_engine.apt.split import MIRROR, SHOT, Cell
-from apt_engine.apt.stopping import RULE, Check, Standing, at_last_step, stand
+from apt_engine.apt.split import MIRROR, SHOT, ZOOM, Cell, phases
+from apt_engine.apt.stopping import RULE, SETTLED_AFTER, Check, Standing, at_last_step, choosable, stand
 
 EVERY = 25
 Curve = Callable[[int], float]
@@ -180,3 +181,50 @@ def test_a_cell_is_compared_with_itself_whenever_it_was_measured() -> None:
     views = stand(made, 500, 3).views
     assert views == pytest.approx([steep(one.step) for one in made], abs=0.013)
     assert list(views) == sorted(views)
+
+
+def test_a_check_that_is_not_finite_is_never_the_best() -> None:
+    """Of its cells one has a number, and a high one: no other check is as good within the error."""
+    made = checks(lambda step: step / 1000, until=200)
+    code, last = next(iter(made[-2].views)), made[-1]
+    broken = replace(last, shots=dict.fromkeys(last.shots, math.nan), views={**last.views, code: 5.0})
+    standing = stand([*made[:-1], broken], 500, 3)
+    assert standing.kept == 175
+    assert standing.message == "At step 200 the check gave numbers that are not finite."
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_a_later_check_keeps_could_be_told_to_be_choosable(seed: int) -> None:
+    """On curves that rise and turn, with much noise or little, some with numbers that are not finite."""
+    draw = random.Random(seed)
+    photos, rounds, turn = draw.randint(2, 5), draw.randint(1, 4), draw.uniform(50, 600)
+    noise, broken = draw.choice([0, 0.003, 0.03, 0.1]), draw.choice([0, 0, 0.02])
+    views = [(photo, framing) for photo in range(photos) for framing in (MIRROR, ZOOM)]
+    turns = phases(photos, views, rounds, RULE.first_bin)
+    own = {cell: draw.gauss(0, 0.05) for cells in turns for cell in cells}
+    made, there, most = list[Check](), set[int](), 0
+    for number, step in enumerate(range(EVERY, 1001, EVERY)):
+        gains = {
+            cell: math.nan
+            if draw.random() < broken
+            else rising(step)
+            if cell.framing == SHOT
+            else 0.2 * (1 - abs(step - turn) / turn) + own[cell] + draw.gauss(0, noise)
+            for cell in turns[number % len(turns)]
+        }
+        shots = {cell.code: gain for cell, gain in gains.items() if cell.framing == SHOT}
+        made.append(Check(step, shots, {cell.code: gain for cell, gain in gains.items() if cell.framing != SHOT}))
+        there.add(step)
+        most = max(most, len(there))
+        kept = stand(made, 1000, photos).kept
+        assert not kept or kept in there
+        there &= set(choosable(made))
+    assert SETTLED_AFTER < most <= SETTLED_AFTER + 2
+
+
+def test_a_check_that_only_looks_the_best_until_its_cells_are_measured_again_displaces_none() -> None:
+    made = checks(lambda step: 0.2 if step <= 150 else -0.3, until=300, spread=0)
+    spike, fall = (dict.fromkeys(made[number].views, gain) for number, gain in ((10, 0.75), (11, -2.0)))
+    made[10:] = [replace(made[10], views=spike), replace(made[11], views=fall)]
+    assert [stand(made[:count], 500, 3).kept for count in (10, 11, 12)] == [125, 275, 125]
+    assert choosable(made[:11]) == [125, 200, 225, 250, 275]
