@@ -33,7 +33,6 @@ def show_sides(histories: Sequence[History], names: Sequence[str]) -> dict[str, 
 def _column(history: History, name: str, prompts: Sequence[str]) -> dict[str, Any]:
     steps = sorted({step for step, _ in history.samples})
     wanted = history.kept_step or (steps[-1] if steps else 0)
-    places = {prompt: index for index, prompt in enumerate(history.prompts)}
     return {
         "name": name,
         "steps": [{"step": step, "words": _words(step, history)} for step in steps],
@@ -42,7 +41,7 @@ def _column(history: History, name: str, prompts: Sequence[str]) -> dict[str, An
             f"{step}-{row}": file_url(history.run.path / path)
             for row, prompt in enumerate(prompts)
             for (step, index), path in history.samples.items()
-            if index == places.get(prompt)
+            if history.sampled[step, index] == prompt
         },
     }
 

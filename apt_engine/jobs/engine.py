@@ -105,7 +105,10 @@ class Engine(Protocol):
 
     @abstractmethod
     def stop(self) -> None:
-        """Ask the job to stop after its step, or take it out of the queue; returns at once."""
+        """Ask the job to stop after its step, or take it out of the queue; returns at once.
+
+        A training draws the samples of that step first, unless it is asked twice.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -46,6 +46,7 @@ def train(
     *,
     steps: int | None = None,
     is_leaving: Callable[[], bool] = lambda: False,
+    should_hurry: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Train a run and append each event to it before passing it on; see `Trainer`.
 
@@ -56,6 +57,7 @@ def train(
         should_pause: whether to save and leave the rest to another session.
         steps: train to this step, now and in the sessions to come.
         is_leaving: whether the program is about to end: save after this step, and leave the rest to another session.
+        should_hurry: whether the samples of the step it stops at are to be left out.
 
     Raises:
         BusyError: another process trains with the same data directory; the run is as it was.
@@ -67,7 +69,7 @@ def train(
             if steps is not None and not process_rank():
                 run.replace_config(run.config.replace(steps=steps))
             _meet(run.config)
-            for event in _learn(run, should_stop, should_pause, is_leaving):
+            for event in _learn(run, should_stop, should_pause, is_leaving, should_hurry):
                 if not process_rank():
                     run.append(event)
                 has_begun = True

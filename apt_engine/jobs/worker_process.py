@@ -35,7 +35,7 @@ class Child:
         self._generator = Generator()
         self._answers = answers
         self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._is_stopped = False
+        self._stops = 0  # how often it was asked to stop
         self._leaving = Leaving()
 
     def serve(self) -> None:
@@ -53,9 +53,9 @@ class Child:
         for line in sys.stdin:
             job = json.loads(line)
             if job["job"] == "stop":
-                self._is_stopped = True
+                self._stops += 1
             else:
-                self._is_stopped = False
+                self._stops = 0
                 self._jobs.put(job)
         self.leave()
 
@@ -80,11 +80,18 @@ class Child:
 
     def _train(self, store: RunStore, run_id: str) -> None:
         self._generator.forget()
-        for event in train(store, store.open(run_id), lambda: self._is_stopped, is_leaving=self._leaving.is_wished):
+        told = train(
+            store,
+            store.open(run_id),
+            lambda: self._stops > 0,
+            is_leaving=self._leaving.is_wished,
+            should_hurry=lambda: self._stops > 1,
+        )
+        for event in told:
             self._leaving.note(event)
 
     def _should_stop(self) -> bool:
-        return self._is_stopped or self._leaving.is_wished()
+        return self._stops > 0 or self._leaving.is_wished()
 
     def _export(self, store: RunStore, run_id: str, checkpoint: str) -> None:
         self._generator.forget()

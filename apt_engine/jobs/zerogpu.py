@@ -32,7 +32,9 @@ def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
     end = time.monotonic() + seconds
     is_paused = False
     try:
-        for event in train(store, run, (run.path / "stop").exists, lambda: time.monotonic() > end):
+        stop = run.path / "stop"
+        wishes = {"should_hurry": lambda: stop.exists() and stop.stat().st_size > 0}
+        for event in train(store, run, stop.exists, lambda: time.monotonic() > end, **wishes):
             is_paused = getattr(event, "stage", "") == "waiting"
     except EngineError:
         return "failed"
@@ -129,11 +131,11 @@ class ZeroGpuEngine(SharedEngine):
         return self._call(self._judge, str(store.data_dir), run_id)
 
     def stop(self) -> None:
-        """Ask a training to stop after its step; pictures in work are finished."""
+        """Ask a training to stop after its step, asked twice without samples of it; pictures in work are finished."""
         with self._lock:
             if self._status.job == "training" and self._stop_file:
                 with contextlib.suppress(OSError):
-                    self._stop_file.touch()
+                    self._stop_file.write_text("now" if self._stop_file.exists() else "")
 
     def close(self) -> None:
         """A call that is under way ends with its process."""

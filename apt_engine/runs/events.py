@@ -131,6 +131,14 @@ class ViewsShown(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromptsChanged(Event):
+    """The samples of this step and of those to come have other prompts than before; `{subject}` stands for the thing in them."""
+
+    step: int
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleReady(Event):
     """One picture of the sample grid; `path` is relative to the run's folder. Step 0 is the base model."""
 

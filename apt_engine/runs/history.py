@@ -21,6 +21,7 @@ from apt_engine.runs.events import (
     Noticed,
     PhotosJudged,
     PicturesJudged,
+    PromptsChanged,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -33,7 +34,7 @@ from apt_engine.runs.events import (
 )
 from apt_engine.runs.run import Checkpoint, Run
 from apt_engine.runs.verdict import Verdict
-from apt_engine.settings.training import TrainingConfig
+from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
 
 STEPS_TIMED = 20
 NOTICES_KEPT = 3
@@ -49,14 +50,15 @@ class RunSummary:
 
     `state` is new, training, finished, stopped or failed, as the events alone tell it; `training` means that no end was
     written, see `state_while`. `last_step` is planned, `saved_step` in the newest checkpoint. `samples` has paths relative to
-    the run's folder by (step, index). `ended_by_itself` stays true when the run is taken further. `verdict` is the newest whole
-    one, of checkpoints that are still there. `cursor` is how far the events were read.
+    the run's folder by (step, index), `sampled` their prompts; `sample_prompts` are those of the samples to come, as written.
+    `ended_by_itself` stays true when the run is taken further. `verdict` is the newest whole one, of checkpoints that are still
+    there. `cursor` is how far the events were read.
     """
 
     run: Run
     subject: str
     base: str
-    prompts: tuple[str, ...]
+    sample_prompts: tuple[str, ...]
     last_step: int
     cursor: int = 0
     state: str = "new"
@@ -71,18 +73,23 @@ class RunSummary:
     views: tuple[str, ...] = ()
     memory: int = 0
     samples: dict[tuple[int, int], str] = field(default_factory=dict)
+    sampled: dict[tuple[int, int], str] = field(default_factory=dict)
     exports: dict[str, ExportReady] = field(default_factory=dict)
     recent_notices: list[str] = field(default_factory=list)
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_TIMED))
     is_newer: bool = False
+    phrase: str = ""
+    is_sampled: bool = True
     verdict: Verdict | None = None
     judged: list[PhotosJudged | PicturesJudged] = field(default_factory=list)  # of one that is not whole yet
 
     @classmethod
     def new(cls, run: Run, config: TrainingConfig, photo_count: int) -> Self:
         """That of a run before its first event."""
-        prompts = tuple(config.fill(prompt) for prompt in config.sample_prompts) if config.sample_every_steps else ()
-        return cls(run, config.subject, config.base, prompts, config.steps_for(photo_count))
+        steps, is_sampled = config.steps_for(photo_count), config.sample_every_steps > 0
+        made = cls(run, config.subject, config.base, config.sample_prompts, steps, is_sampled=is_sampled)
+        made.phrase = config.phrase
+        return made
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -94,6 +101,12 @@ class RunSummary:
         made = cls.new(run, run.config, len(run.photo_paths))
         made.read_on()
         return made
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Those of the samples to come, filled; none where samples are switched off."""
+        filled = (prompt.replace(SUBJECT_SLOT, self.phrase) for prompt in self.sample_prompts)
+        return tuple(filled) if self.is_sampled else ()
 
     @property
     def notices(self) -> list[str]:
@@ -117,8 +130,13 @@ class RunSummary:
         return "interrupted" if self.state == "training" else self.state
 
     def drawn_samples(self, step: int) -> set[int]:
-        """Which samples of a step were drawn and are there, by their index."""
-        return {index for (at, index), path in self.samples.items() if at == step and (self.run.path / path).exists()}
+        """Which samples of a step were drawn of the prompts of now and are there, by their index."""
+        wanted = dict(enumerate(prompt.replace(SUBJECT_SLOT, self.phrase) for prompt in self.sample_prompts))
+        return {
+            index
+            for (at, index), path in self.samples.items()
+            if at == step and self.sampled[at, index] == wanted.get(index) and (self.run.path / path).exists()
+        }
 
     def has_drift(self, step: int) -> bool:
         """Whether the drift of a step was measured."""
@@ -130,7 +148,7 @@ class RunSummary:
 
     def newest_sample(self, prompt: str) -> tuple[int, str] | None:
         """Step and path of the newest sample of a prompt."""
-        found = [(*at, path) for at, path in self.samples.items() if prompt in self.prompts[at[1] : at[1] + 1]]
+        found = [(*at, path) for at, path in self.samples.items() if self.sampled[at] == prompt]
         return max(((step, path) for step, _, path in found), default=None)
 
     def read_on(self) -> bool:
@@ -181,6 +199,10 @@ class RunSummary:
                 self.views = event.paths
             case SampleReady():
                 self.samples[event.step, event.index] = event.path
+                self.sampled[event.step, event.index] = event.prompt
+            case PromptsChanged():
+                self.sample_prompts = event.prompts
+                self.samples = {at: path for at, path in self.samples.items() if at[0] != event.step}
             case CheckpointSaved():
                 self.saved_step = event.step
                 self.step = max(self.step, event.step)

@@ -1,11 +1,14 @@
 """Why a session of training ends, and how a wish to stop is heard: asked of every process, obeyed by all at the same place."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from apt_engine.sampling.sampler import Stopped
 from apt_engine.training.processes import Processes
+
+SECONDS_FOR_PICTURES = 60.0  # after a press of Stop; as many as a visitor's next in line waits for it
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,40 @@ class StopSignal:
         if self._hear():
             raise Stopped("Stopped, as asked.")
 
+    def is_heard_alone(self) -> bool:
+        """Whether this process heard it; it stays, so the others hear of it afterwards."""
+        return self._hear()
+
     def _hear(self) -> bool:
         self._is_heard = self._is_heard or self._should_stop()
         return self._is_heard
+
+
+class LastPictures:
+    """How long pictures of a step are drawn on once a wish to stop was heard.
+
+    Args:
+        stop: the wish.
+        should_hurry: whether there is no time for them at all: a second wish, or the program is to end.
+        seconds: they may take after the wish.
+    """
+
+    def __init__(
+        self, stop: StopSignal, should_hurry: Callable[[], bool], seconds: float = SECONDS_FOR_PICTURES
+    ) -> None:
+        self._stop = stop
+        self._should_hurry = should_hurry
+        self._seconds = seconds
+        self._until = float("inf")
+
+    def obey(self, _fraction: float = 0.0) -> None:
+        """To be called between denoising steps.
+
+        Raises:
+            Stopped: the time is over, or there is none.
+        """
+        now = time.monotonic()
+        if self._until == float("inf") and self._stop.is_heard_alone():
+            self._until = now + self._seconds
+        if now >= self._until or self._should_hurry():
+            raise Stopped("Stopped, as asked.")

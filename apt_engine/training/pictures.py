@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -18,23 +18,27 @@ from apt_engine.training.ending import StopSignal
 VIEWS_SHOWN = 5
 
 
-def draw_samples(run: Run, base: BaseModel, step: int, kept: set[int], stop: StopSignal) -> Iterator[Event]:
+def draw_samples(
+    run: Run, base: BaseModel, step: int, prompts: Sequence[str], kept: set[int], obey_stop: Callable[[float], None]
+) -> Iterator[Event]:
     """The sample grid: each prompt with its own fixed seed, the same at every step. A wish to stop ends it early.
 
     Args:
+        prompts: as they were written, with `{subject}`.
         kept: which samples, by their index, are there already and stay.
+        obey_stop: raises Stopped where there is a wish to stop.
     """
     config = run.config
     pictures = {
         index: Picture.of(config, config.fill(prompt), config.seed + index)
-        for index, prompt in enumerate(config.sample_prompts)
+        for index, prompt in enumerate(prompts)
         if index not in kept
     }
     if not pictures:
         return
     message = f"Drawing the samples of step {step}."
     yield StageChanged(stage="sampling", message=message, fraction=0.0)
-    images = Sampler(base).generate(list(pictures.values()), stop.obey_alone)
+    images = Sampler(base).generate(list(pictures.values()), obey_stop)
     with contextlib.suppress(Stopped):
         for done, ((index, picture), image) in enumerate(zip(pictures.items(), images, strict=True), 1):
             path = f"samples/{step:06d}-{index}.png"

@@ -11,9 +11,10 @@
         SplitMeasured      at each check: new views of the photos against the photos, and what that says about stopping
         CheckpointSaved    at each check, and every `save_every_steps`
         CheckpointDropped  those of checks that can no longer be the best
-        SampleReady ...    every `sample_every_steps`
+        PromptsChanged     where somebody who watches wished for other samples
+        SampleReady ...    every `sample_every_steps`, and where somebody asks for them
       CheckpointSaved      the last step
-      SampleReady ...      unless it was stopped: of the last step, and of the one that is kept
+      SampleReady ...      of the last step, and unless it was stopped of the one that is kept
       ExportReady ...      LoRA files of the kept step for other programs, reloaded and compared
     RunFinished            or an EngineError, after which the run can be resumed from its last checkpoint
 
@@ -43,6 +44,7 @@ from apt_engine.runs.events import (
     DriftMeasured,
     Event,
     Noticed,
+    PromptsChanged,
     RunFinished,
     RunStarted,
     StageChanged,
@@ -52,9 +54,10 @@ from apt_engine.runs.history import RunSummary
 from apt_engine.runs.process_rank import process_count
 from apt_engine.runs.resumption import starting_checkpoint
 from apt_engine.runs.run import Run
+from apt_engine.runs.wishes import take_samples_wish, wished_prompts
 from apt_engine.sampling.sampler import Stopped
 from apt_engine.training import exports
-from apt_engine.training.ending import Ending
+from apt_engine.training.ending import Ending, LastPictures
 from apt_engine.training.memory import forget_peak, peak_memory_bytes, release_memory
 from apt_engine.training.pictures import draw_samples
 from apt_engine.training.preparation import Loaded, Prepared, load, prepare
@@ -74,6 +77,7 @@ class Trainer:
         should_pause: asked after each step; ends the session too, but as that of a run that goes on in another one: saved, with
             neither exports nor an end.
         is_leaving: asked like `should_stop`; ends the session as a pause does, since the program is about to end.
+        should_hurry: whether it was asked to stop twice: the samples of the step it stopped at are left out.
     """
 
     def __init__(
@@ -82,11 +86,13 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         should_pause: Callable[[], bool] = lambda: False,
         is_leaving: Callable[[], bool] = lambda: False,
+        should_hurry: Callable[[], bool] = lambda: False,
     ) -> None:
         self._run = run
         self._config = run.config
         self._should_stop = lambda: should_stop() or is_leaving()
         self._is_leaving = is_leaving
+        self._should_hurry = lambda: should_hurry() or is_leaving()
         self._should_pause = should_pause
         wanted = self._config.steps_for(len(run.photo_paths))
         self._checkpoint = starting_checkpoint(run, wanted)
@@ -95,6 +101,8 @@ class Trainer:
         self._check_steps = self._config.check_steps(self._last_step)
         so_far = RunSummary.of(run)
         self._told_step = so_far.saved_step
+        self._prompts = so_far.sample_prompts
+        self._sampled_step = -1
         self._splits = so_far.splits_until(self._first_step)
         self._may_end = self._config.stop == "auto" and not so_far.ended_by_itself  # who resumes such a run wants more
         self._started = time.monotonic()
@@ -130,7 +138,7 @@ class Trainer:
         if self._is_enough(prepared, self._first_step):  # and had seen that
             return self._enough_at(self._first_step)
         if self._is_sampling_due(self._first_step):
-            yield from self._draw_samples(prepared, self._first_step)
+            yield from self._draw_samples(prepared, self._first_step, prepared.stop.obey_alone)
         prepared.stop.obey()
         return (yield from self._loop(prepared))
 
@@ -185,8 +193,9 @@ class Trainer:
         if is_saved:
             yield self._save(prepared, step)
             yield from self._prune(prepared, step)
-        if ending is None and self._is_sampling_due(step):
-            yield from self._draw_samples(prepared, step)
+        is_asked = prepared.processes.any(prepared.processes.is_first and take_samples_wish(self._run))
+        if ending is None and (is_asked or self._is_sampling_due(step)):
+            yield from self._draw_samples(prepared, step, LastPictures(prepared.stop, self._should_hurry).obey)
             if prepared.stop.is_heard():
                 ending = self._stopped_at(step)
                 if not is_saved:
@@ -235,13 +244,21 @@ class Trainer:
             yield CheckpointDropped(step=dropped)
             self._run.drop_checkpoint(dropped)
 
-    def _draw_samples(self, loaded: Loaded, step: int) -> Generator[Event, None, None]:
-        """The samples of a step; those that are there of a checkpoint's very weights stay."""
-        if loaded.processes.is_first:
-            is_there = self._is_at_checkpoint(step) or step == self._kept_step
-            there = RunSummary.of(self._run).drawn_samples(step) if is_there else set[int]()
-            with loaded.worn():
-                yield from draw_samples(self._run, loaded.base, step, there, loaded.stop)
+    def _draw_samples(
+        self, loaded: Loaded, step: int, obey_stop: Callable[[float], None]
+    ) -> Generator[Event, None, None]:
+        """The samples of a step, of the prompts that are wished for now; those that are there of the very weights stay."""
+        if not loaded.processes.is_first:
+            return
+        wished = wished_prompts(self._run) or self._prompts
+        if wished != self._prompts:
+            self._prompts = wished
+            yield PromptsChanged(step=step, prompts=wished)
+        is_there = self._is_at_checkpoint(step) or step in (self._kept_step, self._sampled_step)
+        there = RunSummary.of(self._run).drawn_samples(step) if is_there else set[int]()
+        self._sampled_step = step
+        with loaded.worn():
+            yield from draw_samples(self._run, loaded.base, step, wished, there, obey_stop)
 
     def _finish(self, loaded: Loaded, ending: Ending) -> Generator[Event, None, None]:
         """What follows from how the loop ended."""
@@ -256,7 +273,10 @@ class Trainer:
                     if loaded.processes.is_first:  # from its file: the mean over the steps, where that is wished
                         files.load_weights(loaded.base, self._run.checkpoint(str(step)).lora_path)
                     if ending.kind != "stopped":
-                        yield from self._draw_samples(loaded, step)
+                        yield from self._draw_samples(loaded, step, loaded.stop.obey_alone)
+                    elif step == ending.step:
+                        yield from self._draw_samples(loaded, step, LastPictures(loaded.stop, self._should_hurry).obey)
+                take_samples_wish(self._run)  # one that came too late is answered by these
                 yield from self._export(loaded, steps[-1])
                 yield self._end_event(ending)
 

@@ -1,6 +1,6 @@
 """The pictures that a run draws of itself: which prompts, which seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.registry import load_base
-from apt_engine.runs.events import SampleReady
+from apt_engine.runs.events import Event, SampleReady
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.sampler import Picture, Sampler
@@ -47,14 +47,18 @@ def pixels(path: Path) -> numpy.ndarray:
         return numpy.asarray(image, dtype=int)
 
 
+def samples_of(run: Run, base: BaseModel, step: int, kept: set[int]) -> Iterator[Event]:
+    return draw_samples(run, base, step, run.config.sample_prompts, kept, STOP.obey_alone)
+
+
 def test_each_sample_has_its_prompt_and_a_seed_of_its_own(base: BaseModel, make_run: Callable[..., Run]) -> None:
     run = make_run(sample_prompts=["a {subject}", "a cat", "a cat"])
-    events = [event for event in draw_samples(run, base, 5, {0}, STOP) if isinstance(event, SampleReady)]
+    events = [event for event in samples_of(run, base, 5, {0}) if isinstance(event, SampleReady)]
     assert [(event.step, event.index, event.prompt, event.seed) for event in events] == [
         (5, 1, "a cat", 8),
         (5, 2, "a cat", 9),
     ]
-    (first, *_) = [event for event in draw_samples(run, base, 6, {1, 2}, STOP) if isinstance(event, SampleReady)]
+    (first, *_) = [event for event in samples_of(run, base, 6, {1, 2}) if isinstance(event, SampleReady)]
     assert (first.index, first.prompt, first.seed) == (0, "a zwx car", 7)
     for event in (*events, first):
         assert numpy.abs(pixels(run.path / event.path) - drawn(base, event.prompt, event.seed)).max() <= 1

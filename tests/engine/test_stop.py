@@ -11,12 +11,14 @@ from torch import Tensor
 
 from apt_engine.bases import registry
 from apt_engine.bases.sd import StableDiffusion
+from apt_engine.errors import ConfigError
 from apt_engine.jobs.session import train
 from apt_engine.runs.events import (
     CheckpointSaved,
     DriftMeasured,
     Event,
     ExportReady,
+    PromptsChanged,
     RunFinished,
     SampleReady,
     StageChanged,
@@ -25,8 +27,9 @@ from apt_engine.runs.events import (
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.runs.wishes import ask_for_prompts, ask_for_samples, wished_prompts
 from apt_engine.sampling.sampler import Stopped
-from apt_engine.training.ending import StopSignal
+from apt_engine.training.ending import LastPictures, StopSignal
 from apt_engine.training.processes import Processes
 
 
@@ -145,7 +148,7 @@ def test_drift_stops_while_its_latents_are_drawn(make_run: Callable[..., Run]) -
 
 
 @pytest.mark.parametrize("step", [2, 3])  # a checkpoint is due, and is not
-def test_what_was_learnt_is_saved_when_samples_are_stopped_and_the_next_session_draws_them(
+def test_a_stop_while_samples_are_drawn_leaves_them_whole_and_changes_no_number(
     make_run: Callable[..., Run], step: int
 ) -> None:
     settings = {"sample_every_steps": step, "save_every_steps": 2 if step == 2 else 10}
@@ -156,16 +159,107 @@ def test_what_was_learnt_is_saved_when_samples_are_stopped_and_the_next_session_
     assert run.checkpoint().step == events[-1].step == step
     assert run.checkpoint().can_resume
     assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [step]
-    assert samples_of(events) == [(0, 0), (0, 1)]
-    assert samples_of(whole(run)) == [(step, 0), (step, 1), (4, 0), (4, 1)]
+    assert samples_of(events) == [(0, 0), (0, 1), (step, 0), (step, 1)]
+    assert samples_of(whole(run)) == [(4, 0), (4, 1)]
     assert run.checkpoint().lora_path.read_bytes() == undisturbed.checkpoint().lora_path.read_bytes()
 
 
-def test_samples_that_were_due_when_a_session_stopped_are_drawn_by_the_next(make_run: Callable[..., Run]) -> None:
-    run = make_run(sample_every_steps=2)
-    first = stopped(run, lambda event: isinstance(event, StepFinished) and event.step == 2)
-    assert samples_of(first) == [(0, 0), (0, 1)]
-    assert samples_of(whole(run)) == [(2, 0), (2, 1), (4, 0), (4, 1)]
+def at_step(number: int) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, StepFinished) and event.step == number
+
+
+@pytest.mark.parametrize("every", [2, 3])  # samples are due at the step, and are not
+def test_the_step_it_is_stopped_at_is_drawn_and_a_second_stop_leaves_that_out(
+    make_run: Callable[..., Run], every: int
+) -> None:
+    run, hurried = make_run(sample_every_steps=every), make_run(sample_every_steps=every)
+    events = stopped(run, at_step(2))
+    assert samples_of(events) == [(0, 0), (0, 1), (2, 0), (2, 1)]
+    assert isinstance(events[-1], RunFinished)
+    assert (events[-1].step, events[-1].is_complete) == (2, False)
+    seen: list[Event] = []
+    store = RunStore(hurried.path.parent.parent)
+    is_stopped = lambda: any(at_step(2)(event) for event in seen)  # noqa: E731
+    seen.extend(train(store, hurried, is_stopped, should_hurry=is_stopped))
+    assert samples_of(seen) == [(0, 0), (0, 1)]
+    assert (summarize(hurried).state, hurried.checkpoint().step) == ("stopped", 2)
+    assert samples_of(whole(run)) == ([] if every == 2 else [(3, 0), (3, 1)]) + [(4, 0), (4, 1)]
+    due = [(2, 0), (2, 1)] if every == 2 else [(3, 0), (3, 1)]
+    assert samples_of(whole(hurried)) == [*due, (4, 0), (4, 1)]
+    assert run.checkpoint().lora_path.read_bytes() == hurried.checkpoint().lora_path.read_bytes()
+
+
+def test_pictures_after_a_stop_end_when_their_time_is_over_or_the_program_leaves(make_run: Callable[..., Run]) -> None:
+    asked = StopSignal(lambda: True, Processes())
+    LastPictures(StopSignal(lambda: False, Processes()), lambda: False, seconds=0.0).obey()  # nobody asked: no limit
+    LastPictures(asked, lambda: False, seconds=60.0).obey()
+    for soon in (LastPictures(asked, lambda: False, seconds=0.0), LastPictures(asked, lambda: True)):
+        with pytest.raises(Stopped):
+            soon.obey()
+    run, events = make_run(), list[Event]()
+    store = RunStore(run.path.parent.parent)
+    events.extend(train(store, run, lambda: False, is_leaving=lambda: any(at_step(2)(event) for event in events)))
+    assert samples_of(events) == [(0, 0), (0, 1)]  # a program that ends saves, and draws nothing
+    assert run.checkpoint().step == 2
+
+
+def test_samples_now_and_other_prompts_change_no_number(make_run: Callable[..., Run]) -> None:
+    run, undisturbed = make_run(steps=6, sample_every_steps=4), make_run(steps=6, sample_every_steps=4)
+    whole(undisturbed)
+    before, events = (run.path / "config.json").read_bytes(), list[Event]()
+    store = RunStore(run.path.parent.parent)
+    for event in train(store, run, lambda: any(at_step(5)(event) for event in events)):
+        events.append(event)
+        if at_step(1)(event):
+            ask_for_samples(run)  # drawn at the end of this very step
+        if at_step(2)(event):
+            ask_for_prompts(run, "a {subject}\n\n  a   red {subject} \na dog")
+    drawn = [(event.step, event.prompt) for event in events if isinstance(event, SampleReady)]
+    first, other = ["a zwx car", "a cat"], ["a zwx car", "a red zwx car", "a dog"]
+    wanted = {0: first, 1: first, 4: other, 5: other}
+    assert drawn == [(step, prompt) for step, prompts in wanted.items() for prompt in prompts]
+    changed = [event for event in events if isinstance(event, PromptsChanged)]
+    assert [(event.step, event.prompts) for event in changed] == [(4, ("a {subject}", "a red {subject}", "a dog"))]
+    assert not (run.path / "sample-now").exists()
+    rest = whole(run)  # the prompts stay over a resume, and are told once
+    assert [(event.step, event.prompt) for event in rest if isinstance(event, SampleReady)] == [
+        (6, prompt) for prompt in other
+    ]
+    assert not [event for event in rest if isinstance(event, PromptsChanged)]
+    assert (run.path / "config.json").read_bytes() == before
+    assert summarize(run).prompts == tuple(other)
+    for name in ("lora.safetensors", "optimizer.safetensors"):
+        assert (run.checkpoint().path / name).read_bytes() == (undisturbed.checkpoint().path / name).read_bytes()
+
+
+def test_a_wish_for_samples_that_comes_too_late_is_answered_by_the_last(make_run: Callable[..., Run]) -> None:
+    run, events = make_run(sample_every_steps=2), list[Event]()
+    for event in train(RunStore(run.path.parent.parent), run, lambda: False):
+        events.append(event)
+        if at_step(4)(event):
+            ask_for_samples(run)
+    assert samples_of(events).count((4, 0)) == 1
+    assert not (run.path / "sample-now").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (" \n ", "There is no prompt left"),
+        ("\n".join("a cat" for _ in range(13)), "13 prompts are too many"),
+        ("a " * 400, "is too long"),
+        ("a \x00 cat", "cannot be written"),
+    ],
+)
+def test_prompts_that_cannot_be_drawn_are_refused_in_a_sentence(
+    make_run: Callable[..., Run], text: str, sentence: str
+) -> None:
+    run = make_run()
+    with pytest.raises(ConfigError, match=sentence):
+        ask_for_prompts(run, text)
+    assert wished_prompts(run) == ()
+    (run.path / "prompts.json").write_text('{"a": 1}')  # by another hand
+    assert wished_prompts(run) == ()
 
 
 def test_a_checkpoint_has_its_scores_behind_it_and_its_samples_after_it(make_run: Callable[..., Run]) -> None:
@@ -198,7 +292,7 @@ def test_a_pause_comes_after_a_step_stopping_goes_before_it_and_the_last_step_be
     assert isinstance(paused[-1], StageChanged)
     assert (paused[-1].stage, steps_of(paused), run.checkpoint().step) == ("waiting", [1], 1)
     assert [type(event) for event in paused].count(CheckpointSaved) == 1
-    assert not samples_of(stopped(run, lambda event: isinstance(event, StepFinished), lambda: True))
+    assert {step for step, _ in samples_of(stopped(run, at_step(2), lambda: True))} == {2}
     assert summarize(run).message == "Stopped at step 2 of 4, as asked."
     stopped(run, lambda event: isinstance(event, StepFinished) and event.step == 4)
     assert summarize(run).message == "All 4 steps are done."

@@ -38,8 +38,8 @@ def test_samples_of_two_runs_stand_side_by_side_at_steps_of_choice(context: AppC
     first = checked(begun(new_run(context, sample_prompts=("a {subject}", "a cat")), steps=6), kept_step=4)
     second = begun(new_run(context, sample_prompts=("a cat",)), steps=6)
     for run, step_drawn, index in ((first, 0, 1), (first, 4, 1), (first, 6, 0), (second, 0, 0), (second, 6, 0)):
-        path = f"samples/{step_drawn:06d}-{index}.png"
-        run.append(SampleReady(step=step_drawn, index=index, prompt="?", seed=0, path=path))
+        path, prompt = f"samples/{step_drawn:06d}-{index}.png", run.config.fill(run.config.sample_prompts[index])
+        run.append(SampleReady(step=step_drawn, index=index, prompt=prompt, seed=0, path=path))
     sides = runs.compare(view, context, [first.id, second.id])[view.sides]
     assert sides["prompts"] == ["a zwx backpack", "a cat"]
     left, right = sides["columns"]
