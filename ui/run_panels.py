@@ -78,12 +78,18 @@ def draw_drift(history: History) -> str:
 
 
 def draw_samples(history: History) -> dict[str, Any]:
-    """What `assets/samples.js` draws: urls by step and prompt, and the kept step."""
+    """What `assets/samples.js` draws: urls by step and prompt, and the kept step.
+
+    Prompts that were changed on the way follow those of now.
+    """
+    drawn = {at: (at[1], history.sampled[at]) for at in history.samples}  # a prompt in another place has another seed
+    rows = list(dict.fromkeys([*enumerate(history.prompts), *drawn.values()]))
     return {
-        "prompts": list(history.prompts),
+        "prompts": [prompt for _, prompt in rows],
         "steps": sorted({step for step, _ in history.samples}) or [0],
         "urls": {
-            f"{step}-{index}": file_url(history.run.path / path) for (step, index), path in history.samples.items()
+            f"{at[0]}-{rows.index(drawn[at])}": file_url(history.run.path / path)
+            for at, path in history.samples.items()
         },
         "kept": history.kept_step,
     }
@@ -170,8 +176,9 @@ def draw_links(paths: Sequence[Path]) -> str:
     return "".join(f'<a class="button" href="{file_url(path)}" download>{html.escape(path.name)}</a>' for path in paths)
 
 
-def log_link(state: str, *, is_shared: bool) -> str:
-    """Where the owner of the computer can read more of what went wrong."""
-    if state != "failed" or is_shared:
+def log_link(state: str, run_id: str) -> str:
+    """Where one can read more of what went wrong."""
+    if state != "failed":
         return ""
-    return f'<p class="note"><a href="log" target="_blank">{say("Read what the engine wrote")}</a></p>'
+    words = say("Read the log of this run")
+    return f'<p class="note"><a href="log?run={quote(run_id)}" target="_blank">{words}</a></p>'

@@ -4,17 +4,8 @@ import os
 from collections.abc import Callable
 
 from apt_engine.errors import ConfigError
-from apt_engine.runs.events import (
-    CheckpointSaved,
-    Event,
-    ExportReady,
-    Noticed,
-    RunFinished,
-    RunStarted,
-    SplitMeasured,
-    StageChanged,
-    StepFinished,
-)
+from apt_engine.runs.events import Event, RunFailed, VerdictReached
+from apt_engine.runs.log import line_of
 from apt_engine.runs.process_rank import process_rank
 
 
@@ -29,31 +20,9 @@ def say(line: str) -> None:
 
 
 def show(event: Event) -> None:
-    """One line for what a person at a terminal wants to know."""
-    match event:
-        case RunStarted():
-            is_trained = event.first_step == event.last_step
-            steps = "all steps done" if is_trained else f"steps {event.first_step + 1} to {event.last_step}"
-            line = f"{event.photo_count} photos of {event.subject}, base {event.base}, {steps}"
-        case StageChanged(stage="training"):
-            return
-        case StageChanged() | Noticed():
-            line = event.message
-        case StepFinished():
-            if event.step % 10:
-                return
-            line = f"step {event.step}: loss {event.loss:.4f}, {event.seconds:.2f} s"
-        case SplitMeasured():
-            line = f"check at step {event.step}: {event.message}"
-        case CheckpointSaved():
-            line = f"checkpoint {event.path}"
-        case ExportReady():
-            line = f"{event.layout} file {event.path}: {event.keys} keys, pictures differ by at most {event.difference:.3f}"
-        case RunFinished():
-            line = f"{event.reason} {event.seconds:.0f} s, peak memory {event.peak_memory_bytes / 2**30:.2f} GiB"
-        case _:
-            return
-    say(line)
+    """One line for what a person at a terminal wants to know. A failure is said by who catches its error."""
+    if line := "" if isinstance(event, RunFailed | VerdictReached) else line_of(event):
+        say(line)
 
 
 def tell_stage() -> Callable[[str, float | None], None]:

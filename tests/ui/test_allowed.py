@@ -13,7 +13,7 @@ from gradio.routes import App
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from apt_engine.runs.events import DriftMeasured
+from apt_engine.runs.events import DriftMeasured, Noticed
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from tests.spellings import (
@@ -111,6 +111,15 @@ def test_the_end_of_the_log_is_served_as_text(files: TestClient, tmp_path: Path)
     answer = files.get("/log")
     assert (len(answer.content), answer.text[-20:]) == (200_000, "<b>out of memory</b>")
     assert answer.headers["content-type"].startswith("text/plain")
+
+
+def test_the_log_of_a_run_is_its_events_and_what_the_engine_wrote(files: TestClient, tmp_path: Path) -> None:
+    run = RunStore(tmp_path).create(TrainingConfig(subject="cat"), lambda folder: None)
+    run.append(Noticed(message="A step was skipped."))
+    (tmp_path / "engine.log").write_text("401 for hf_abcdefGHIJ12\n")
+    told = files.get(f"/log?run={run.id}&tail=1").text
+    assert "  A step was skipped.\n\nWhat the engine wrote besides:\n401 for (token)" in told
+    assert files.get("/log?run=r2").status_code == 404
 
 
 @pytest.mark.parametrize("name", HIDDEN)

@@ -72,7 +72,7 @@ def test_watching_reads_on_where_it_was(
     assert "interrupted at step 2 of 10" in first[watch_view.sentence]
     assert watch.refresh(watch_view, context, first) == gr.skip()
     run.append(step(3))
-    run.append(SampleReady(step=0, index=0, prompt="p", seed=0, path="samples/000000-0.png"))
+    run.append(SampleReady(step=0, index=0, prompt="a photo of a zwx backpack", seed=0, path="samples/000000-0.png"))
     later = watch.refresh(watch_view, context, first)
     assert later[watch_view.watched].history.step == 3
     assert reads[run.events_path] == run.events_path.stat().st_size
@@ -96,7 +96,7 @@ def test_a_failed_run_says_why_and_offers_to_resume(context: AppContext, watch_v
     run.append(RunFailed(message="The engine was killed."))
     shown = watch.open_run(watch_view, context, run.id)
     assert "The engine was killed." in shown[watch_view.sentence]
-    assert '<a href="log" target="_blank">' in shown[watch_view.sentence]
+    assert f'<a href="log?run={run.id}" target="_blank">' in shown[watch_view.sentence]
     assert [shown[part].visible for part in (watch_view.stop, watch_view.resume, watch_view.more)] == [
         False,
         True,

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from apt_engine.runs.events import DriftMeasured, ExportReady
+from apt_engine.runs.events import DriftMeasured, ExportReady, Noticed, RunFailed
 from apt_engine.settings.training import TrainingConfig
 from tests.visitors import ODD_COOKIES, OTHER, TOKEN, bring, visitor, workspace_of
 from ui.serving.guard import Guard
@@ -83,6 +83,13 @@ def test_the_pulse_beats_when_an_own_run_grows(page: Starlette, tenants: Visitor
     assert before[ada] != after[ada]
     assert before[bob] == after[bob]
     assert ada.get("/log").status_code == 404  # it tells of all visitors
+    run.append(Noticed(message="A step was skipped."))
+    run.append(RunFailed(message="It broke.", detail="Traceback"))
+    assert [line[10:] for line in ada.get(f"/log?run={run.id}").text.splitlines()] == [
+        "A step was skipped.",
+        "It broke.",
+    ]
+    assert bob.get(f"/log?run={run.id}").status_code == 404
     assert ada.get("/pulse?run=../../x").text == ada.get("/pulse?run=").text
 
 

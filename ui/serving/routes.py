@@ -1,5 +1,6 @@
 """Plain routes beside Gradio's, and one in place of it: photos in, files out, and the pulse. All know whose they are."""
 
+import os
 import re
 import secrets
 import shutil
@@ -16,10 +17,13 @@ from starlette.types import Receive, Scope, Send
 
 from apt_engine.errors import DiskError, EngineError, RunError
 from apt_engine.jobs.limits import check_room
+from apt_engine.reading.regular import open_regular
 from apt_engine.runs import library
 from apt_engine.runs.history import History, summarize
+from apt_engine.runs.log import cleaned, log_of
 from apt_engine.runs.metrics import to_csv
 from apt_engine.runs.run import Run
+from apt_engine.runs.store import RunStore
 from apt_engine.runs.training_lock import training_in
 from ui.serving.allowed import CACHED_FILES, FILE_ROUTE, OWN_FILES, find_file
 from ui.serving.tenants import Tenants, Workspace
@@ -28,6 +32,7 @@ from ui.words import say, told
 LARGEST_PHOTO = 100_000_000
 PHOTOS_AT_ONCE = 60
 LONGEST_LOG = 200_000  # bytes; the end of it says what went wrong
+SHORT_LOG = 20_000  # of them, for who looks on
 EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos", "csv")
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -88,17 +93,33 @@ def _pulse(tenants: Tenants) -> Handler:
 
 def _log(tenants: Tenants) -> Handler:
     async def tell(request: Request) -> Response:
-        """The end of what the engine wrote; not where visitors share it, for it names what others do."""
-        if tenants.is_shared:
+        """The log of a run; without one the end of what the engine wrote, for the owner alone: it names what others do."""
+        run_id, store = request.query_params.get("run", ""), tenants.find(request.headers).store
+        if tenants.is_shared and not run_id:
             return _refusal(say("The log is for the owner of this Space."), 404)
-        path = tenants.find(request.headers).store.data_dir / "engine.log"
         try:
-            written = await run_in_threadpool(path.read_bytes)
-        except OSError:
-            written = say("The engine has written nothing yet.").encode()
-        return PlainTextResponse(written[-LONGEST_LOG:].decode(errors="replace"))
+            written = await run_in_threadpool(_written, store, run_id, with_engine=not tenants.is_shared)
+        except EngineError as error:
+            return _refusal(str(error), 404)
+        return PlainTextResponse(written[-SHORT_LOG if "tail" in request.query_params else -LONGEST_LOG :])
 
     return tell
+
+
+def _written(store: RunStore, run_id: str, *, with_engine: bool) -> str:
+    """The log of a run, and after it, or without a run, what the engine wrote since it was woken last."""
+    log = log_of(store.open(run_id), with_details=with_engine) if run_id else ""
+    if not with_engine:
+        return log
+    try:
+        with open_regular(store.data_dir / "engine.log") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LOG))
+            engine = cleaned(file.read().decode(errors="replace"))
+    except OSError:
+        engine = ""
+    if not run_id:
+        return engine or say("The engine has written nothing yet.")
+    return f"{log}\n\n{say('What the engine wrote besides:')}\n{engine}" if engine else log
 
 
 def _take_photos(tenants: Tenants) -> Handler:

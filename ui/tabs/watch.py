@@ -14,7 +14,7 @@ from gradio.blocks import Block
 from apt_engine.errors import EngineError
 from apt_engine.runs.history import History
 from apt_engine.runs.training_lock import refuse_if_trained, training_in
-from ui import plain_card, verdict_card
+from ui import plain_card, sample_card, verdict_card
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import progress_line
 from ui.run_panels import (
@@ -64,6 +64,7 @@ class WatchView:
     loss: gr.HTML
     drift: gr.HTML
     samples: gr.HTML
+    wishes: sample_card.SampleCard
     views: gr.HTML
     details: gr.HTML
     verdict: verdict_card.VerdictCard
@@ -79,14 +80,16 @@ class WatchView:
     other_step: gr.Dropdown
     write: gr.Button
     written: gr.HTML
+    log: gr.HTML
 
     @property
     def outputs(self) -> list[Block]:
         """All that changes when the run goes on."""
         everything = (getattr(self, field.name) for field in dataclasses.fields(self))
-        others = (self.more_steps, self.write, self.verdict, self.plain)
+        cards = (self.wishes, self.verdict, self.plain)
+        others = (self.more_steps, self.write, *cards)
         own = [component for component in everything if component not in others]
-        return [*own, *self.verdict.outputs, *self.plain.outputs]
+        return [*own, *(output for card in cards for output in card.outputs)]
 
 
 def build() -> WatchView:
@@ -117,6 +120,7 @@ def build() -> WatchView:
             about = say("Same prompts, same seeds. Drag to any step; click a picture to compare it with another step.")
             gr.HTML(f'<h2 class="title">{say("Samples")}</h2><p>{about}</p>')
             samples = scripted("samples", _no_samples(), elem_id="samples")
+            wishes = sample_card.build()
             views = gr.HTML("", elem_id="views")
     fold = gr.Accordion(say("LoRA files of another step"), open=False, visible=False)
     with fold as other, gr.Row(elem_classes="actions"):
@@ -128,6 +132,8 @@ def build() -> WatchView:
     verdict, plain = verdict_card.build(), plain_card.build()
     with gr.Accordion(say("More numbers"), open=False, elem_id="details"):
         details = gr.HTML(draw_details(History.empty()))
+    with gr.Accordion(say("Log"), open=False, elem_id="log-fold"):
+        log = scripted("log", {"run": "", "mark": 0}, elem_id="log")
     return WatchView(
         watched=gr.State(Watch()),
         sentence=sentence,
@@ -138,6 +144,7 @@ def build() -> WatchView:
         loss=loss,
         drift=drift,
         samples=samples,
+        wishes=wishes,
         views=views,
         details=details,
         verdict=verdict,
@@ -153,6 +160,7 @@ def build() -> WatchView:
         other_step=other_step,
         write=write,
         written=written,
+        log=log,
     )
 
 
@@ -204,6 +212,7 @@ def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
     )
 
     verdict_card.connect(view.verdict, context, view.watched)
+    sample_card.connect(view.wishes, context, view.watched)
 
 
 def attach(view: WatchView, context: AppContext) -> Values:
@@ -245,9 +254,10 @@ def trained_run(context: AppContext) -> str:
 
 
 def stop(context: AppContext) -> None:
-    """Ask the engine to stop after its step and keep what was learnt."""
+    """Ask the engine to stop after its step and keep what was learnt; a second press leaves out the samples of that step."""
     context.engine.stop()
-    gr.Info(say("Stopping after this step; what was learnt is kept."))
+    words = "Stopping after this step; what was learnt is kept, and samples of it are drawn. Press again to skip them."
+    gr.Info(say(words))
 
 
 def resume(view: WatchView, context: AppContext, values: Values) -> Values:
@@ -304,10 +314,10 @@ def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
         return gr.skip()
     return {
         view.watched: replace(watched, state=seen),
-        view.sentence: _sentence(history, state, status.ahead, notes)
-        + log_link(state, is_shared=context.tenants.is_shared),
+        view.sentence: _sentence(history, state, status.ahead, notes) + log_link(state, history.run.id),
         view.stop: gr.Button(visible=is_at_work(status, history.run.id)),
         **_show(view, history, state),
+        **sample_card.show(view.wishes, history, state, is_first=not watched.state),
         **plain_card.show(view.plain, context, history, is_over=state in OVER),
     }
 
@@ -343,6 +353,7 @@ def _show(view: WatchView, history: History, state: str) -> Values:
         **_show_steps(view, history, state),
         **verdict_card.show(view.verdict, history, is_over=state in OVER),
         view.files: draw_files(history),
+        view.log: {"run": history.run.id, "mark": history.cursor},
     }
 
 
