@@ -124,7 +124,7 @@ class Page:
         self.until(lambda: self.field("Steps").is_displayed())
         self.write("Steps", str(steps))
         self.write("Sample every steps", "20")
-        self.until(lambda: f"at most {steps:,} steps" in self.text(".go"))
+        self.until(lambda: f" {steps:,} steps" in self.text(".go"))
 
     def slow_down(self, milliseconds: int) -> None:
         """Let each answer of the app take so much longer from here on."""

@@ -175,7 +175,14 @@ def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
     page.load(
         partial(restore, view, context),
         {view.kept},
-        [*inputs.values(), view.train.chosen, view.train.notes, view.train.warps, view.train.summary],
+        [
+            *inputs.values(),
+            view.train.chosen,
+            view.train.notes,
+            view.train.warps,
+            view.train.summary,
+            view.train.beside,
+        ],
         show_progress="hidden",
     )
     # A script in the browser packs the values, so that what is typed does not go to the server for it.

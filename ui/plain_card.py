@@ -11,6 +11,7 @@ from apt_engine.jobs.estimate import duration, plain_seconds
 from apt_engine.runs.history import History, summarize
 from apt_engine.runs.plain import find_plain, make_plain, plain_of
 from apt_engine.runs.run import Run
+from apt_engine.settings.training import TrainingConfig
 from ui.context import AppContext
 from ui.words import later, say, told
 
@@ -83,8 +84,13 @@ def is_plain(run: Run) -> bool:
     Raises:
         RunError: its settings cannot be read.
     """
-    plain = plain_of(run.config, len(run.photo_paths))
-    return run.config.replace(stop=plain.stop, steps=plain.steps) == plain
+    return is_plain_training(run.config, len(run.photo_paths))
+
+
+def is_plain_training(config: TrainingConfig, photo_count: int) -> bool:
+    """The same of settings."""
+    plain = plain_of(config, photo_count)
+    return config.replace(stop=plain.stop, steps=plain.steps) == plain
 
 
 def _offer(history: History) -> str:

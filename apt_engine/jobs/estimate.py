@@ -120,16 +120,32 @@ def facts(config: TrainingConfig, photo_count: int, store: RunStore) -> list[tup
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     slowly = "without a GPU" if needs.is_slow else ""
     of_all = f"of {size(psutil.virtual_memory().total)}" if config.base == "pocket" else ""
-    stops = "stops by itself, " if config.stop == "auto" and config.check_every_steps else ""
     return [
         ("", f"{photo_count}", "photo" if photo_count == 1 else "photos"),
-        (f"{stops}at most", f"{config.steps_for(photo_count):,}", "steps"),
+        _steps(config, photo_count),
         ("", f"{config.resolution}", "px"),
         *([("about", duration(needs.seconds), slowly)] if needs.seconds and photo_count else []),
         ("memory", _size_or_word(needs.memory), of_all),
         ("disk", _size_or_word(needs.disk), f"of {size(free)} free"),
         ("download", _size_or_word(needs.download), ", once" if needs.download else ""),
     ]
+
+
+def _steps(config: TrainingConfig, photo_count: int) -> tuple[str, str, str]:
+    """How many steps, and whether it may end before the last of them."""
+    steps = config.steps_for(photo_count)
+    if config.stop == "never" or not config.check_every_steps or config.new_views == "none":
+        return "all", f"{steps:,}", "steps"
+    if photo_count == 1:
+        return "all", f"{steps:,}", "steps: one photo is too few to tell when to stop"
+    if steps <= first_end(photo_count):
+        return "all", f"{steps:,}", "steps: too few to tell when to stop"
+    return "stops by itself, at most", f"{steps:,}", "steps"
+
+
+def first_end(photo_count: int) -> int:
+    """The step before which no run ends by itself; as `apt.stopping` has it, which imports torch (a test compares them)."""
+    return max(150, 40 * photo_count)
 
 
 def sentence(config: TrainingConfig, photo_count: int, store: RunStore) -> str:

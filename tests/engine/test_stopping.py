@@ -4,12 +4,17 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import MIRROR, SHOT, ZOOM, Cell, phases
 from apt_engine.apt.stopping import RULE, SETTLED_AFTER, Check, Standing, at_last_step, choosable, stand
+from apt_engine.jobs.estimate import facts, first_end
+from apt_engine.runs.store import RunStore
+from apt_engine.settings.training import TrainingConfig
 
 EVERY = 25
 Curve = Callable[[int], float]
@@ -228,3 +233,25 @@ def test_a_check_that_only_looks_the_best_until_its_cells_are_measured_again_dis
     made[10:] = [replace(made[10], views=spike), replace(made[11], views=fall)]
     assert [stand(made[:count], 500, 3).kept for count in (10, 11, 12)] == [125, 275, 125]
     assert choosable(made[:11]) == [125, 200, 225, 250, 275]
+
+
+@pytest.mark.parametrize(
+    ("settings", "photos", "told"),
+    [
+        ({}, 5, ("stops by itself, at most", "500", "steps")),
+        ({"steps": 201}, 5, ("stops by itself, at most", "201", "steps")),
+        ({"steps": 200}, 5, ("all", "200", "steps: too few to tell when to stop")),
+        ({}, 1, ("all", "300", "steps: one photo is too few to tell when to stop")),
+        ({"stop": "never"}, 5, ("all", "500", "steps")),
+        ({"new_views": "none"}, 5, ("all", "500", "steps")),
+    ],
+)
+def test_a_person_is_told_before_the_click_whether_it_may_end_by_itself(
+    tmp_path: Path, settings: dict[str, Any], photos: int, told: tuple[str, str, str]
+) -> None:
+    config = TrainingConfig(subject="car", **settings)
+    assert told in facts(config, photos, RunStore(tmp_path))
+    stands = stand([], config.steps_for(photos), photos)
+    is_short = told[2].startswith("steps:")
+    assert ("that takes more than" in stands.message or "only one photo" in stands.message) is is_short
+    assert first_end(photos) == RULE.first_end(photos)

@@ -286,7 +286,7 @@ def test_another_versions_form_is_restored_as_far_as_its_names_are_known(
     untouched = {train_view.settings["rank"], train_view.presets["training"], generate_view.settings["sampler"]}
     assert not untouched & values.keys()
     assert values[train_view.chosen] == train_view.chosen.value
-    assert "at most <b>123</b> steps" in values[train_view.summary]
+    assert "all <b>123</b> steps" in values[train_view.summary]
 
 
 def test_names_under_which_inputs_are_kept(page_view: PageView) -> None:

@@ -61,7 +61,7 @@ def test_the_whole_way_by_keyboard_alone(page: Page) -> None:
     page.until(lambda: len(page.find("#photos img.photo")) == 5)
     go_to(page, "input[type=radio]:checked")  # one stop a group; arrows choose in it
     press(page, Keys.ARROW_LEFT)
-    page.until(lambda: "at most 200 steps" in page.text(".go"))
+    page.until(lambda: "all 200 steps" in page.text(".go"))
     go_to(page, "#train")
     press(page, Keys.ENTER)
     page.until(lambda: bool(page.store.list()) and summarize(page.store.list()[0]).step >= 2)

@@ -72,7 +72,9 @@ def test_plain_dreambooth_follows_a_run_if_that_is_wished(
     assert (run.config.needs_reference, plain.config.needs_reference) == (True, False)
     assert (run.config.seed, plain.config.seed) == (3, 3)
     off: dict[Any, Any] = {"augmentation": 0, "weighting": False, "stabilization": 0, "alignment": 0}
+    assert train.sum_up(view, context, values)[view.beside].visible is True
     values |= {view.settings[name]: value for name, value in off.items()}
+    assert train.sum_up(view, context, values)[view.beside].visible is False
     train.start(
         view, context, lambda run_id: {}, {**values, view.settings["stop"]: "never", view.settings["steps"]: 300}
     )

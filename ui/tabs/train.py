@@ -24,7 +24,7 @@ from ui.context import AppContext, Example, Values, plain_errors
 from ui.form import build_input, build_settings, changed_by, initial_value, to_component
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of, tiles_of_run
 from ui.plain_card import beside as plain_beside
-from ui.plain_card import is_plain
+from ui.plain_card import is_plain, is_plain_training
 from ui.sentences import in_line
 from ui.train_panels import DEFAULTS, build_photos, build_presets, describe, draw_warps, problem
 from ui.vocabulary import describe_word, known_words
@@ -82,7 +82,7 @@ class TrainView:
     @property
     def filled(self) -> list[Component]:
         """What `fill_in` changes."""
-        return [self.photos, self.notes, self.meaning, self.warps, self.summary, *self.settings.values()]
+        return [self.photos, self.notes, self.meaning, self.warps, self.summary, self.beside, *self.settings.values()]
 
     @property
     def kept(self) -> dict[str, Component]:
@@ -153,7 +153,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
         started: what to show elsewhere once a run has begun, by its id.
         outputs: the components that `started` may change.
     """
-    shown = [view.photos, view.notes, view.warps, view.summary]
+    shown = [view.photos, view.notes, view.warps, view.summary, view.beside]
     form = {view.photos, *view.settings.values()}
     look = partial(show_photos, view, context)
     view.photos.input(look, form, shown, show_progress="hidden", trigger_mode="always_last", api_visibility="private")
@@ -171,7 +171,7 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
         show_progress="hidden",
     ).then(look, form, shown, show_progress="hidden", api_visibility="private")
     summed_up = [view.settings[name].change for name in ("steps", "batch_size", "rank", "resolution")]  # pyright: ignore[reportAttributeAccessIssue]
-    gr.on(summed_up, partial(sum_up, view, context), form, view.summary, show_progress="hidden")
+    gr.on(summed_up, partial(sum_up, view, context), form, [view.summary, view.beside], show_progress="hidden")
     named = [view.settings[name] for name in ("subject", "base", "identifier")]
     gr.on(
         [component.change for component in named],  # pyright: ignore[reportAttributeAccessIssue]
@@ -259,7 +259,13 @@ def sum_up(view: TrainView, context: AppContext, values: Values) -> Values:
         config = config_of(view, {**values, view.settings["subject"]: "thing"})
     except ConfigError as error:
         return {view.summary: problem(error)}
-    return {view.summary: describe(context, config, len((values[view.photos] or NO_PHOTOS)["photos"]))}
+    return _summed_up(view, context, config, len((values[view.photos] or NO_PHOTOS)["photos"]))
+
+
+def _summed_up(view: TrainView, context: AppContext, config: TrainingConfig, photo_count: int) -> Values:
+    """The line beside the button, and plain DreamBooth after it offered where that is another training."""
+    is_other = not context.tenants.is_shared and not is_plain_training(config, photo_count)
+    return {view.summary: describe(context, config, photo_count), view.beside: gr.Checkbox(visible=is_other)}
 
 
 def take_example(view: TrainView, example: Example) -> Values:
@@ -281,7 +287,7 @@ def fill_in(view: TrainView, context: AppContext, run: Run) -> Values:
         view.photos: show(tiles, photos, config.resolution, context.uploads_dir / "tiles"),
         view.notes: "",
         view.warps: draw_warps(photos.photos, config, context.uploads_dir / "tiles"),
-        view.summary: describe(context, config, len(photos.photos)),
+        **_summed_up(view, context, config, len(photos.photos)),
         **explain_word(view, {component: values[name] for name, component in view.settings.items()}),
         **{component: to_component(values[name]) for name, component in view.settings.items()},
     }
