@@ -40,6 +40,8 @@ def check_training(config: TrainingConfig, photo_count: int) -> None:
     """
     if config.start_from:
         raise LimitError("LoRA files of your own cannot be used here; run the app on your own computer for that.")
+    if config.report_to != "none":
+        raise LimitError("Numbers go to no other program here; the run's CSV holds them, so set report_to to none.")
     base = _base(config.base)
     side = SIDES * int(base.overrides.get("resolution", 512))
     asked = {

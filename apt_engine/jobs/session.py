@@ -11,6 +11,7 @@ from pathlib import Path
 
 from apt_engine.errors import EngineError
 from apt_engine.jobs.failures import explain, lighter
+from apt_engine.jobs.reporting import Reporter
 from apt_engine.runs.events import Event, Noticed, RunFailed
 from apt_engine.runs.process_rank import process_count, process_rank
 from apt_engine.runs.run import Run
@@ -69,7 +70,7 @@ def train(
             if steps is not None and not process_rank():
                 run.replace_config(run.config.replace(steps=steps))
             _meet(run.config)
-            for event in _learn(run, should_stop, should_pause, is_leaving, should_hurry):
+            for event in _reported(run, _learn(run, should_stop, should_pause, is_leaving, should_hurry)):
                 if not process_rank():
                     run.append(event)
                 has_begun = True
@@ -102,6 +103,22 @@ def _learn(run: Run, *wishes: Callable[[], bool]) -> Iterator[Event]:
         release_memory()
         run.replace_config(config)
         yield Noticed(message=sentence)
+
+
+def _reported(run: Run, events: Iterator[Event]) -> Iterator[Event]:
+    """The same events, handed on to where the settings say; what goes wrong there is told among them."""
+    if process_rank():
+        yield from events
+        return
+    reporter = Reporter(run)
+    try:
+        for event in events:
+            yield event
+            reporter.tell(event)
+            if problem := reporter.problem():
+                yield Noticed(message=problem)
+    finally:
+        reporter.close()
 
 
 def judge(store: RunStore, run: Run, on_progress: Callable[[str, float | None], None]) -> None:

@@ -298,6 +298,13 @@ class TrainingConfig(Checked):
         "Prompts without the subject, on which that is measured.",
         group="output",
     )
+    report_to: str = setting(
+        "none",
+        "Where the run's numbers go besides its own folder: tensorboard (event files in that folder) or trackio (its project "
+        "apt-studio on this computer); each is an extra, requirements-metrics.txt.",
+        group="output",
+        choices=("none", "tensorboard", "trackio"),
+    )
     sample_steps: int = setting(
         20, "Denoising steps of each sample.", group="output", minimum=1, maximum=200, unit="steps"
     )

@@ -62,6 +62,7 @@ def new_run(engine: QueuedEngine, **settings: Any) -> Run:
         ({"resolution": 2048}, "resolution can be at most 128"),
         ({"rank": 256}, "rank can be at most 64"),
         ({"warped_views": 1000}, "warped_views can be at most 64"),
+        ({"report_to": "trackio"}, "set report_to to none"),
     ],
 )
 def test_a_guests_training_has_limits(tenants: VisitorTenants, settings: dict[str, Any], words: str) -> None:
