@@ -14,6 +14,7 @@ from apt_engine.runs.wishes import ask_for_prompts, ask_for_samples, wished_prom
 from apt_engine.settings.training import SUBJECT_SLOT
 from ui.context import AppContext, Values, plain_errors
 from ui.sentences import AT_WORK
+from ui.words import count, say, told
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,19 @@ class SampleCard:
 def build() -> SampleCard:
     """Make the components."""
     with gr.Row(visible=False, elem_classes="actions") as row:
-        now = gr.Button("Sample now", size="sm", elem_id="sample-now", scale=0, min_width=110)
-    with gr.Accordion("Other prompts for the samples", open=False, visible=False, elem_id="sample-prompts") as fold:
+        now = gr.Button(say("Sample now"), size="sm", elem_id="sample-now", scale=0, min_width=110)
+    with gr.Accordion(
+        say("Other prompts for the samples"), open=False, visible=False, elem_id="sample-prompts"
+    ) as fold:
         prompts = gr.Textbox(
             "",
-            label="A prompt a line",
-            info=f"{SUBJECT_SLOT} stands for your subject. The run's own settings stay as they are.",
+            label=say("A prompt a line"),
+            info=say("{slot} stands for your subject. The run's own settings stay as they are.", slot=SUBJECT_SLOT),
             lines=4,
             max_lines=12,
             interactive=True,
         )
-        use = gr.Button("Use from the next samples on", size="sm", elem_id="use-prompts")
+        use = gr.Button(say("Use from the next samples on"), size="sm", elem_id="use-prompts")
         said = gr.HTML("", elem_id="prompts-said")
     return SampleCard(row, now, fold, prompts, use, said)
 
@@ -69,7 +72,7 @@ def sample_now(context: AppContext, watched: gr.State, values: Values) -> None:
     """Let whoever trains the run in view draw its samples at the end of this step."""
     with plain_errors():
         ask_for_samples(context.store.open(values[watched].run_id))
-    gr.Info("Samples are drawn at the end of this step.")
+    gr.Info(say("Samples are drawn at the end of this step."))
 
 
 def use_prompts(card: SampleCard, context: AppContext, watched: gr.State, values: Values) -> Values:
@@ -77,8 +80,9 @@ def use_prompts(card: SampleCard, context: AppContext, watched: gr.State, values
     try:
         asked = ask_for_prompts(context.store.open(values[watched].run_id), str(values[card.prompts] or ""))
     except EngineError as error:
-        return {card.said: _note(str(error))}
-    return {card.said: _note(f"The next samples have {len(asked)} prompt{'' if len(asked) == 1 else 's'}, these.")}
+        return {card.said: _note(told(str(error)))}
+    words = count("The next samples have this prompt.", "The next samples have these {number} prompts.", len(asked))
+    return {card.said: _note(words)}
 
 
 def show(card: SampleCard, history: History, state: str, *, is_first: bool) -> dict[Block, Any]:

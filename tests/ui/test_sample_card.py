@@ -43,7 +43,7 @@ def test_a_press_and_other_prompts_reach_whoever_trains(
     assert (take_samples_wish(run), take_samples_wish(run)) == (True, False)
 
     said = sample_card.use_prompts(view.wishes, context, view.watched, {**watched, view.wishes.prompts: "a\n\nb"})
-    assert "2 prompts" in said[view.wishes.said]
+    assert "these 2 prompts" in said[view.wishes.said]
     assert wished_prompts(run) == ("a", "b")
     said = sample_card.use_prompts(view.wishes, context, view.watched, {**watched, view.wishes.prompts: " "})
     assert "There is no prompt left" in said[view.wishes.said]
