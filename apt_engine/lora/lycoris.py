@@ -72,8 +72,7 @@ def apply_magnitudes(base: BaseModel, path: Path, tensors: dict[str, Tensor], ad
     for layer in layers:
         own, magnitude = layer.module, layer.tensors[MAGNITUDE.removeprefix(".")]
         # Some programs keep the length of columns, which PEFT has no place for.
-        is_lora = isinstance(own, LoraLayer) and adapter in own.lora_A
-        if not is_lora or magnitude.numel() != len(base_weight(own)):
+        if not isinstance(own, LoraLayer) or adapter not in own.lora_A or magnitude.numel() != len(base_weight(own)):
             left.append(f"{layer.name}{MAGNITUDE}")
             continue
         holder, weight = _made_dora(own, adapter), base_weight(own)

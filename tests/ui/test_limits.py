@@ -79,6 +79,7 @@ def test_a_guests_training_has_limits(tenants: VisitorTenants, settings: dict[st
     [
         ({"base": "/etc"}, "only the base models of the list"),
         ({"lora": "/etc/passwd"}, "LoRA files of your own"),
+        ({"loras": ["/etc/x.safetensors:0.5"]}, "LoRA files of your own"),
         ({"count": 64}, "count can be at most 8"),
         ({"steps": 200}, "steps can be at most 50"),
         ({"width": 2048, "height": 2048}, "width can be at most 128"),
