@@ -1,5 +1,5 @@
 // Pictures with a caption each. A click opens one large, with a link to keep it; or, where they are to be picked, picks it.
-// value: {pictures: [{url, name, words, wide: takes all columns}], pick: bool}
+// value: {pictures: [{url, name, words, wide: takes all columns}], pick: bool, all: address of a zip of them}
 const root = element.querySelector(".gallery-root");
 
 function enlarge(index) {
@@ -46,6 +46,9 @@ function render() {
   const { pictures = [], pick = false } = props.value ?? {};
   root.classList.toggle("pick", pick);
   root.replaceChildren(...pictures.map((picture, index) => figure(picture, index, pick)));
+  if (pictures.length > 1 && props.value.all) {
+    root.append(node("p", { class: "all" }, node("a", { class: "button", href: props.value.all, download: "" }, pick ? say("Download all that was made (zip)") : say("Download all (zip)"))));
+  }
   if (!pictures.length) root.replaceChildren(node("p", { class: "quiet empty" }, pick ? say("Nothing is drawn yet.") : say("Your pictures appear here.")));
 }
 

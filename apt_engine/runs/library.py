@@ -1,16 +1,18 @@
 """Keeping house: runs get titles, go to the bin and come back, are packed to be given away; and pictures made so far."""
 
 import contextlib
+import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from apt_engine.errors import BusyError, ConfigError, RunError
+from apt_engine.errors import BusyError, ConfigError, EngineError, RunError
 from apt_engine.reading.regular import open_regular, read_regular
 from apt_engine.runs.events import Event, Noticed, RunFailed, RunStarted, StageChanged, to_json
 from apt_engine.runs.files import write_atomically, writing
@@ -119,6 +121,53 @@ def recent_pictures(store: RunStore, most: int) -> list[Path]:
         if len(found) >= most:
             break
     return found[:most]
+
+
+def pack_pictures(store: RunStore, folders: Sequence[str], target: Path) -> Path:
+    """Write a zip of generated pictures, each folder of them under its own name; without `folders` of all there are.
+
+    What their settings say of folders of this computer, as those of an older version do, stays out.
+
+    Raises:
+        RunError: there are none.
+        DiskError: it cannot be written; nothing of it is left.
+    """
+    place = store.data_dir / "generated"
+    found = [path for path in sorted(place.glob("[0-9]*")) if not folders or path.name in folders]
+    pictures = [path for folder in found for path in _files(folder, [one.name for one in sorted(folder.glob("*.png"))])]
+    if not pictures:
+        raise RunError("There are no pictures to download; make some first.")
+    aside = target.with_name(f".{target.name}.part")
+    with writing(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:  # a PNG gets no smaller
+                for path in pictures:
+                    archive.writestr(path.relative_to(place).as_posix(), _without_folders(path))
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+    return target
+
+
+def _without_folders(path: Path) -> bytes:
+    """A picture whose settings name no folder of this computer."""
+    content = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            request = SampleRequest.from_dict(dict(json.loads(image.info["apt_studio"])))
+            if request.without_folders() == request:
+                return content
+            info = PngInfo()
+            for key in ("parameters", "apt_studio_grid"):
+                if key in image.info:
+                    info.add_itxt(key, str(image.info[key]))
+            info.add_itxt("apt_studio", json.dumps(request.without_folders().to_dict()))
+            rewritten = io.BytesIO()
+            image.save(rewritten, "PNG", pnginfo=info)
+            return rewritten.getvalue()
+    except (EngineError, OSError, KeyError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
+        return content  # tells no settings of ours
 
 
 def settings_inside(path: Path) -> SampleRequest:

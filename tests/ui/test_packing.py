@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import io
+import json
 import os
 import threading
 import zipfile
@@ -12,12 +13,14 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
 from apt_engine.runs import library
 from apt_engine.runs.run import Run
+from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from tests.visitors import bring, visitor, workspace_of
 from ui.serving.tenants import COOKIE, VisitorTenants, Workspace
@@ -128,4 +131,56 @@ def test_a_zip_for_which_there_is_no_room_is_a_sentence(
     monkeypatch.setattr(zipfile.ZipFile, "write", full)
     answer = client.get(f"/export/{run.id}/zip")
     assert (answer.status_code, "No space left on device" in answer.json()["error"]) == (507, True)
+    assert packed_in(workspace) == []
+
+
+def draw(workspace: Workspace, lora: str = "") -> Path:
+    """A picture as a request leaves it."""
+    folder = workspace.store.next_pictures_dir()
+    folder.mkdir(parents=True)
+    info = PngInfo()
+    info.add_itxt("apt_studio", json.dumps(SampleRequest(prompt="an owl", run="", lora=lora).to_dict()))
+    Image.new("RGB", (8, 8), "red").save(folder / "01-seed0.png", pnginfo=info)
+    return folder
+
+
+def test_all_pictures_come_as_a_zip_that_names_no_folder_and_holds_nobody_elses(
+    page: Starlette, own: tuple[TestClient, Workspace, Run], tenants: VisitorTenants, photo: Path
+) -> None:
+    client, workspace, _ = own
+    assert client.get("/pictures").json()["error"] == "There are no pictures to download; make some first."
+    first, second = draw(workspace, lora="/home/me/wool.safetensors"), draw(workspace)
+    stranger = visitor(page)
+    bring(stranger, photo)
+    theirs = draw(workspace_of(stranger, tenants))
+
+    def packed(query: str) -> dict[str, bytes]:
+        answer = client.get(f"/pictures{query}")
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+    everything = packed("")
+    assert everything.keys() == {f"{folder.name}/01-seed0.png" for folder in (first, second)}
+    with Image.open(io.BytesIO(everything[f"{first.name}/01-seed0.png"])) as image:
+        assert json.loads(image.info["apt_studio"])["lora"] == "wool.safetensors"
+        assert image.getpixel((0, 0)) == (255, 0, 0)
+    assert b"/home/me" not in everything[f"{first.name}/01-seed0.png"]
+    assert everything[f"{second.name}/01-seed0.png"] == (second / "01-seed0.png").read_bytes()
+    assert packed(f"?of={second.name}").keys() == {f"{second.name}/01-seed0.png"}
+    for away in ("..", "../../*", f"../../{theirs.parent.parent.name}/generated/{theirs.name}", "/etc"):
+        assert client.get("/pictures", params={"of": away}).status_code == 404
+    assert packed_in(workspace) == []
+
+
+def test_pictures_asked_for_at_once_are_packed_apart(page: Starlette, own: tuple[TestClient, Workspace, Run]) -> None:
+    client, workspace, _ = own
+    folders = [draw(workspace) for _ in range(4)]
+
+    async def ask() -> list[httpx.Response]:
+        async with at_once(page, client) as visitor:
+            return await asyncio.gather(*(visitor.get(f"/pictures?of={folder.name}") for folder in folders))
+
+    for folder, answer in zip(folders, asyncio.run(ask()), strict=True):
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            assert archive.namelist() == [f"{folder.name}/01-seed0.png"]
     assert packed_in(workspace) == []

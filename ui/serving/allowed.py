@@ -46,6 +46,7 @@ _ROUTES = tuple(
         ("GET HEAD", rf"{FILE_ROUTE}.+"),
         ("POST", r"/photos"),
         ("GET", r"/export/[^/]+/[a-z-]+"),
+        ("GET", r"/pictures"),
         ("GET", PULSE_ROUTE),
         ("GET", r"/log"),
     )

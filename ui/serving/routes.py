@@ -48,6 +48,7 @@ def routes(tenants: Tenants, cache_dir: Path) -> list[Route]:
         Route(f"{FILE_ROUTE}{{path:path}}", _signed_in(_show(tenants, cache_dir)), methods=["GET"]),
         Route("/photos", _signed_in(_take_photos(tenants)), methods=["POST"]),
         Route("/export/{run_id}/{kind}", _signed_in(_export(tenants)), methods=["GET"]),
+        Route("/pictures", _signed_in(_pictures(tenants)), methods=["GET"]),
         Route("/pulse", _signed_in(_pulse(tenants)), methods=["GET"]),
         Route("/log", _signed_in(_log(tenants)), methods=["GET"]),
     ]
@@ -163,6 +164,28 @@ def _export(tenants: Tenants) -> Handler:
             return _refusal(told(str(error)), 507 if isinstance(error, DiskError) else 404)
 
     return export
+
+
+def _pictures(tenants: Tenants) -> Handler:
+    async def pack(request: Request) -> Response:
+        """A zip of the visitor's own pictures: of the folders that `of` names, or all. Others are answered meanwhile."""
+        folders = [name for name in request.query_params.get("of", "").split(",") if name]
+        try:
+            workspace = tenants.find(request.headers)
+            return await run_in_threadpool(_packed_pictures, workspace, folders)
+        except EngineError as error:
+            return _refusal(str(error), 507 if isinstance(error, DiskError) else 404)
+
+    return pack
+
+
+def _packed_pictures(workspace: Workspace, folders: list[str]) -> "FileForOnce":
+    target = workspace.uploads_dir / f"packed-{secrets.token_hex(12)}" / "pictures.zip"
+    try:
+        return FileForOnce(library.pack_pictures(workspace.store, folders, target), filename=target.name)
+    except EngineError:
+        shutil.rmtree(target.parent, ignore_errors=True)
+        raise
 
 
 class FileForOnce(FileResponse):
