@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 
 from apt_engine.jobs.engine import EngineStatus, describe_status
-from ui import models, picture_view, plain_card
+from ui import model_folders, models, picture_view, plain_card
 from ui.blocks import SpokenBlocks
 from ui.context import AppContext, Values, plain_errors
 from ui.form import can_show
@@ -119,6 +119,9 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
     train.connect(view.train, context, opened, shown_run)
     watch.connect(view.watch, context, view.pulse)
     generate.connect(view.generate, context)
+    # Folders that one tab points at fill the other's list of base models, too.
+    model_folders.connect(view.train.folders, context, view.generate.settings["base"])
+    model_folders.connect(view.generate.folders, context, view.train.settings["base"])
     actions = {
         "select": (opened, shown_run),
         "play": (
@@ -146,7 +149,7 @@ def _connect_tabs(view: PageView, context: AppContext) -> None:
     settle(
         view.generate_tab.select,
         partial(open_generate, view, context),
-        {view.generate.model, view.generate.settings["prompt"], view.watch.watched, view.followed},
+        {view.generate.model, view.generate.more, view.generate.settings["prompt"], view.watch.watched, view.followed},
         [*view.generate.chosen, view.followed, view.generate.history],
     )
     view.pulse.tick(
@@ -266,7 +269,7 @@ def open_generate(view: PageView, context: AppContext, values: Values) -> Values
     if watched != followed and models.chosen_or_bare(choices, watched):
         chosen = followed = watched
     offer = generate.offer_models if chosen == before else generate.choose_model
-    offered = offer(view.generate, context, chosen, prompt)
+    offered = offer(view.generate, context, chosen, prompt, rows=generate.rows_in(view.generate, values))
     return {**offered, view.followed: followed, view.generate.history: show_history(context)}
 
 
@@ -295,7 +298,7 @@ def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
     button = gr.Button(say(waits.get(status.job, "Train")), interactive=status.job == "idle")
     if context.line and status.job != "idle":
         button = gr.Button(say("Train next: put in line"), interactive=True)
-    is_later = bool(context.pictures) and status.job in ("training", "exporting")
+    is_later = bool(context.pictures) and status.job != "idle"
     drawing = gr.Button(say("Generate next: put in line") if is_later else say("Generate"))
     shown: Values = {view.status: status, view.header: show_status(status), view.train.train: button}
     return {**shown, view.generate.generate: drawing, **line}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import gradio as gr
 from gradio.components import Component
@@ -32,8 +33,14 @@ def offered(context: AppContext) -> list[tuple[str, str]]:
     return known + [(model.name, str(model.path)) for model in found]
 
 
-def build(context: AppContext) -> ModelFoldersView:
-    """Make the components; a visitor of a Space does not see them."""
+def find(context: AppContext, base: str) -> str | None:
+    """The base model that a picture tells of: by the name that is offered here, or that its file or folder has."""
+    values = [value for _, value in offered(context)]
+    return next((value for value in values if base in (value, Path(value).name, Path(value).stem)), None)
+
+
+def build(context: AppContext, tab: str = "") -> ModelFoldersView:
+    """Make the components; a visitor of a Space does not see them. `tab` tells their ids from those of another tab."""
     is_shared = context.tenants.is_shared
     folders = [] if is_shared else remembered(context.store.data_dir)
     with gr.Accordion(say("Models of ComfyUI, Forge or AUTOMATIC1111"), open=False, visible=not is_shared):
@@ -42,9 +49,9 @@ def build(context: AppContext) -> ModelFoldersView:
             label=say("Model folders"),
             info=say("Where such a program lies, or any folder of models. One a line; they are remembered."),
             lines=2,
-            elem_id="model-folders",
+            elem_id=f"{tab}model-folders",
         )
-        look = gr.Button(say("Find models"), size="sm", elem_id="find-models")
+        look = gr.Button(say("Find models"), size="sm", elem_id=f"{tab}find-models")
         note = gr.HTML("")
     return ModelFoldersView(box, look, note)
 

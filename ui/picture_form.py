@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from apt_engine.runs.grid import Axes
 from apt_engine.settings.sampling import SampleRequest
 from ui import grid
-from ui.context import AppContext, Values
+from ui.context import Values
 from ui.form import build_input, whole_number
 from ui.words import later, say
 
@@ -35,19 +36,17 @@ class PictureForm:
     Attributes:
         settings: inputs for the settings of SampleRequest that every picture has, by name.
         keep_seed: whether the next pictures start from the same noise.
-        axes: inputs for what a grid goes through, by the names of `grid.Axes`; all empty for no grid.
-        lora: takes a LoRA file.
+        axes: inputs for what a grid goes through, by the names of `Axes`; all empty for no grid.
         source: takes a picture, to draw with the settings inside it.
     """
 
     settings: dict[str, Component]
     keep_seed: gr.Checkbox
     axes: dict[str, gr.Textbox]
-    lora: gr.File
     source: gr.File
 
 
-def build_picture_form(context: AppContext) -> PictureForm:
+def build_picture_form() -> PictureForm:
     """Make the components."""
     gr.HTML(f'<h2 class="title">{say("Settings")}</h2><p>{say("They are saved inside every PNG.")}</p>')
     made = {name: build_input(SampleRequest, name, label=say(label), is_slider=True) for name, label in SLIDERS.items()}
@@ -70,15 +69,10 @@ def build_picture_form(context: AppContext) -> PictureForm:
         source = gr.File(
             label=say("A PNG made here, or by A1111 or Forge"), file_types=[".png"], height=90, elem_id="source"
         )
-    with gr.Accordion(say("Another LoRA file, or another base"), open=False, visible=not context.tenants.is_shared):
-        lora = gr.File(
-            label=say("LoRA file (kohya or diffusers)"), file_types=[".safetensors"], height=90, elem_id="lora-file"
-        )
-        made["base"] = build_input(SampleRequest, "base", label=say("Base model"))
-    return PictureForm(made, keep_seed, axes, lora, source)
+    return PictureForm(made, keep_seed, axes, source)
 
 
-def read_axes(form: PictureForm, values: Mapping[Any, Any], first: SampleRequest) -> grid.Axes | None:
+def read_axes(form: PictureForm, values: Mapping[Any, Any], first: SampleRequest) -> Axes | None:
     """The grid that the inputs ask for; None where all are empty.
 
     Raises:
@@ -88,7 +82,7 @@ def read_axes(form: PictureForm, values: Mapping[Any, Any], first: SampleRequest
     return grid.read_axes(*said, first=first) if any(words.strip() for words in said) else None
 
 
-def show_axes(form: PictureForm, axes: grid.Axes | None) -> Values:
+def show_axes(form: PictureForm, axes: Axes | None) -> Values:
     """A grid's axes as the inputs show them."""
     if axes is None:
         return dict.fromkeys(form.axes.values(), "")

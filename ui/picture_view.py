@@ -6,7 +6,7 @@ import gradio as gr
 from gradio.components import Component
 
 from apt_engine.settings.sampling import SampleRequest
-from ui import models
+from ui import model_folders, models, more_loras
 from ui.context import AppContext
 from ui.form import build_input
 from ui.models import BARE, KEPT
@@ -26,7 +26,10 @@ class GenerateView:
         model: what to draw with, see `ui.models`: {choices, chosen}.
         meaning: what {subject} stands for.
         suggestions: prompts worth trying.
-        form: what stands beside the pictures; a LoRA file brought there becomes one of the models.
+        more: LoRAs beside that one, see `ui.more_loras`.
+        form: what stands beside the pictures.
+        lora: takes a LoRA file, which becomes one of the models.
+        folders: points at the models of other programs, which join the base models.
         compare: what is drawn beside the pictures asked for.
         generate: the button.
         stop: the other one.
@@ -40,7 +43,10 @@ class GenerateView:
     model: gr.HTML
     meaning: gr.HTML
     suggestions: gr.HTML
+    more: gr.HTML
     form: PictureForm
+    lora: gr.File
+    folders: model_folders.ModelFoldersView
     compare: gr.Dropdown
     generate: gr.Button
     stop: gr.Button
@@ -53,7 +59,7 @@ class GenerateView:
     def chosen(self) -> list[Component]:
         """What `choose_model` changes."""
         settings = [self.settings[name] for name in ("checkpoint", "prompt")]
-        return [self.model, *settings, self.compare, self.meaning, self.suggestions]
+        return [self.model, self.more, *settings, self.compare, self.meaning, self.suggestions]
 
     @property
     def drawn(self) -> list[Component]:
@@ -78,6 +84,7 @@ def build(context: AppContext) -> GenerateView:
                 choices = {"choices": models.list_models(context), "chosen": BARE}
                 model = scripted("models", choices, elem_id="model", min_width=200)
                 checkpoint, compare = _build_checkpoints(context)
+            more = more_loras.build(context)
             with gr.Row(elem_classes="actions"):
                 generate = gr.Button(say("Generate"), variant="primary", elem_id="generate", min_width=180)
                 stop = gr.Button(say("Stop"), visible=False, elem_id="stop-drawing", min_width=90)
@@ -88,13 +95,25 @@ def build(context: AppContext) -> GenerateView:
             gr.HTML(f'<h2 class="title second">{say("History")}</h2><p>{about}</p>')
             history = scripted("gallery", {"pictures": [], "pick": True}, elem_id="history")
         with gr.Column(scale=3, min_width=280, elem_classes="card"):
-            form = build_picture_form(context)
+            form = build_picture_form()
+            with gr.Accordion(say("LoRA files and base models"), open=False, visible=not context.tenants.is_shared):
+                lora = gr.File(
+                    label=say("LoRA file (kohya or diffusers)"),
+                    file_types=[".safetensors"],
+                    height=90,
+                    elem_id="lora-file",
+                )
+                base = _build_base(context)
+                folders = model_folders.build(context, "generate")
     return GenerateView(
-        settings={"prompt": prompt, "checkpoint": checkpoint, **form.settings},
+        settings={"prompt": prompt, "checkpoint": checkpoint, "base": base, **form.settings},
         model=model,
         meaning=meaning,
         suggestions=suggestions,
+        more=more,
         form=form,
+        lora=lora,
+        folders=folders,
         compare=compare,
         generate=generate,
         stop=stop,
@@ -102,6 +121,21 @@ def build(context: AppContext) -> GenerateView:
         waiting=waiting,
         pictures=pictures,
         history=history,
+    )
+
+
+def _build_base(context: AppContext) -> gr.Dropdown:
+    return gr.Dropdown(
+        model_folders.offered(context),
+        value="pocket",
+        label=say("Base model"),
+        info=say(
+            "What a LoRA file is drawn with, or the base model alone; a run has its own. One of these, a .safetensors "
+            "checkpoint, a folder in diffusers layout, or an id of the Hugging Face hub."
+        ),
+        allow_custom_value=True,
+        interactive=True,
+        elem_id="drawing-base",
     )
 
 

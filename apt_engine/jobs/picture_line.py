@@ -9,6 +9,7 @@ from typing import Any
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import Engine
 from apt_engine.jobs.order import Order, hastened
+from apt_engine.runs.grid import Axes, save_grid
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
@@ -19,10 +20,12 @@ class Wish:
 
     Attributes:
         requests: (caption, request) of each.
+        axes: of the grid that the pictures become, None where they become none.
         id: names the wish in its line.
     """
 
     requests: tuple[tuple[str, SampleRequest], ...]
+    axes: Axes | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
@@ -39,12 +42,16 @@ class Wish:
             KeyError, TypeError, ValueError: it is something else.
         """
         requests = tuple((str(caption), SampleRequest.from_dict(values)) for caption, values in entry["requests"])
-        return cls(requests, str(entry["id"]))
+        axes = Axes.of(entry["axes"]) if entry.get("axes") else None
+        if axes and axes.requests != len(requests):
+            raise ValueError("This is another grid's.")
+        return cls(requests, axes, str(entry["id"]))
 
     @property
     def entry(self) -> dict[str, Any]:
         """What JSON can say of it."""
-        return {"id": self.id, "requests": [[caption, request.to_dict()] for caption, request in self.requests]}
+        requests = [[caption, request.to_dict()] for caption, request in self.requests]
+        return {"id": self.id, "requests": requests, "axes": vars(self.axes) if self.axes else None}
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Drawn:
     wish_id: str = ""
     pictures: tuple[tuple[str, int, Path], ...] = ()  # caption, seed, file
     problem: str = ""
+    grid: Path | None = None
 
 
 class PictureLine:
@@ -95,13 +103,13 @@ class PictureLine:
                 continue
         return found
 
-    def add(self, requests: Sequence[tuple[str, SampleRequest]]) -> None:
-        """Put a wish at the end.
+    def add(self, requests: Sequence[tuple[str, SampleRequest]], axes: Axes | None = None) -> None:
+        """Put a wish at the end; a grid where there are axes.
 
         Raises:
             DiskError: that cannot be written down.
         """
-        wish = Wish(tuple(requests))
+        wish = Wish(tuple(requests), axes)
         self._order.change(lambda entries: [*entries, wish.entry])
 
     def remove(self, wish_id: str) -> None:
@@ -149,8 +157,18 @@ class PictureLine:
                 return Drawn(wish.id, tuple(pictures), str(error))
             pictures += [(caption, request.seed + number, path) for number, path in enumerate(images)]
             if len(images) < request.count:  # stopped
-                break
-        return Drawn(wish.id, tuple(pictures))
+                return Drawn(wish.id, tuple(pictures))
+        try:
+            return Drawn(wish.id, tuple(pictures), grid=_grid_of(wish, pictures))
+        except EngineError as error:
+            return Drawn(wish.id, tuple(pictures), str(error))
+
+
+def _grid_of(wish: Wish, pictures: Sequence[tuple[str, int, Path]]) -> Path | None:
+    if wish.axes is None or not pictures:
+        return None
+    paths = [path for *_, path in pictures]
+    return save_grid(paths[-1].parent, wish.requests[0][1], wish.axes, paths)
 
 
 def _id(entry: Any) -> str:

@@ -60,7 +60,7 @@ def read_parameters(text: str) -> SampleRequest:
             "loras": [f"{name}{LORA_FILE}:{strength or 1}" for name, strength in others],
         }
     given["prompt"] = LORA.sub("", prompt).strip()
-    for name, key, kind in (("seed", "Seed", int), ("guidance_scale", "CFG scale", float)):
+    for name, key, kind in (("seed", "Seed", int), ("guidance_scale", "CFG scale", float), ("base", "Model", str)):
         if key in told:
             given[name] = kind(told[key])
     if size := re.fullmatch(r"(\d+)x(\d+)", told.get("Size", "")):

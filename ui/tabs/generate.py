@@ -1,21 +1,23 @@
 """The Generate tab: a prompt becomes pictures, with a run's LoRA, with any LoRA file, or with the bare base model."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from apt_engine.errors import BusyError
 from apt_engine.runs import library
-from apt_engine.settings.sampling import SampleRequest
-from ui import grid, models
+from apt_engine.runs.grid import Axes, axes_inside, save_grid
+from apt_engine.settings.sampling import SampleRequest, name_of
+from ui import grid, model_folders, models, more_loras
 from ui.context import AppContext, Values, plain_errors
 from ui.models import BARE, KEPT
 from ui.picture_form import read_axes, read_settings, show_axes, show_settings
 from ui.picture_view import GenerateView
-from ui.pictures import gallery, gallery_of_grid, preview, remembered, show_history, show_line
+from ui.pictures import gallery, gallery_of_grid, preview, remembered, show_drawn, show_history, show_line
 from ui.plots import progress_line
 from ui.scripted import settle
 from ui.words import say, told
@@ -28,23 +30,29 @@ def connect(view: GenerateView, context: AppContext) -> None:
     prompt = view.settings["prompt"]
     settle(
         view.model.input,
-        lambda values: choose_model(view, context, values[view.model]["chosen"], values[prompt]),
-        {view.model, prompt},
+        lambda values: choose_model(
+            view, context, values[view.model]["chosen"], values[prompt], rows=rows_in(view, values)
+        ),
+        {view.model, view.more, prompt},
         view.chosen,
     )
     settle(
-        view.form.lora.upload,
+        view.lora.upload,
         partial(bring_lora, view, context),
-        {view.form.lora, prompt},
-        [view.form.lora, *view.chosen],
+        {view.lora, view.more, prompt},
+        [view.lora, *view.chosen],
     )
     view.generate.click(
         partial(generate, view, context),
-        {*view.settings.values(), *view.form.axes.values(), view.model, view.form.keep_seed, view.compare},
+        {*view.settings.values(), *view.form.axes.values(), view.model, view.more, view.form.keep_seed, view.compare},
         [view.progress, view.settings["seed"], view.generate, view.stop, *view.drawn],
         show_progress="hidden",
         api_visibility="private",
+        # While it draws, a press puts more in line.
+        trigger_mode="multiple" if context.pictures else "once",
+        concurrency_limit=None,
     )
+    model_folders.connect(view.folders, context, view.settings["base"])
     view.stop.click(partial(stop, context), None, None, queue=False, api_visibility="private")
 
     def take_prompt(event: gr.EventData) -> Values:  # Gradio finds no event data in a partial
@@ -54,7 +62,7 @@ def connect(view: GenerateView, context: AppContext) -> None:
         return use_again(view, context, int(event.index))
 
     def drop_lora(values: Values, event: gr.EventData) -> Values:
-        return forget_lora(view, context, str(event.id), values[view.model]["chosen"])
+        return forget_lora(view, context, str(event.id), values[view.model]["chosen"], rows_in(view, values))
 
     def move(event: gr.EventData) -> Values:
         return move_wish(view, context, str(event.id), str(event.move))
@@ -65,7 +73,7 @@ def connect(view: GenerateView, context: AppContext) -> None:
     settle(
         view.form.source.upload, partial(take_settings, view, context), {view.form.source}, [view.form.source, *reused]
     )
-    settle(view.model.delete, drop_lora, {view.model}, view.chosen)
+    settle(view.model.delete, drop_lora, {view.model, view.more}, view.chosen)
     view.waiting.submit(move, None, view.waiting, show_progress="hidden", api_visibility="private")
 
 
@@ -81,10 +89,23 @@ def restore(view: GenerateView, values: Values) -> Values:
     return {**own, prompt: own.get(prompt) or models.suggest_prompts(BARE)[0]}
 
 
-def choose_model(view: GenerateView, context: AppContext, model: str, prompt: str, checkpoint: str = KEPT) -> Values:
+def rows_in(view: GenerateView, values: Values) -> list[more_loras.Row]:
+    """The LoRAs beside the chosen one."""
+    return list(values[view.more]["rows"])
+
+
+def choose_model(
+    view: GenerateView,
+    context: AppContext,
+    model: str,
+    prompt: str,
+    checkpoint: str = KEPT,
+    *,
+    rows: Sequence[more_loras.Row] = (),
+) -> Values:
     """Choose what to draw with, a checkpoint (the kept one where it has no such), prompts. A prompt that was typed stays."""
     changes: Values = {
-        **offer_models(view, context, model, prompt),
+        **offer_models(view, context, model, prompt, rows=rows),
         view.meaning: models.explain_subject(context, model),
         view.suggestions: {"prompts": models.suggest_prompts(model)},
     }
@@ -95,11 +116,14 @@ def choose_model(view: GenerateView, context: AppContext, model: str, prompt: st
     return changes
 
 
-def offer_models(view: GenerateView, context: AppContext, model: str, prompt: str) -> Values:
+def offer_models(
+    view: GenerateView, context: AppContext, model: str, prompt: str, *, rows: Sequence[more_loras.Row] = ()
+) -> Values:
     """Offer the models and the checkpoints of the chosen one as they are now; what is chosen stays."""
     checkpoints, others = models.list_checkpoints(context, model)
     changes: Values = {
         view.model: {"choices": models.list_models(context), "chosen": model},
+        view.more: more_loras.show(context, rows, model),
         view.settings["checkpoint"]: gr.Dropdown(checkpoints),
         view.compare: gr.Dropdown(others, multiselect=True),
     }
@@ -110,19 +134,23 @@ def offer_models(view: GenerateView, context: AppContext, model: str, prompt: st
 
 def bring_lora(view: GenerateView, context: AppContext, values: Values) -> Values:
     """Make a LoRA file one of the models, and choose it."""
-    if context.tenants.is_shared or not values[view.form.lora]:  # a guest's page has no such field
+    if context.tenants.is_shared or not values[view.lora]:  # a guest's page has no such field
         return gr.skip()
     with plain_errors():
-        model = models.keep_lora(context, Path(values[view.form.lora]))
-    return {view.form.lora: None, **choose_model(view, context, model, values[view.settings["prompt"]])}
+        model = models.keep_lora(context, Path(values[view.lora]))
+    prompt, rows = values[view.settings["prompt"]], rows_in(view, values)
+    return {view.lora: None, **choose_model(view, context, model, prompt, rows=rows)}
 
 
-def forget_lora(view: GenerateView, context: AppContext, model: str, chosen: str) -> Values:
+def forget_lora(
+    view: GenerateView, context: AppContext, model: str, chosen: str, rows: Sequence[more_loras.Row] = ()
+) -> Values:
     """Delete a LoRA file that was brought; what is chosen stays, if it is not that."""
     path = models.file_of(context, model)
     if path:
         path.unlink(missing_ok=True)
-    return choose_model(view, context, models.chosen_or_bare(models.list_models(context), chosen), "")
+    left = models.chosen_or_bare(models.list_models(context), chosen)
+    return choose_model(view, context, left, "", rows=rows)
 
 
 def requests_of(view: GenerateView, context: AppContext, values: Values) -> list[tuple[str, SampleRequest]]:
@@ -135,16 +163,22 @@ def requests_of(view: GenerateView, context: AppContext, values: Values) -> list
     given = read_settings({name: values[component] for name, component in view.settings.items()})
     model = str(values[view.model]["chosen"])
     file = models.file_of(context, model)
-    first = SampleRequest.from_dict({**given, "run": models.run_of(model), "lora": str(file or "")})
+    beside = more_loras.read(context, rows_in(view, values))
+    first = SampleRequest.from_dict({**given, "run": models.run_of(model), "lora": str(file or ""), "loras": beside})
     if first.run:
         context.store.open(first.run)
-    found = [(file.stem if file else models.name_of(context, first.run, first.checkpoint), first)]
+
+    def named(request: SampleRequest) -> tuple[str, SampleRequest]:
+        name = file.stem if file else models.name_of(context, request.run, request.checkpoint)
+        return more_loras.caption(context, name, request), request
+
+    found = [named(first)]
     for other in values[view.compare] or ():
         if other == models.BASE_TOO:
             # At strength 0 the run's LoRA changes nothing, and {subject} can still be filled in.
-            found.append((say("the base model"), first.replace(strength=0.0)))
+            found.append((say("the base model"), first.replace(strength=0.0, loras=[])))
         elif first.run:
-            found.append((models.name_of(context, first.run, other), first.replace(checkpoint=other)))
+            found.append(named(first.replace(checkpoint=other)))
     return found
 
 
@@ -157,34 +191,40 @@ def generate(view: GenerateView, context: AppContext, values: Values) -> Iterato
         requests = requests_of(view, context, values)
         axes = read_axes(view.form, values, requests[0][1])
         if axes:
-            requests = grid.requests_of(requests[0][1], axes)
-        elif context.pictures and context.engine.status.job != "idle":
-            context.pictures.add(requests)
+            beside = more_loras.caption(context, "", requests[0][1])
+            requests = grid.requests_of(requests[0][1], axes, beside)
+        if context.pictures and context.engine.status.job != "idle":
+            context.pictures.add(requests, axes)
             yield {seed: values[seed], view.waiting: show_line(context)}
             return
         context.engine.refuse_if_busy()
-    busy = {seed: values[seed], view.generate: gr.Button(interactive=False), view.stop: gr.Button(visible=True)}
+    yield {seed: values[seed]}  # once: by the next update a person may have typed another
+    button = gr.Button(say("Generate next: put in line")) if context.pictures else gr.Button(interactive=False)
+    busy = {view.generate: button, view.stop: gr.Button(visible=True)}
     shown: Values = {}
     try:
         for shown in _draw(view, context, requests, axes):
             yield {**shown, **busy}
-    except gr.Error:
-        yield {view.progress: progress_line(0.0, []), **_end(view, context)}
-        raise
+    except gr.Error as error:
+        if not (context.pictures and isinstance(error.__cause__, BusyError)):
+            yield {view.progress: progress_line(0.0, []), **_end(view, context)}
+            raise
+        context.pictures.add(requests, axes)  # somebody was faster
+        shown = {view.progress: progress_line(0.0, []), view.waiting: show_line(context)}
     # The last update is sent again: of updates that come close together the page can lose the last.
     yield {**shown, **_end(view, context)}
 
 
 def _end(view: GenerateView, context: AppContext) -> Values:
     return {
-        view.generate: gr.Button(interactive=True),
+        view.generate: gr.Button(say("Generate"), interactive=True),
         view.stop: gr.Button(visible=False),
         view.history: show_history(context),
     }
 
 
 def _draw(
-    view: GenerateView, context: AppContext, requests: list[tuple[str, SampleRequest]], axes: grid.Axes | None
+    view: GenerateView, context: AppContext, requests: list[tuple[str, SampleRequest]], axes: Axes | None
 ) -> Iterator[Values]:
     """Progress and all pictures so far, request after request, at last the grid; ends early when a request is stopped."""
     drawn: list[tuple[str, int, Path]] = []
@@ -204,7 +244,7 @@ def _draw(
     if axes:
         with plain_errors():
             first, paths = requests[0][1], [path for *_, path in drawn]
-            whole = grid.save_grid(paths[-1].parent, first, axes, paths)
+            whole = save_grid(paths[-1].parent, first, axes, paths)
         bar = progress_line(1.0, [(say("Done"), _share(total, total), "")])
         yield {view.progress: bar, view.pictures: gallery_of_grid(whole, first.seed, drawn)}
 
@@ -229,7 +269,7 @@ def follow_line(view: GenerateView, context: AppContext, shown: dict[str, Any]) 
     changes: Values = {view.waiting: now}
     if now["done"] != shown["done"]:
         changes[view.history] = show_history(context)
-        changes[view.pictures] = gallery(context.pictures.drawn.pictures)
+        changes[view.pictures] = show_drawn(context.pictures.drawn)
     return changes
 
 
@@ -250,14 +290,21 @@ def take_settings(view: GenerateView, context: AppContext, values: Values) -> Va
 def _use(view: GenerateView, context: AppContext, path: Path) -> Values:
     request = library.settings_inside(path)
     values = show_settings(request)
-    wanted = f"{models.FILE}{Path(request.lora).name}" if request.lora else request.run
+    wanted = f"{models.FILE}{name_of(request.lora)}" if request.lora else request.run
     model = models.chosen_or_bare(models.list_models(context), wanted)
-    if model != wanted:
-        gr.Warning(
-            say("The LoRA file behind this picture is not here; its other settings are taken over.")
-            if request.lora
-            else say("The run behind this picture is not here; its other settings are taken over.")
+    rows, gone = more_loras.rows_of(context, request)
+    base = None if request.run else model_folders.find(context, request.base)
+    missing = [
+        *([wanted.removeprefix(models.FILE)] if model != wanted else []),
+        *gone,
+        *([request.base] if base is None and not request.run else []),
+    ]
+    if missing:
+        said = say(
+            "Behind this picture, but not here: {names}; its other settings are taken over.", names=", ".join(missing)
         )
-    chosen = choose_model(view, context, model, "", values["checkpoint"])
+        gr.Warning(said)
+    chosen = choose_model(view, context, model, "", values["checkpoint"], rows=rows)
+    values["base"] = base or gr.skip()
     settings = {component: values[name] for name, component in view.settings.items()}
-    return {**settings, **show_axes(view.form, grid.axes_inside(path)), **chosen, view.form.keep_seed: True}
+    return {**settings, **show_axes(view.form, axes_inside(path)), **chosen, view.form.keep_seed: True}
