@@ -1,9 +1,12 @@
 """What a guest of a Space may ask for: bases by name, steps, sizes, and so many jobs an hour. Imports no torch."""
 
+import contextlib
+import os
 import shutil
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from apt_engine.errors import BusyError
@@ -18,6 +21,7 @@ MOST_PICTURES = 8
 MOST_BATCH = 8
 MOST_VIEWS = 64
 MOST_RANK = 64
+SECONDS_BETWEEN_LOOKS = 2.0  # at a visitor's folder, while a job of theirs fills it
 SIDES = 2  # a picture's side over the one the base was made for
 JOB_SECONDS = 30 * 60.0
 JOBS_AN_HOUR = 12  # of a visitor
@@ -85,14 +89,82 @@ def check_room(folder: Path, more: int = 0) -> None:
     Raises:
         LimitError: says how much there is.
     """
-    used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    refuse_full(folder, size_of(folder), more, more)
+
+
+def refuse_full(folder: Path, used: int, more: int, more_on_disk: int) -> None:
+    """As `check_room`, for a folder of a known size, while `more_on_disk` bytes come for all visitors together."""
     if used + more > MOST_BYTES:
         raise LimitError(
             f"Your runs, photos and pictures take {used / 1e6:,.0f} of {MOST_BYTES / 1e6:,.0f} MB; delete some of the runs."
         )
     disk = next(path for path in (folder, *folder.parents) if path.exists())
-    if shutil.disk_usage(disk).free - more < KEPT_FREE:
+    if shutil.disk_usage(disk).free - more_on_disk < KEPT_FREE:
         raise LimitError("This Space has no room left at the moment; try again tomorrow.")
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder, which may come and go meanwhile; links are not followed. 10 ms for a thousand files."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(f"{place}/{name}").st_size
+    return total
+
+
+def why_to_end(folder: Path, stopped_at: float) -> str:
+    """Why a job under way has to end: its time is over, or its visitor's folder or the disk is full; empty while it may go on.
+
+    Args:
+        folder: of the visitor.
+        stopped_at: when it has had its time, on the monotonic clock.
+    """
+    if time.monotonic() > stopped_at:
+        minutes = round(JOB_SECONDS / 60)
+        return f"Ended early, with all it made kept: A job may take {minutes} minutes here; begin another to go on."
+    try:
+        check_room(folder)
+    except LimitError as error:
+        return f"Ended early, with all it made kept: {error}"
+    return ""
+
+
+class Uploads:
+    """What is on its way into the folders of visitors: it counts as it comes, or many at once would pass together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._coming = Counter[Path]()
+
+    @contextlib.contextmanager
+    def into(self, folder: Path, announced: int) -> Iterator[Callable[[int], None]]:
+        """An upload into a visitor's folder; yields what is to be called with the size of each piece that has come.
+
+        Args:
+            folder: of the visitor.
+            announced: bytes that are said to come, 0 if nothing is said.
+
+        Raises:
+            LimitError: there is no room for what is announced, or no longer for what comes.
+        """
+        used, taken = size_of(folder), 0
+        check_room(folder, announced)
+
+        def count(size: int) -> None:
+            nonlocal taken
+            with self._lock:
+                taken += size
+                self._coming[folder] += size
+                refuse_full(folder, used, self._coming[folder], self._coming.total())
+
+        try:
+            yield count
+        finally:
+            with self._lock:
+                self._coming[folder] -= taken
+                if not self._coming[folder]:
+                    del self._coming[folder]
 
 
 class Tally:

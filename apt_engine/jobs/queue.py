@@ -10,7 +10,8 @@ from typing import Literal
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs import limits
 from apt_engine.jobs.engine import Engine, EngineStatus, SampleProgress, SharedEngine
-from apt_engine.runs.history import refuse_restart
+from apt_engine.runs.events import Noticed
+from apt_engine.runs.history import refuse_restart, summarize
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
@@ -28,6 +29,7 @@ class Job:
         resume: whether from its last checkpoint.
         kind: what it is.
         stopped_at: when it has had its time, on the monotonic clock.
+        ended_for: why it had to end before it was done; empty if it had not to.
         begun: set when the job's turn has come, or when it was taken out of the queue.
     """
 
@@ -37,6 +39,7 @@ class Job:
     kind: Literal["training", "sampling", "exporting", "judging"] = "training"
     begun: threading.Event = field(default_factory=threading.Event)
     stopped_at: float = math.inf
+    ended_for: str = ""
 
 
 class JobQueue:
@@ -94,21 +97,42 @@ class JobQueue:
             return None, 0
 
     def _run(self) -> None:
+        looked_at = 0.0
         while not self._closed.wait(POLL_SECONDS):
             with self._lock:
                 self._clear_finished()
-                if self._current and time.monotonic() > self._current.stopped_at:
-                    self._current.stopped_at = math.inf
-                    self.engine.stop()
                 if self._current is None and self._waiting:
                     self._begin(self._waiting.pop(0))
+                job = self._current
+            if job and time.monotonic() - looked_at >= limits.SECONDS_BETWEEN_LOOKS:
+                self._hold_to_limits(job)
+                looked_at = time.monotonic()
+
+    def _hold_to_limits(self, job: Job) -> None:
+        """End a job that may not go on; it saves what it has, as when its visitor stops it."""
+        reason = "" if job.ended_for else limits.why_to_end(job.visitor.store.data_dir, job.stopped_at)
+        with self._lock:
+            if reason and self._current is job:
+                job.ended_for = reason
+                self.engine.stop()
 
     def _clear_finished(self) -> None:
         """A training is over when the engine is idle. Any other job is over when `QueuedEngine` removes it."""
         job = self._current
         if job and job.run_id and self.engine.status.job == "idle":
             job.visitor.message = self.engine.status.message
+            if job.ended_for:
+                self._tell(job)
             self._current = None
+
+    def _tell(self, job: Job) -> None:
+        """Write into the run why it ended, where its own reason is only that it was asked to."""
+        try:
+            run = job.visitor.store.open(job.run_id)
+            if summarize(run).state != "finished":
+                run.append(Noticed(message=job.ended_for))
+        except EngineError:  # it was deleted, or there is no room even for this
+            job.visitor.message = job.ended_for
 
     def _begin(self, job: Job) -> None:
         self._current = job
@@ -200,6 +224,8 @@ class QueuedEngine(Engine):
                 yield SampleProgress(f"In line, {ahead} before you" if ahead else "Your turn comes next", None, ())
             if self._queue.find(self)[0] is job:
                 yield from begin()
+                if job.ended_for:
+                    raise limits.LimitError(job.ended_for)
             else:
                 yield SampleProgress("Stopped", None, ())
         finally:

@@ -1,6 +1,7 @@
 """What guests of a Space may ask for, and how long whoever guesses a password waits."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,47 @@ def test_a_photo_for_a_full_folder_is_refused(
     monkeypatch.setattr(limits, "MOST_BYTES", 10**9)
     monkeypatch.setattr(limits, "KEPT_FREE", 10**18)
     assert "no room left" in client.post("/photos", files={"file": ("a.png", b"x")}).json()["error"]
+    monkeypatch.setattr(limits, "KEPT_FREE", 0)
     assert client.post("/photos", headers={"content-length": "many"}, content=b"").status_code == 400
+
+
+def test_uploads_at_once_are_counted_together_while_they_come(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_BYTES", 1500)
+    uploads, ada, bob = limits.Uploads(), data_dir / "ada", data_dir / "bob"
+    with uploads.into(ada, 1000) as first, uploads.into(ada, 1000) as second, uploads.into(bob, 1000) as other:
+        first(1000)
+        second(500)
+        other(1000)
+        with pytest.raises(limits.LimitError, match="delete some of the runs"):
+            second(1)
+    with uploads.into(ada, 1500) as again:  # what did not arrive counts no longer
+        again(1500)
+    with pytest.raises(limits.LimitError), uploads.into(ada, 1501):
+        pass
+    free = shutil.disk_usage(data_dir.parent).free
+    monkeypatch.setattr(limits, "MOST_BYTES", 10 * free)
+    monkeypatch.setattr(limits, "KEPT_FREE", free // 2)
+    with uploads.into(ada, 0) as first, uploads.into(bob, 0) as other:
+        first(free // 3)
+        with pytest.raises(limits.LimitError, match="no room left"):
+            other(free // 3)
+
+
+def test_a_photo_that_does_not_say_its_size_is_counted_as_it_comes(
+    tenants: VisitorTenants, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_BYTES", 500_000)
+    client = TestClient(page_of(tenants, data_dir), base_url="https://me-apt.hf.space")
+
+    def pieces() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+        for _ in range(100):
+            yield b"x" * 100_000
+
+    answer = client.post("/photos", content=pieces(), headers={"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 413
+    assert "delete some of the runs" in answer.json()["error"]
+    assert not any(path.is_file() for path in (data_dir / "visitors").rglob("*"))
 
 
 def test_whoever_guesses_waits_longer_and_longer() -> None:

@@ -1,5 +1,6 @@
 """Plain routes beside Gradio's, and one in place of it: photos in, files out, and the pulse. All know whose they are."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -13,10 +14,10 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from apt_engine.errors import DiskError, EngineError, RunError
-from apt_engine.jobs.limits import check_room
+from apt_engine.jobs.limits import LimitError, Uploads
 from apt_engine.reading.regular import open_regular
 from apt_engine.runs import library
 from apt_engine.runs.history import History, summarize
@@ -124,34 +125,51 @@ def _written(store: RunStore, run_id: str, *, with_engine: bool) -> str:
 
 
 def _take_photos(tenants: Tenants) -> Handler:
+    uploads = Uploads()
+
     async def take(request: Request) -> Response:
         """Keep one photo under a name nobody can guess."""
         length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > LARGEST_PHOTO:
+        announced = int(length[:20]) if length.isdecimal() else 0
+        if announced > LARGEST_PHOTO:
             return _refusal(say("This file is larger than 100 MB; bring a smaller photo."), 413)
-        async with request.form(max_files=1) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                return _refusal(say("No file came along; choose it again."), 400)
-            workspace = tenants.find(request.headers)
-            if tenants.is_shared:
-                try:
-                    await run_in_threadpool(check_room, workspace.store.data_dir, file.size or 0)
-                except EngineError as error:
-                    return _refusal(told(str(error)), 413)
-            name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "photo").name)[-80:]
-            path = workspace.uploads_dir / secrets.token_hex(12) / name
-            try:
-                path.parent.mkdir(parents=True)
-                path.write_bytes(await file.read())
-            except OSError as error:
-                sentence = say(
-                    "{name} cannot be kept ({reason}); free some disk space.", name=name, reason=error.strerror
-                )
-                return _refusal(sentence, 507)
-        return JSONResponse({"path": str(path), "name": name})
+        workspace = tenants.find(request.headers)
+        if not tenants.is_shared:
+            return await _keep_photo(request, workspace)
+        try:
+            with contextlib.ExitStack() as upload:
+                coming = uploads.into(workspace.store.data_dir, announced)
+                count = await run_in_threadpool(upload.enter_context, coming)
+                return await _keep_photo(Request(request.scope, _counted(request.receive, count)), workspace)
+        except LimitError as error:
+            return _refusal(told(str(error)), 413)
 
     return take
+
+
+def _counted(receive: Receive, count: Callable[[int], None]) -> Receive:
+    async def take() -> Message:
+        message = await receive()
+        count(len(message.get("body", b"")))
+        return message
+
+    return take
+
+
+async def _keep_photo(request: Request, workspace: Workspace) -> Response:
+    async with request.form(max_files=1) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            return _refusal(say("No file came along; choose it again."), 400)
+        name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "photo").name)[-80:]
+        path = workspace.uploads_dir / secrets.token_hex(12) / name
+        try:
+            path.parent.mkdir(parents=True)
+            path.write_bytes(await file.read())
+        except OSError as error:
+            sentence = say("{name} cannot be kept ({reason}); free some disk space.", name=name, reason=error.strerror)
+            return _refusal(sentence, 507)
+    return JSONResponse({"path": str(path), "name": name})
 
 
 def _export(tenants: Tenants) -> Handler:
