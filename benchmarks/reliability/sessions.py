@@ -18,7 +18,7 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 600  # on a machine that does other things as well
 LOADED = [
     "apt_engine.cli.main",
     "apt_engine.training.trainer",
