@@ -27,7 +27,7 @@ async function add(files) {
   const list = [...files];
   const added = [];
   for (const [index, file] of list.entries()) {
-    waiting = say("taking in {number} of {count}", { number: index + 1, count: list.length });
+    waiting = say("adding {number} of {count}", { number: index + 1, count: list.length });
     render();
     try {
       const body = new FormData();
@@ -37,7 +37,7 @@ async function add(files) {
       if (error) throw new Error(error);
       added.push({ path, name: file.name, url: "", whole: "", box: null, caption: "", warnings: [] });
     } catch (error) {
-      alert(say("{name} could not be taken in: {reason}", { name: file.name, reason: error.message ?? String(error) }));
+      alert(say("{name} could not be added: {reason}", { name: file.name, reason: error.message ?? String(error) }));
     }
   }
   waiting = "";

@@ -65,7 +65,7 @@ function row(run) {
 function binOf(runs) {
   if (!runs.length) return null;
   const rows = runs.map((run) => node("li", {}, run.title, " ", link(say("take out"), () => trigger("undo", { id: run.id }))));
-  const empty = link(say("empty the bin for good"), () => confirm(say("Delete all that is in the bin for good?")) && trigger("clear", {}));
+  const empty = link(say("empty the bin for good"), () => confirm(say("Delete everything in the bin for good?")) && trigger("clear", {}));
   return node("details", { class: "bin" }, node("summary", {}, say("Bin ({count})", { count: runs.length })), node("ul", {}, ...rows), empty);
 }
 

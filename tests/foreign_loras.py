@@ -208,7 +208,7 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
     yield Row(
         name="textual inversion", family="sd", tensors={"emb_params": a_few}, layers=[], words="textual inversion"
     )
-    yield Row(name="no LoRA", family="sd", tensors={"weight": a_few}, layers=[], words="is no LoRA file")
+    yield Row(name="no LoRA", family="sd", tensors={"weight": a_few}, layers=[], words="is not a LoRA file")
     flux = {f"transformer.single_transformer_blocks.0.attn.to_q.lora_{side}.weight": a_few.clone() for side in "AB"}
     yield Row(name="FLUX", family="sdxl", tensors=flux, layers=[], words="made for FLUX")
     for family, other in (("sd", "sdxl"), ("sdxl", "sd")):
@@ -233,7 +233,7 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
     beside = tensors | {f"{stem}_7.{key}": value for key, value in _triple(a_few).items()}
     yield Row(name="a layer too many", family="sd", tensors=beside, layers=layers["sd"], words="were left out")
     half = {key: value for key, value in tensors.items() if not key.endswith("lora_up.weight")}
-    yield Row(name="half of each pair", family="sd", tensors=half, layers=[], words="is damaged or no LoRA")
+    yield Row(name="half of each pair", family="sd", tensors=half, layers=[], words="is damaged or not a LoRA")
 
 
 def _triple(weight: Tensor) -> dict[str, Tensor]:

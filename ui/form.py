@@ -93,7 +93,7 @@ def build_input(
         return gr.Number(shown, min_width=220, **{**words, "info": f"{told(about.help)}{_range(about)}"})
     is_list = wanted is not str
     if is_list:
-        words["info"] = f"{told(about.help)} {say('One a line.')}"
+        words["info"] = f"{told(about.help)} {say('One per line.')}"
     lines = 4 if is_list else 1
     height = {"max_lines": 1} if name == "subject" else {}  # an input, to which a list of words can be attached
     return gr.Textbox(shown, lines=lines, min_width=460 if is_list else 220, **height, **words)
@@ -113,7 +113,9 @@ def whole_number(words: Any, name: str) -> int | None:
     except (ValueError, OverflowError) as error:
         raise ConfigError(
             say(
-                '{name} is "{said}", which is no whole number; change it, or leave it empty.', name=name, said=said[:40]
+                '{name} is "{said}", which is not a whole number; change it, or leave it empty.',
+                name=name,
+                said=said[:40],
             )
         ) from error
 

@@ -39,7 +39,7 @@ def _number(words: str) -> float:
     try:
         return float(words)
     except ValueError as error:
-        said = say('The strength "{words}" is no number; write some like 0.5, 1.', words=words[:40])
+        said = say('The strength "{words}" is not a number; write some like 0.5, 1.', words=words[:40])
         raise ConfigError(said) from error
 
 

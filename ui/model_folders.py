@@ -47,7 +47,7 @@ def build(context: AppContext, tab: str = "") -> ModelFoldersView:
         box = gr.Textbox(
             "\n".join(map(str, folders)),
             label=say("Model folders"),
-            info=say("Where such a program lies, or any folder of models. One a line; they are remembered."),
+            info=say("The folder of such a program, or any folder with models. One per line; they are remembered."),
             lines=2,
             elem_id=f"{tab}model-folders",
         )
@@ -80,7 +80,11 @@ def look(view: ModelFoldersView, context: AppContext, base: Component, values: V
     said = [count("{number} model found.", "{number} models found.", found)]
     if others:
         said.append(
-            count("{number} other there cannot be trained on.", "{number} others there cannot be trained on.", others)
+            count(
+                "{number} other model there cannot be trained on.",
+                "{number} other models there cannot be trained on.",
+                others,
+            )
         )
     return {
         view.note: f'<p class="quiet">{gap().join(said)}</p>',

@@ -23,7 +23,7 @@ FILE = "file:"  # before the name of a LoRA file
 KEPT, LAST = "kept", "last"  # checkpoints that need no number
 BASE_TOO = "base"
 POCKET_LIMITS = later(
-    "The pocket model draws 64 px of a small world: some forty things, eighteen places, five treatments. It cannot draw people, "
+    "The pocket model draws 64 px of a small world: some forty things, eighteen places, five styles. It cannot draw people, "
     "text, several things together, or anything else."
 )
 SUBJECT_PROMPTS = (
@@ -67,7 +67,7 @@ def _of_file(path: Path) -> Choice:
 
 
 def _bare_choice() -> Choice:
-    return {"id": BARE, "title": say("The base model"), "words": say("as it is"), "picture": "", "mine": False}
+    return {"id": BARE, "title": say("The base model"), "words": say("without a LoRA"), "picture": "", "mine": False}
 
 
 def chosen_or_bare(choices: list[Choice], wanted: str) -> str:
@@ -154,7 +154,7 @@ def explain_subject(context: AppContext, model: str) -> str:
     """What {subject} means in a prompt."""
     if model.startswith(FILE):
         hint = say(
-            "A LoRA file does not tell its words: write what it was trained on in place of {slot}.", slot=SUBJECT_SLOT
+            "A LoRA file does not tell its word: write what it was trained on in place of {slot}.", slot=SUBJECT_SLOT
         )
         return f'<p class="quiet">{hint}</p>'
     if not model:

@@ -92,7 +92,7 @@ def show(
     for tile in tiles:
         if photo := by_name.get(tile["path"]):
             notes = _notes(photo, resolution)
-            notes += [say("nearly a double")] * (photo.name in twins) + [say("caption too long")] * (
+            notes += [say("like another one")] * (photo.name in twins) + [say("caption too long")] * (
                 photo.name in too_long
             )
             shown.append(_tile(tile, photo, notes, folder))

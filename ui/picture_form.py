@@ -25,7 +25,7 @@ AS_TRAINED = later("as trained")
 AXES = {  # label, example, lines
     "checkpoints": (later("Steps: the columns"), "100, 200, kept", 1),
     "strengths": (later("Strengths: the rows"), "0.5, 0.8, 1", 1),
-    "prompts": (later("Prompts, one a line: the blocks"), "a photo of a {subject} in the snow", 2),
+    "prompts": (later("Prompts, one per line: the blocks"), "a photo of a {subject} in the snow", 2),
 }
 
 
@@ -53,7 +53,7 @@ def build_picture_form() -> PictureForm:
     with gr.Row(elem_classes=["prompt-row", "seed-row"]):
         made["seed"] = build_input(SampleRequest, "seed", label=say("Seed"), placeholder=say("any"))
         keep_seed = gr.Checkbox(
-            False, label=say("Same seed"), info=say("Otherwise each press draws a new one."), elem_id="keep-seed"
+            False, label=say("Keep the seed"), info=say("Otherwise each press takes a new one."), elem_id="keep-seed"
         )
     made["negative_prompt"] = build_input(SampleRequest, "negative_prompt", label=say("Not in the picture"))
     made["sampler"] = build_input(SampleRequest, "sampler", label=say("Sampler"))

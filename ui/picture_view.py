@@ -147,7 +147,7 @@ def _build_checkpoints(context: AppContext) -> tuple[gr.Dropdown, gr.Dropdown]:
     compare = gr.Dropdown(
         others,
         value=[],
-        label=say("Compare with"),
+        label=say("Beside it"),
         multiselect=True,
         interactive=True,
         min_width=150,

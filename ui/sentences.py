@@ -13,7 +13,7 @@ AT_WORK = ("waiting", "waking", "training")
 STATES = {
     "new": later("new"),
     "waiting": later("waiting"),
-    "waking": later("waking"),
+    "waking": later("starting"),
     "training": later("training"),
     "finished": later("finished"),
     "stopped": later("stopped"),
@@ -83,7 +83,7 @@ def sentence(history: History, state: str, ahead: int = 0) -> str:
                 else comes_next
             )
         case "waking":
-            return say("Waking the engine for your {subject}.", subject=subject)
+            return say("Starting the engine for your {subject}.", subject=subject)
         case "training":
             is_learning = history.stage in ("", "training")
             doing = say("Learning your {subject}.", subject=subject)

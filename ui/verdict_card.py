@@ -28,12 +28,12 @@ TITLES = {
     ),
     "follows": (
         later("Follows the prompt"),
-        later("how much its prompt helps to guess each picture; places and treatments"),
+        later("how much the prompt helps to guess the picture, over places and styles"),
         later("share of the loss"),
     ),
     "copies": (
         later("Repeats your photos"),
-        later("the nearest photo to each picture by the caption alone, place by place"),
+        later("how close pictures drawn from the caption alone come to a photo"),
         later("cosine of features"),
     ),
 }
@@ -190,7 +190,7 @@ def _pairs(history: History, verdict: Verdict) -> str:
     last = verdict.pictures[-1].step
     shown = [one for one in verdict.pictures if one.step and one.step in (history.kept_step, last)]
     limit = max(verdict.photos.copies, default=None)
-    about = say("Left a picture by the caption alone, right the photo it is nearest to.")
+    about = say("Left a picture drawn from the caption alone, right the photo it is most like.")
     words = say("Your two most alike photos: {alike:.2f}.", alike=limit) if limit is not None else ""
     rows = "".join(_row(history.run.path, history.run.photo_paths, one, history.kept_step) for one in shown)
     return (

@@ -61,7 +61,7 @@ class CaptionTokens:
     Attributes:
         ids: of the tokens, in order.
         columns: where each stands among the L token states.
-        is_cut: whether the prompt is longer than the model can hear, so that its end is lost.
+        is_cut: whether the prompt is longer than the model can read, so that its end is lost.
     """
 
     ids: tuple[int, ...]

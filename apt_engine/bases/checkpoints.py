@@ -129,7 +129,7 @@ def read_header(path: Path) -> tuple[Tensors, dict[str, str]]:
             f"{path} is cut off: {error.size / 1e9:.2f} of {error.whole / 1e9:.2f} GB are there; get the file again."
         ) from None
     except ValueError as error:
-        raise BaseModelError(f"{path} is damaged or no safetensors file: {error}; get the file again.") from None
+        raise BaseModelError(f"{path} is damaged or not a safetensors file: {error}; get the file again.") from None
 
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:

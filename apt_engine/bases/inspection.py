@@ -134,7 +134,7 @@ def _check_files(name: str, folder: Path) -> None:
         raise BaseModelError(f"{name} has no folder {folder.name}; check that the folder is complete.")
     for path in sorted(folder.iterdir()):
         if path.suffix in _READ and not is_regular(path):
-            raise BaseModelError(f"{path} is no regular file; get the model again.")
+            raise BaseModelError(f"{path} is not a regular file; get the model again.")
         if path.name.startswith("adapter_"):
             raise BaseModelError(f"{path} would load another model; choose a base model without adapters.")
         is_long = path.name.startswith(("tokenizer.", "vocab.", "merges.")) or ".index." in path.name
@@ -298,5 +298,5 @@ def _read(name: str, path: Path, most: int = LARGEST_CONFIG) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:120]
         raise BaseModelError(f"{path} cannot be read ({reason}); get the model again.") from error
     if not isinstance(content, dict):
-        raise BaseModelError(f"{path} is no table of settings; get the model again.")
+        raise BaseModelError(f"{path} is not a table of settings; get the model again.")
     return content

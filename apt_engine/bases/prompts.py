@@ -14,7 +14,7 @@ PROMPTS_KEPT = 64  # the states of one take 0.3 MB of the host's memory for SDXL
 def cut_prompt(prompt: str) -> str:
     """What to say of a prompt whose end the model cannot hear."""
     said = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]} ..."
-    return f"\u201c{said}\u201d is longer than the model can hear, so its end is lost; shorten it."
+    return f"\u201c{said}\u201d is longer than the model can read, so its end is lost; shorten it."
 
 
 class RecentPrompts:

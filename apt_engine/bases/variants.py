@@ -30,7 +30,7 @@ NOISES = {
     "FlowMatch": "was trained on straight paths (flow matching)",
     "LCM": "is distilled to draw in a few steps (LCM)",
     "TCD": "is distilled to draw in a few steps (TCD)",
-    "VQDiffusion": "is no model of continuous noise",
+    "VQDiffusion": "is not a model of continuous noise",
     "Unclip": "is one stage of unCLIP",
 }
 PARTS = {

@@ -45,7 +45,7 @@ def push(repository: str, files: Sequence[Path], *, is_public: bool, message: st
         EngineError: there is no token, the name is none, or the hub does not take the files.
     """
     if not REPOSITORY.fullmatch(repository):
-        raise ConfigError(f"{repository} is no name of a repository on the hub; write it as OWNER/NAME.")
+        raise ConfigError(f"{repository} is not the name of a repository on the hub; write it as OWNER/NAME.")
     token = _token()
     if not token:
         raise ConfigError(

@@ -216,7 +216,7 @@ def _after(status: EngineStatus, answer: dict[str, Any]) -> EngineStatus:
 
 
 def _follow(answers: "queue.SimpleQueue[dict[str, Any]]") -> Iterator[SampleProgress]:
-    progress = SampleProgress("Waking the engine", None, ())
+    progress = SampleProgress("Starting the engine", None, ())
     yield progress
     while True:
         answer = answers.get()

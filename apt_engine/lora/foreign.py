@@ -137,7 +137,7 @@ def _refuse_other_formats(path: Path, tensors: dict[str, Tensor]) -> None:
         if any(part in key for key in tensors):
             raise LoraError(f"{path} is a {kind} file, which this app cannot apply; choose a LoRA.")
     if not lycoris.is_lycoris(tensors) and not any(ENDING.search(key) for key in tensors):
-        raise LoraError(f"{path} is no LoRA file; choose one.")
+        raise LoraError(f"{path} is not a LoRA file; choose one.")
 
 
 def _refuse_other_families(base: BaseModel, path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:

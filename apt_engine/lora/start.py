@@ -48,7 +48,7 @@ def read(base: BaseModel, path: Path) -> Beginning:
         foreign.remove(base)
     if not layers:
         raise LoraError(
-            f"{path} cannot be trained further, it is no LoRA of the layers that draw; choose another file."
+            f"{path} cannot be trained further, it is not a LoRA of the layers that draw; choose another file."
         )
     if others:
         told.append(f"{others} layers of {path.name} are of text encoders, which are not trained, and were left out.")

@@ -51,7 +51,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"The LoRA file {path} cannot be read ({error.strerror or error}); choose another file."
         ) from error
     except ValueError as error:
-        raise LoraError(f"The LoRA file {path} is damaged or no LoRA ({error}); choose another file.") from error
+        raise LoraError(f"The LoRA file {path} is damaged or not a LoRA ({error}); choose another file.") from error
     return tensors, about
 
 

@@ -56,7 +56,7 @@ def decode(name: str, path: Path) -> Image.Image:
         raise PhotoError(f"Photo {name} takes too much memory to open; make it smaller, or save it as JPEG.") from error
     except DAMAGED as error:
         raise PhotoError(
-            f"Photo {name} cannot be opened; it is damaged or no picture: copy it again, or convert it to JPEG or PNG."
+            f"Photo {name} cannot be opened; it is damaged or not a picture: copy it again, or convert it to JPEG or PNG."
         ) from error
 
 

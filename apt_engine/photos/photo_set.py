@@ -91,7 +91,7 @@ class PhotoSet:
         count = len(self.photos)
         about_set = []
         if 0 < count < GOOD_COUNT[0]:
-            about_set.append(f"{'One photo is' if count == 1 else f'{count} photos are'} few; 3 to 10 work better.")
+            about_set.append(f"Only {'one photo' if count == 1 else f'{count} photos'}; 3 to 10 work better.")
         if count > GOOD_COUNT[1]:
             about_set.append(f"{count} photos are many; 3 to 10 that differ work as well and train faster.")
         return (*about_set, *(warning for photo in self.photos for warning in photo.warnings), *_twins(self.photos))
@@ -230,9 +230,7 @@ def twins_of(photos: Sequence[Photo]) -> dict[str, str]:
 
 
 def _twins(photos: Sequence[Photo]) -> list[str]:
-    return [
-        f"Photo {later} is nearly the same as {earlier}; leave one out." for later, earlier in twins_of(photos).items()
-    ]
+    return [f"Photos {earlier} and {later} look alike; leave one out." for later, earlier in twins_of(photos).items()]
 
 
 def _thumbnail(image: Image.Image) -> numpy.ndarray:

@@ -81,4 +81,4 @@ def is_regular(path: Path) -> bool:
 
 def _refuse_others(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))

@@ -55,7 +55,7 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         length, entries = _entries(file, size)
     about = entries.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
-        raise ValueError("what it says about itself is no text")
+        raise ValueError("what it says about itself is not text")
     _refuse_half_letters(about.values())
     tensors = {name: _tensor(name, entry, 8 + length) for name, entry in entries.items()}
     end = 8 + length
@@ -81,7 +81,7 @@ def _entries(file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"its header cannot be read ({str(error)[:120]})") from None
     if not isinstance(entries, dict) or len(entries) > MOST_TENSORS:
-        raise ValueError("its header is no list of tensors, or of too many")
+        raise ValueError("its header is not a list of tensors, or has too many")
     _refuse_half_letters(entries)
     return length, entries
 

@@ -99,7 +99,7 @@ def read_lora(words: str) -> tuple[str, float]:
     except ValueError as error:
         if source.lower().endswith(LORA_FILE):
             raise ConfigError(
-                f'The strength "{number[:40]}" of {name_of(source)} is no number; write one like 0.8.'
+                f'The strength "{number[:40]}" of {name_of(source)} is not a number; write one like 0.8.'
             ) from error
         return words.strip(), 1.0  # the colon of a drive
     source = source if colon else words.strip()

@@ -20,7 +20,7 @@ class Captions:
         templates: the caption of each photo, with `{subject}` where it belongs; photos beyond the last have the config's.
 
     Attributes:
-        cut: what is told that is longer than the model can hear.
+        cut: what is told that is longer than the model can read.
     """
 
     def __init__(self, base: BaseModel, config: TrainingConfig, templates: Sequence[str] = ()) -> None:

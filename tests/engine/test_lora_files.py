@@ -138,14 +138,14 @@ def test_a_reader_that_makes_other_numbers_of_it_is_caught(path: Path, monkeypat
 def test_what_is_no_lora_file_is_named(path: Path, content: bytes | None) -> None:
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(LoraError, match=r"lora\.safetensors (cannot be read|is damaged or no LoRA)"):
+    with pytest.raises(LoraError, match=r"lora\.safetensors (cannot be read|is damaged or not a LoRA)"):
         files.load(stable_diffusion(), path)
 
 
 def test_a_truncated_file_is_named(path: Path) -> None:
     files.save(trained(), path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(LoraError, match=r"lora\.safetensors (cannot be read|is damaged or no LoRA)"):
+    with pytest.raises(LoraError, match=r"lora\.safetensors (cannot be read|is damaged or not a LoRA)"):
         files.load(stable_diffusion(), path)
 
 

@@ -28,7 +28,7 @@ def test_captions_that_are_cut_and_terms_that_stay_off_are_told_before_the_start
     run.replace_config(run.config.replace(caption="a photo of a {subject}" + " on the beach" * 30))
     told = [event.message for event in Trainer(run).run() if isinstance(event, Noticed)]
     assert any(
-        message.startswith("\u201ca photo of a zwx car on the beach") and "longer than the model can hear" in message
+        message.startswith("\u201ca photo of a zwx car on the beach") and "longer than the model can read" in message
         for message in told
     )
     assert any(message.startswith("RS and AA stay off: this run of 1 steps") for message in told)

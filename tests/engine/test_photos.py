@@ -212,14 +212,14 @@ def test_a_set_that_cannot_be_trained_on_is_refused(tmp_path: Path, count: int, 
 
 def test_a_set_that_could_be_better_is_warned_of(tmp_path: Path) -> None:
     assert set_of(tmp_path, 5).warnings == ()
-    assert set_of(tmp_path, 2).warnings == ("2 photos are few; 3 to 10 work better.",)
+    assert set_of(tmp_path, 2).warnings == ("Only 2 photos; 3 to 10 work better.",)
     crowd = read_photos([tmp_path / "0.png"] * 31)
     assert crowd.photos == ()  # so many are not even decoded
     assert "12 photos are many" in set_of(tmp_path, 12).warnings[0]
     brighter = ImageEnhance.Brightness(picture(seed=1)).enhance(1.02)
     saved(tmp_path, "twin.jpg", brighter, quality=80)
     found = read_photos([tmp_path / name for name in ("0.png", "1.png", "2.png", "twin.jpg")])
-    assert found.warnings == ("Photo twin.jpg is nearly the same as 1.png; leave one out.",)
+    assert found.warnings == ("Photos 1.png and twin.jpg look alike; leave one out.",)
     saved(tmp_path, "soft.png", picture(seed=3).filter(ImageFilter.GaussianBlur(8)))
     assert read_photo(tmp_path / "soft.png").warnings == ("Photo soft.png is a little blurred.",)
 
@@ -282,7 +282,7 @@ def test_a_real_photo_made_brighter_or_smaller_is_a_twin() -> None:
     photo = read_photo(REAL_PHOTOS / "duck_toy" / "03.jpg")
     changed = (photo.image.reduce(2), ImageEnhance.Brightness(photo.image).enhance(0.8))
     for image in changed:
-        assert "twin is nearly the same as" in PhotoSet((photo, Photo("twin", image))).warnings[1]
+        assert "and twin look alike" in PhotoSet((photo, Photo("twin", image))).warnings[1]
 
 
 # The subject's place along the longer side of a strip of a real photo, in parts of the photo: where the strip lies

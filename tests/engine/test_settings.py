@@ -136,7 +136,10 @@ def test_a_lora_is_read_with_its_strength(words: str, read: tuple[str, float]) -
         ),
         (["style.safetensors:100"], "cannot be 100; it must lie between 0 and 2"),
         (["style.safetensors:-1"], "cannot be -1; it must lie between 0 and 2"),
-        (["style.safetensors:much"], r'The strength "much" of style\.safetensors is no number; write one like 0\.8\.'),
+        (
+            ["style.safetensors:much"],
+            r'The strength "much" of style\.safetensors is not a number; write one like 0\.8\.',
+        ),
         (["a/style.safetensors", "b/style.safetensors:0.5"], r"The LoRA style\.safetensors is given twice"),
         (["r1:0.5"], "The LoRA r1@kept is given twice"),
         ([f"{number}.safetensors" for number in range(8)], "9 LoRAs are too many at once; take at most 8"),

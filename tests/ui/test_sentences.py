@@ -21,13 +21,13 @@ AT_WORK = EngineStatus("training", "r1")
     ("events", "status", "state", "words"),
     [
         ([], IDLE, "new", "Ready to learn your backpack; nothing is trained yet."),
-        ([], AT_WORK, "waking", "Waking the engine for your backpack."),
+        ([], AT_WORK, "waking", "Starting the engine for your backpack."),
         ([started(), step(1)], AT_WORK, "training", "Learning your backpack."),
         ([started(), StageChanged(stage="loading", message="Loading it.")], AT_WORK, "training", "Loading it."),
         ([started(), step(1), FINISHED], IDLE, "finished", "Trained on your backpack. All 10 steps are done."),
         ([started(), STOPPED], IDLE, "stopped", "Stopped at step 4 of 10. Resume goes on from there."),
         ([started(), step(1), FAILED], IDLE, "failed", "The disk is full; free some space."),
-        ([started(), step(1), FAILED], AT_WORK, "waking", "Waking the engine for your backpack."),
+        ([started(), step(1), FAILED], AT_WORK, "waking", "Starting the engine for your backpack."),
     ],
 )
 def test_the_sentence_says_what_goes_on(events: list[Event], status: EngineStatus, state: str, words: str) -> None:

@@ -27,7 +27,7 @@ def test_a_folder_pointed_at_fills_the_list_of_bases_now_and_at_the_next_start(
     (place.parent / "other.safetensors").write_bytes(b"no model")
     before = model_folders.offered(context)
     note, dropdown = look(view, context, f"{tmp_path / 'ComfyUI'}\n")
-    assert "1 model found. 1 other there cannot be trained on." in note
+    assert "1 model found. 1 other model there cannot be trained on." in note
     assert isinstance(dropdown, gr.Dropdown)
     assert dropdown.value == "pocket"
     assert model_folders.offered(context) == [*before, ("mine (folder)", str(place))]

@@ -185,10 +185,10 @@ def test_captions_the_model_cannot_hear_to_the_end_are_marked_before_the_start(
     shown = train.show_photos(view, context, values)
     marked = ["caption too long" in tile["warnings"] for tile in shown[view.photos]["photos"]]
     assert marked == [False, True, False]
-    assert f"The caption of {photos[1].name} is longer than the model can hear" in shown[view.notes]
+    assert f"The caption of {photos[1].name} is longer than the model can read" in shown[view.notes]
     assert "The caption is" not in shown[view.notes]
     usual = train.show_photos(view, context, {**values, view.settings["caption"]: "a {subject}" + 40 * " cat"})
-    assert "The caption is longer than the model can hear, so its end is lost; shorten it." in usual[view.notes]
+    assert "The caption is longer than the model can read, so its end is lost; shorten it." in usual[view.notes]
 
 
 def test_doubles_and_small_photos_are_marked_on_their_tiles(
@@ -198,7 +198,7 @@ def test_doubles_and_small_photos_are_marked_on_their_tiles(
     shutil.copy(photos[1], double)
     shown = train.show_photos(view, context, form(view, [photos[1], double], subject="", resolution=512))
     tiles, notes = shown[view.photos], shown[view.notes]
-    assert [tile["warnings"][-1] for tile in tiles["photos"]] == ["small", "nearly a double"]
+    assert [tile["warnings"][-1] for tile in tiles["photos"]] == ["small", "like another one"]
     assert "512 px or more are better" in notes
 
 

@@ -160,7 +160,7 @@ async def _keep_photo(request: Request, workspace: Workspace) -> Response:
     async with request.form(max_files=1) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            return _refusal(say("No file came along; choose it again."), 400)
+            return _refusal(say("No file arrived; choose it again."), 400)
         name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "photo").name)[-80:]
         path = workspace.uploads_dir / secrets.token_hex(12) / name
         try:

@@ -42,7 +42,7 @@ def build(context: AppContext) -> RunsView:
     with gr.Column(elem_classes="card"):
         place = f"<code>{html.escape(str(context.store.runs_dir))}</code>"
         shared = context.tenants.is_shared
-        where = say("Yours alone.") if shared else say("Everything is in one folder: {folder}", folder=place)
+        where = say("Only you see them.") if shared else say("Everything is in one folder: {folder}", folder=place)
         gr.HTML(f'<h2 class="title">{say("Runs")}</h2><p>{where}</p>')
         table = scripted("runs", {"runs": [], "bin": []}, elem_id="runs")
     sides = scripted("sides", NOTHING, elem_id="sides")

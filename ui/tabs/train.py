@@ -358,9 +358,9 @@ def _too_long(context: AppContext, config: TrainingConfig, photos: PhotoSet) -> 
     """What to say of captions that are longer than the base model can hear, by the name of the photo; by "" of the usual one."""
     captions = {"": config.caption, **{photo.name: photo.caption for photo in photos.photos if photo.caption}}
     return {
-        name: say("The caption of {name} is longer than the model can hear, so its end is lost; shorten it.", name=name)
+        name: say("The caption of {name} is longer than the model can read, so its end is lost; shorten it.", name=name)
         if name
-        else say("The caption is longer than the model can hear, so its end is lost; shorten it.")
+        else say("The caption is longer than the model can read, so its end is lost; shorten it.")
         for name, caption in captions.items()
         if is_too_long(config.fill(caption), config.base, context.presets)
     }

@@ -36,7 +36,7 @@ from ui.sentences import engine_notes, is_at_work, sentence, state_under
 from ui.words import later, say, told
 
 WELCOME = later("Nothing is trained yet. Bring 3 to 10 photos to the Train tab, say what it is, and press Train.")
-GO_ON, GO_ON_ANYWAY = later("Go on for so many more steps"), later("Go on anyway for so many more steps")
+GO_ON, GO_ON_ANYWAY = later("Go on for this many more steps"), later("Go on anyway for this many more steps")
 ENDED = ("finished", "stopped")
 OVER = (*ENDED, "failed", "interrupted")
 RESUMABLE = ("stopped", "failed", "interrupted")
