@@ -25,7 +25,7 @@ BASES = {
     "unet has quantization_config": "names code to run",
     "tokenizer has auto_map": "names code to run",
     "text_encoder has an adapter": "would load another model",
-    "text_encoder/config.json is a pipe": "no regular file",
+    "text_encoder/config.json is a pipe": "not a regular file",
     "model_index.json is a pipe": "no readable model_index.json",
     "scheduler/scheduler_config.json is 20,000 deep": "nested too deeply",
     "unet has layers_per_block 1000000000": "impossible value|layers a block",
@@ -37,7 +37,7 @@ BASES = {
     "its vocabulary is empty": "do not fit together|cannot be loaded",
     "the weights of text_encoder are not there": "no weights for its text_encoder",
     "the weights of text_encoder are a torch checkpoint": "is damaged",
-    "the weights of vae are an endless device": "no regular file",
+    "the weights of vae are an endless device": "not a regular file",
     "a weight of text_encoder has another name": "lacks the weight",
     "a weight of text_encoder is of another shape": "does not fit together",
     "a weight of text_encoder is not a number": "weights of its text_encoder are not finite",
@@ -82,7 +82,7 @@ def test_hostile_loras_are_right_or_one_sentence(tmp_path: Path, sentinel: Path)
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        (b"[]", "no list of tensors"),
+        (b"[]", "not a list of tensors"),
         (b"[" * 50_000, "nested too deeply"),
         (b'{"a": 1, "a": 2}', "twice"),
         (b'{"a": {"dtype": "F32", "shape": [1]}}', "no format, shape or place"),

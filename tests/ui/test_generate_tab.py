@@ -230,7 +230,7 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
         ({"run": models.BARE, "prompt": "a {subject}"}, "needs a trained run"),
         ({"prompt": "owl " * 500, "run": "r1"}, "The prompt has 2,000 characters; shorten it"),
         ({"prompt": "an owl", "run": "r1"}, "There is no run r1"),
-        ({"prompt": "an owl", "width": "wide"}, 'width is "wide", which is no whole number'),
+        ({"prompt": "an owl", "width": "wide"}, 'width is "wide", which is not a whole number'),
     ],
 )
 def test_a_mistake_is_a_sentence_and_wakes_no_engine(
@@ -281,7 +281,7 @@ def test_a_grid_of_steps_strengths_and_prompts_is_one_png_that_comes_back_into_t
 @pytest.mark.parametrize(
     ("axes", "sentence"),
     [
-        ({"strengths": "0.5, much"}, 'The strength "much" is no number'),
+        ({"strengths": "0.5, much"}, 'The strength "much" is not a number'),
         ({"strengths": "0.5, 7"}, "strength cannot be 7"),
         ({"checkpoints": MANY, "strengths": ", ".join(f"0.{n}" for n in range(100))}, "would be 40,000 pictures"),
     ],
