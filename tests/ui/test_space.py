@@ -223,7 +223,7 @@ def _status(is_busy: bool) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("files", "sentence"), [({}, "No file came along"), ({"file": ("../../x/ö b?.png", b"data")}, "")]
+    ("files", "sentence"), [({}, "No file arrived"), ({"file": ("../../x/ö b?.png", b"data")}, "")]
 )
 def test_a_bad_upload_is_a_sentence_and_a_name_cannot_lead_away(
     page: Starlette, tenants: VisitorTenants, files: Mapping[str, Any], sentence: str
