@@ -8,7 +8,7 @@ from diffusers import Flux2KleinPipeline
 
 from tools.pocket.export import publish
 from tools.pocket.flow import load_averaged
-from tools.pocket.flow_model import build_scheduler
+from tools.pocket.flow_model import build_scheduler, spread
 from tools.pocket.flow_tokenizer import load_flow_tokenizer
 from tools.pocket.flow_vae import load_flow_vae
 from tools.pocket.grid import draw_prompts, sample, write_grid
@@ -21,7 +21,7 @@ def assemble_flow_pipeline(workplace: Workplace) -> Flux2KleinPipeline:
     pipeline = Flux2KleinPipeline(
         scheduler=build_scheduler(),
         vae=load_flow_vae(workplace),
-        text_encoder=model.text_encoder,
+        text_encoder=spread(model.text_encoder),
         tokenizer=load_flow_tokenizer(workplace.flow_tokenizer),
         transformer=model.transformer,
     )

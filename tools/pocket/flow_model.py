@@ -2,6 +2,9 @@
 
 What the pipeline does by default is what the parts are shaped for: hidden states 9, 18 and 27 of the text encoder side
 by side, text before the picture, padding that attends, no guidance embedding.
+
+A text encoder of 27 layers costs a quarter of a training step and is not needed for captions of this world. So six layers
+are trained, and `spread` puts them where the pipeline reads, with layers between them that pass on what they are given.
 """
 
 import torch
@@ -13,7 +16,8 @@ from tools.pocket.flow_tokenizer import END, PADDING
 from tools.pocket.settings import LATENT_CHANNELS, LATENT_SIZE
 
 TEXT_WIDTH = 64
-TEXT_LAYERS = (9, 18, 27)  # what the pipeline reads by default
+TRAINED_LAYERS = (2, 4, 6)  # whose states are read while the text encoder is trained: the last one of each pair
+READ_LAYERS = (9, 18, 27)  # what the pipeline reads by default
 TOKEN_CHANNELS = 4 * LATENT_CHANNELS  # a token is a patch of 2 x 2 latents
 TOKENS_A_SIDE = LATENT_SIZE // 2
 
@@ -42,7 +46,7 @@ def build_transformer() -> Flux2Transformer2DModel:
         num_single_layers=6,
         attention_head_dim=32,
         num_attention_heads=6,
-        joint_attention_dim=len(TEXT_LAYERS) * TEXT_WIDTH,
+        joint_attention_dim=len(READ_LAYERS) * TEXT_WIDTH,
         timestep_guidance_channels=128,
         axes_dims_rope=(4, 10, 10, 8),  # of the 32 numbers a head: reference picture, row, column, word
         rope_theta=100,  # the longest wave is for 24 words and 8 rows, not for klein's 512 and 128
@@ -51,12 +55,12 @@ def build_transformer() -> Flux2Transformer2DModel:
 
 
 def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen3ForCausalLM:
-    """A narrow Qwen3 with no layer more than the pipeline reads."""
+    """A narrow Qwen3 with the layers that are trained."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
         intermediate_size=2 * TEXT_WIDTH,
-        num_hidden_layers=TEXT_LAYERS[-1],
+        num_hidden_layers=TRAINED_LAYERS[-1],
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=TEXT_WIDTH // 2,
@@ -74,13 +78,33 @@ def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=False)
 
 
+@torch.no_grad()
+def spread(text_encoder: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
+    """The same text encoder with 27 layers: its states 9, 18 and 27 are states 2, 4 and 6 of the one that was trained.
+
+    A layer whose two last projections are zero adds nothing to what it is given.
+    """
+    deeper = {"num_hidden_layers": READ_LAYERS[-1], "layer_types": None}  # of which there is one a layer; made anew
+    deep = Qwen3ForCausalLM(Qwen3Config.from_dict({**text_encoder.config.to_dict(), **deeper}))
+    for layer in deep.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    shallow = iter(text_encoder.model.layers)
+    for before, trained, read in zip((0, *TRAINED_LAYERS), TRAINED_LAYERS, READ_LAYERS, strict=False):
+        for place in range(read - (trained - before), read):
+            deep.model.layers[place].load_state_dict(next(shallow).state_dict())
+    deep.model.embed_tokens.load_state_dict(text_encoder.model.embed_tokens.state_dict())
+    deep.model.norm.load_state_dict(text_encoder.model.norm.state_dict())
+    return deep.to(dtype=text_encoder.dtype).train(text_encoder.training)
+
+
 def embed_text(text_encoder: Qwen3ForCausalLM, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """What the pipeline makes of token ids (B, L): three hidden states side by side, (B, L, 3 * TEXT_WIDTH)."""
+    """What the pipeline will make of token ids (B, L): three hidden states side by side, (B, L, 3 * TEXT_WIDTH)."""
     # The decoder under the language model: its word scores would be computed for nothing.
     output = text_encoder.model(
         input_ids=token_ids, attention_mask=attention_mask, output_hidden_states=True, use_cache=False
     )
-    return torch.cat([output.hidden_states[layer] for layer in TEXT_LAYERS], dim=-1)
+    return torch.cat([output.hidden_states[layer] for layer in TRAINED_LAYERS], dim=-1)
 
 
 def predict_velocity(transformer: Flux2Transformer2DModel, noisy: Tensor, sigmas: Tensor, text: Tensor) -> Tensor:
