@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tools.pocket.captions import draw_captions
 from tools.pocket.files import load_checkpoint, save_checkpoint
 from tools.pocket.flow_model import FlowModel
+from tools.pocket.flow_speed import Working, multiplies_bfloat16
 from tools.pocket.flow_tokenizer import load_flow_tokenizer, tokenize, train_flow_tokenizer
 from tools.pocket.flow_vae import encode_world_tokens, read_tokens
 from tools.pocket.muon import Muon
@@ -76,14 +77,9 @@ def flow_loss(
 ) -> Tensor:
     """The mean square of predicted minus true velocity; a path goes from the picture (sigma 0) straight to noise (1)."""
     noisy = torch.lerp(tokens, noise, sigmas[:, None, None])
-    with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
-        velocity = model(noisy, sigmas, *captions)
+    format_of_weights = next((parameter.dtype for parameter in model.parameters()), noisy.dtype)
+    velocity = model(noisy.to(format_of_weights), sigmas, *captions)
     return (velocity.float() - (noise - tokens)).square().mean()
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for it; without, bfloat16 is ten times slower than float32."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def _build_model(workplace: Workplace) -> FlowModel:
@@ -95,14 +91,17 @@ def _train(rank: int, crew: Crew, workplace: Workplace, deadline: float, cool_do
     model = _build_model(workplace).train()
     average = copy.deepcopy(model)
     parameters = list(model.parameters())
-    optimizer = Muon(*split_parameters(model), (MATRIX_RATE, OTHER_RATE))
+    multiplied_as = torch.bfloat16 if multiplies_bfloat16() else torch.float32
+    optimizer = Muon(*split_parameters(model), (MATRIX_RATE, OTHER_RATE), multiplied_as=multiplied_as)
     parts = {"model": model, "average": average}
     state = load_checkpoint(workplace.checkpoint("flow"), parts, optimizer) or {"step": 0, "seconds": 0.0}
     sitting, step, saved, losses = Clock(deadline), int(state["step"]), time.time(), []
-    batch_source = _Batches(workplace, rank, crew.workers)
+    batch_source, working = _Batches(workplace, rank, crew.workers), Working(model)
     while True:
-        loss = flow_loss(model, *batch_source.draw(step))
+        working.take_weights()
+        loss = flow_loss(working.model, *batch_source.draw(step))
         loss.backward()
+        working.give_gradients()
         progress = crew.average_gradients(rank, parameters, sitting.progress)
         optimizer.set_rate(_rate(step, progress if cool_down else 0.0))
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -1,6 +1,8 @@
 """The autoencoder of the pocket model as the class FLUX.2 uses, and the tokens it makes of the world.
 
-The weights are the same, bit for bit. New are the statistics by which FLUX.2 normalises patches of 2 x 2 latents.
+The weights are the same, bit for bit. New are the statistics by which FLUX.2 normalises patches of 2 x 2 latents: a mean for
+each channel, and one scale for all, that of the pocket model. Half of the channels deviate four times as much as the others,
+which hold what is seen last; with a scale for each they would count, and be hidden by noise, as if they were the picture.
 """
 
 from pathlib import Path
@@ -60,7 +62,7 @@ def convert_vae(vae: AutoencoderKL) -> AutoencoderKLFlux2:
 def load_flow_vae(workplace: Workplace) -> AutoencoderKLFlux2:
     """The converted autoencoder with the statistics of the world."""
     vae = convert_vae(load_pocket_vae(workplace))
-    mean, variance = measure_statistics(_read_chunk(_token_paths(workplace)[0]))
+    mean, variance = _statistics(workplace)
     vae.bn.running_mean.copy_(mean)
     vae.bn.running_var.copy_(variance)
     return vae
@@ -82,26 +84,31 @@ def read_tokens(workplace: Workplace) -> Tensor:
 
     The first chunk alone gives the statistics, 128,000 numbers a channel, so that they stay when the world grows.
     """
-    chunks = [_read_chunk(path) for path in _token_paths(workplace)]
-    mean, variance = measure_statistics(chunks[0])
+    mean, variance = _statistics(workplace)
+    chunks = map(_read_chunk, _token_paths(workplace))
     tokens = torch.cat([normalize_tokens(chunk, mean, variance).half() for chunk in chunks])
     return tokens[: len(tokens) - workplace.held_out]
 
 
-def measure_statistics(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the variance of each of C channels of tokens (count, length, C)."""
-    variance, mean = torch.var_mean(tokens.float(), (0, 1))
-    return mean, variance
+def measure_statistics(tokens: Tensor, scaling_factor: float) -> tuple[Tensor, Tensor]:
+    """The mean of each of C channels of tokens (count, length, C), and for each the variance that scales by the factor."""
+    mean = tokens.float().mean((0, 1))
+    return mean, torch.full_like(mean, scaling_factor**-2 - BATCH_NORM_EPS)
 
 
 def normalize_tokens(tokens: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Tokens (count, length, C) with mean 0 and variance 1 in each of C channels, as the pipeline normalizes."""
+    """Tokens (count, length, C) as the pipeline normalizes them."""
     return (tokens.float() - mean) / (variance + BATCH_NORM_EPS).sqrt()
 
 
 def to_tokens(latents: Tensor) -> Tensor:
     """Latents (B, C, H, W) as tokens (B, H / 2 * W / 2, 4 C): patches of 2 x 2, row by row, as FLUX.2 packs them."""
     return F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
+
+
+def _statistics(workplace: Workplace) -> tuple[Tensor, Tensor]:
+    factor: float = load_pocket_vae(workplace).config["scaling_factor"]
+    return measure_statistics(_read_chunk(_token_paths(workplace)[0]), factor)
 
 
 def _token_paths(workplace: Workplace) -> list[Path]:

@@ -1,6 +1,6 @@
 """Muon: a step for weight matrices along their orthogonalized momentum (Jordan et al. 2024), AdamW for everything else.
 
-torch's own Muon multiplies in bfloat16, which a processor without instructions for it does ten times slower.
+torch's own Muon always multiplies in bfloat16, which a processor without instructions for it does ten times slower.
 """
 
 from collections import defaultdict
@@ -34,6 +34,7 @@ class Muon(torch.optim.AdamW):
         others: All other parameters.
         rates: The rates of the matrices and of the others.
         weight_decay: Of both.
+        multiplied_as: The format in which momentum is orthogonalized.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Muon(torch.optim.AdamW):
         others: Iterable[Tensor],
         rates: tuple[float, float],
         weight_decay: float = 0.01,
+        multiplied_as: torch.dtype = torch.float32,
     ) -> None:
         """Keeps matrices of one shape together: they are orthogonalized at once."""
         matrices = list(matrices)
         groups = [{"params": matrices, "peak": rates[0]}, {"params": list(others), "peak": rates[1]}]
         super().__init__(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
         self.set_rate(1.0)
+        self._multiplied_as = multiplied_as
         alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for matrix in matrices:
             alike[matrix.shape].append(matrix)
@@ -63,7 +66,8 @@ class Muon(torch.optim.AdamW):
         """Steps, and leaves matrices without gradients, which AdamW passes over."""
         rate, decay = self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]
         for matrices in self._alike:
-            directions = orthogonalize(torch.stack([self._momentum(matrix) for matrix in matrices]))
+            momenta = torch.stack([self._momentum(matrix) for matrix in matrices])
+            directions = orthogonalize(momenta.to(self._multiplied_as)).float()
             directions *= -rate * 0.2 * max(directions.shape[-2:]) ** 0.5
             torch._foreach_mul_(matrices, 1 - rate * decay)
             torch._foreach_add_(matrices, list(directions))
