@@ -1,7 +1,8 @@
 """A training of a base model of real size with random weights, on this machine: `python -m benchmarks.real_size sdxl`.
 
-Three photos, one step of APT in bf16 with gradient checkpointing at 512 px, one picture, export and verification. Prints seconds
-and peak memory of each stage, the pages of the model's own files counted once while they are in use. Linux alone tells them.
+Three photos, steps of APT in bf16 with gradient checkpointing, one picture, export, verification, and the file loaded anew.
+Prints seconds and peak memory of each stage, the pages of the model's own files counted once while they are in use. Linux alone
+tells them. Of klein and Z-Image transformer and VAE have their real size, the language model the real width of its states.
 """
 
 import argparse
@@ -22,24 +23,35 @@ from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import ExportReady, StageChanged, StepFinished
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
+from apt_engine.training.watch import Watched
+from benchmarks import flow_shapes
 
 PHOTOS = Path(__file__).resolve().parents[1] / "assets" / "examples" / "teddy_bear"
 DTYPE = torch.bfloat16
+FLOW = ("klein", "z-image")
+_NORMAL = (
+    torch.randn(4_194_301, generator=torch.Generator().manual_seed(0)) * 0.02
+)  # a prime: no two rows of a matrix are alike
 
 
 def make_base(family: str, folder: Path) -> None:
     """Write a model with the shapes of a family, in the layout of diffusers; its pictures are noise."""
     configs = ASSETS / family
-    for part, build in _parts(configs).items():
+    parts = flow_shapes.parts(family) if family in FLOW else _parts(configs)
+    for part, build in parts.items():
         with torch.device("meta"):
             module: Any = build()
         module.to(dtype=DTYPE).to_empty(device="cpu")
         _fill(module)
         module.save_pretrained(folder / part)
-        if part.startswith("text_encoder"):
+        del module  # before the next is made
+        if family not in FLOW and part.startswith("text_encoder"):
             CLIPTokenizer.from_pretrained(TOKENIZER_DIR).save_pretrained(
                 folder / part.replace("text_encoder", "tokenizer")
             )
+    if family in FLOW:
+        flow_shapes.write_rest(family, folder)
+        return
     shutil.copytree(configs / "scheduler", folder / "scheduler")
     shutil.copy(configs / "model_index.json", folder)  # last: what breaks off before is no model
 
@@ -64,9 +76,36 @@ def _fill(module: nn.Module) -> None:
         if name.endswith("position_ids"):
             value.copy_(torch.arange(value.shape[-1])[None])
         elif value.dim() > 1:
-            value.normal_(std=0.02)
+            _fill_matrix(value)
         else:
             value.fill_(0 if name.endswith("bias") else 1)
+
+
+def _fill_matrix(value: torch.Tensor) -> None:
+    """With normal numbers that come again after some four millions: to draw billions takes minutes."""
+    numbers = value.view(-1)
+    for begin in range(0, len(numbers), len(_NORMAL)):
+        part = numbers[begin : begin + len(_NORMAL)]
+        part.copy_(_NORMAL[: len(part)])
+
+
+def layers_seen() -> dict[str, set[str]]:
+    """Of features and of maps, the layers that the tuned pass is held against from now on."""
+    seen: dict[str, set[str]] = {"features": set(), "maps": set()}
+
+    def note(kind: str, method: str) -> None:
+        own = getattr(Watched, method)
+
+        def noting(self: Watched, name: str, value: Any) -> None:
+            if self.is_tuned:
+                seen[kind].add(name)
+            own(self, name, value)
+
+        setattr(Watched, method, noting)
+
+    note("features", "on_features")
+    note("maps", "on_attention")
+    return seen
 
 
 def peak_bytes() -> int:
@@ -79,11 +118,12 @@ def peak_bytes() -> int:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="One step of training of a base model of real size.")
-    parser.add_argument("family", choices=("sd15", "sd2", "sdxl"))
+    parser.add_argument("family", choices=("sd15", "sd2", "sdxl", *FLOW))
     parser.add_argument(
         "--folder", type=Path, default=Path(".bench"), help="model and run are kept there (%(default)s)"
     )
     parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = options.folder / f"{options.family}-random"
@@ -100,7 +140,7 @@ def main() -> None:
             "device": "cpu",
             "dtype": "bf16",
             "gradient_checkpointing": True,
-            "steps": 1,
+            "steps": options.steps,
             "warped_views": 1,
             "sample_every_steps": 0,
             "drift_every_steps": 0,
@@ -108,6 +148,7 @@ def main() -> None:
             "sample_steps": 1,
         }
     )
+    seen = layers_seen()
     store = RunStore(options.folder / "runs")
     photos = read_photos(photos_in(PHOTOS)[:3])
     run = store.create(config, lambda folder: photos.save(folder, config.resolution))
@@ -129,6 +170,9 @@ def main() -> None:
                 end(f"{event.layout}, {event.keys} keys, pixels differ by at most {event.difference:.4f}", stage)
             case _:
                 pass
+    print(
+        f"\n{len(seen['features'])} layers' features and {len(seen['maps'])} layers' maps were seen in the tuned pass."
+    )
 
 
 if __name__ == "__main__":

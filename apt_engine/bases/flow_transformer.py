@@ -49,7 +49,7 @@ class FlowTransformer(FlowNoise, abc.ABC):
         self.device = device
         self.dtype = dtype
         self._pipeline = pipeline
-        self.guests = Guests(device)
+        self.guests = Guests(device, host=pipeline.transformer)  # the language model may be larger
         self._recent_prompts = RecentPrompts()
         parts = ((pipeline.transformer, dtype), (pipeline.text_encoder, dtype), (pipeline.vae, torch.float32))
         for module, as_dtype in parts:

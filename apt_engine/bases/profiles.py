@@ -19,7 +19,7 @@ class Needs:
     """Of a family of base models, in bytes.
 
     Attributes:
-        memory: to train, where it cannot be told from the shapes of a U-Net.
+        memory: to train, where it cannot be told from shapes.
         download: of the base model.
         lora: of a LoRA of rank 16 in fp32: its attention, its feed-forward layers, its convolutions.
     """
@@ -61,14 +61,14 @@ def needs_of(base: str, presets: dict[str, Preset]) -> Needs | None:
 
 
 def denoiser_config(base: str, presets: dict[str, Preset]) -> dict[str, Any]:
-    """The config of a base model's U-Net: its own, or that of its family; empty where it has none, or nothing is known of it."""
-    return _config_of("unet", base, presets)
+    """The config of a base model's denoiser: its own, or that of its family; empty where nothing is known of it."""
+    return _config_of("unet", base, presets) or _config_of("transformer", base, presets)
 
 
 def text_configs(base: str, presets: dict[str, Preset]) -> list[dict[str, Any]]:
-    """Those of its text encoders, found likewise; none where they are no CLIP models."""
+    """Those of its text encoders, found likewise; none where they are of a kind that is not known."""
     found = [_config_of(part, base, presets) for part in ("text_encoder", "text_encoder_2")]
-    return [config for config in found if config.get("model_type") == "clip_text_model"]
+    return [config for config in found if config.get("model_type") in ("clip_text_model", "qwen3")]
 
 
 def folder_of(base: str) -> Path:

@@ -6,11 +6,11 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil  # comes with accelerate
 
-from apt_engine.bases import footprint
+from apt_engine.bases import flow_footprint, footprint
 from apt_engine.bases.hub import is_downloaded
 from apt_engine.bases.profiles import denoiser_config, needs_of, text_configs
 from apt_engine.errors import EngineError
@@ -25,10 +25,10 @@ T = TypeVar("T")
 RUNS_LOOKED_AT = 8
 STEPS_NEEDED = 5  # to tell a pace
 HALF = ("bf16", "fp16")
-LATENT_CELL = 8  # pixels a side, of every Stable Diffusion
+LATENT_CELL = 8  # pixels a side, of all families
 LARGEST_WHOLE = 1024 * 1024  # pixels that go through the VAE at once
 TILE = 512 * 512  # pixels of what goes through where not even that fits
-VAE_NUMBERS = 83_653_863  # of every Stable Diffusion, in fp32
+VAE_NUMBERS = 83_653_863  # of every Stable Diffusion, in fp32; klein's and Z-Image's have 84 million
 VAE_BYTES_PER_PIXEL = 3 * 256 * 4  # measured: three times the widest layer of its last block
 POCKET_SECONDS_PER_STEP = 0.23  # on one core, batch 4, samples in between
 # Without a GPU: a step of Stable Diffusion 1.5 at 512 px, batch 1, all parts of APT, on two cores (benchmarks.single_file).
@@ -88,7 +88,7 @@ def _pace_without_gpu(config: TrainingConfig) -> float | None:
     denoiser = denoiser_config(config.base, load_presets())
     if not denoiser or config.base == "pocket":
         return None
-    work = footprint.weight_numbers(denoiser) / CPU_NUMBERS * config.resolution**2 / CPU_PIXELS
+    work = _shapes(denoiser).weight_numbers(denoiser) / CPU_NUMBERS * config.resolution**2 / CPU_PIXELS
     return CPU_SECONDS * work * config.batch_size * config.accumulate * CPU_CORES / (os.cpu_count() or 1)
 
 
@@ -202,14 +202,22 @@ def memory_of(config: TrainingConfig, *, largest_whole: int = LARGEST_WHOLE) -> 
         is_plain=config.attention == "plain",
         is_checkpointed=config.gradient_checkpointing,
     )
-    resident = footprint.resident_bytes(denoiser, training)
+    shapes = _shapes(denoiser)
+    resident = shapes.resident_bytes(denoiser, training)
     pixels = min(config.resolution**2, largest_whole)
     vae, picture = footprint.FP32 * VAE_NUMBERS, VAE_BYTES_PER_PIXEL * pixels
-    text = training.bytes * sum(map(footprint.text_numbers, text_configs(config.base, load_presets())))
-    step = footprint.step_bytes(denoiser, training)
+    text = training.bytes * sum(map(shapes.text_numbers, text_configs(config.base, load_presets())))
+    step = shapes.step_bytes(denoiser, training)
     if config.device in ("cpu", "mps"):
         return resident + text + vae + max(step, picture)
+    if flow_footprint.is_flow(denoiser):  # which goes out for a language model that does not fit beside it
+        return max(resident + max(step, vae + picture), text)
     return resident + max(step, vae + picture, text)
+
+
+def _shapes(denoiser: footprint.Config) -> Any:
+    """The module that knows such a denoiser."""
+    return flow_footprint if flow_footprint.is_flow(denoiser) else footprint
 
 
 def _pace(config: TrainingConfig, store: RunStore) -> float | None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from apt_engine.bases import guests as guests_module
 from apt_engine.bases import prompts, unet
 from apt_engine.bases.base import PromptStates
 from apt_engine.bases.guests import Guests
@@ -47,6 +48,37 @@ def test_guests_leave_a_device_that_has_a_memory_of_its_own(kind: str, home: str
     guests.dismiss()
     assert text.way == vae.way == [kind, home]
     assert guests.present == ()
+
+
+def test_the_denoiser_goes_out_for_a_guest_that_does_not_fit_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, way in ((7, ["cpu", "cuda"]), (8, [])):  # two numbers in fp32
+        monkeypatch.setattr(guests_module, "free_bytes", lambda _, free=free: free)
+        host, text, vae = Traveler(), Traveler(), Traveler()
+        guests = Guests(torch.device("cuda"), host)
+        guests.invite(text)
+        assert host.way == way[:1]
+        guests.invite(text, vae)
+        guests.dismiss(keep=(vae,))
+        guests.dismiss()
+        assert host.way == way
+        assert text.way == vae.way == ["cuda", "cpu"]
+    monkeypatch.undo()
+    shared = Guests(torch.device("mps"), host := Traveler())
+    shared.invite(Traveler())
+    assert not host.way
+
+
+def test_a_flow_transformer_is_back_before_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for base in (toy_klein(), toy_z_image()):
+        way: list[str] = []
+        monkeypatch.setattr(base.guests, "_home", torch.device("meta"))  # not the device: then there is one to leave
+        monkeypatch.setattr(guests_module, "free_bytes", lambda _: 0)
+        monkeypatch.setattr(base.denoiser, "to", lambda device, way=way: way.append(device.type))
+        monkeypatch.setattr(base.pipeline.text_encoder, "to", lambda _, part=base.pipeline.text_encoder: part)
+        states = base.encode_prompts(["a car"])
+        assert way == ["meta"]
+        base.predict(torch.zeros(1, *base.latent_shape(32, 32)), torch.tensor([5]), states)
+        assert way == ["meta", "cpu"]
 
 
 @pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_xl, toy_klein, toy_z_image])

@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
+from diffusers.training_utils import compute_loss_weighting_for_sd3
 from torch import Tensor
 
 from apt_engine.apt.augment import Warp
@@ -209,6 +210,33 @@ def test_an_exception_inside_a_layer_leaves_no_watching_behind() -> None:
     ones = torch.ones(1, 1, 2, 4)
     torch.nn.functional.scaled_dot_product_attention(ones, ones, ones)
     assert not seen
+
+
+def test_the_loss_of_a_step_is_that_of_diffusers_own_training_script() -> None:
+    """On the same latents, noise and levels; its script says the rest: patches, order of tokens, target, weights of one."""
+    base = tuned_base("klein")
+    result = run(step_of(base, **OFF))
+    batch, stock = result.batch, toy_klein_pipeline()
+    stock.transformer = base.denoiser
+    sigmas = (batch.timesteps / 1000)[:, None, None, None]
+    noisy = (1 - sigmas) * batch.latents + sigmas * batch.noise
+    states, text_ids = stock.encode_prompt(["a photo of a zwx car"] * len(noisy), max_sequence_length=PROMPT_TOKENS)
+    with torch.no_grad():
+        packed = stock.transformer(
+            hidden_states=stock._pack_latents(noisy),
+            timestep=batch.timesteps / 1000,
+            guidance=None,
+            encoder_hidden_states=states,
+            txt_ids=text_ids,
+            img_ids=stock._prepare_latent_ids(noisy),
+            return_dict=False,
+        )[0]
+    prediction = stock._unpack_latents_with_ids(packed, stock._prepare_latent_ids(noisy))
+    weighting = compute_loss_weighting_for_sd3("logit_normal", sigmas)
+    errors = weighting.float() * (prediction.float() - (batch.noise - batch.latents).float()) ** 2
+    theirs = errors.reshape(len(noisy), -1).mean(1).mean()
+    assert theirs > 0.1
+    assert float(result.loss) == pytest.approx(float(theirs), rel=1e-6)
 
 
 @pytest.mark.parametrize("part", ["stabilization", "alignment"])

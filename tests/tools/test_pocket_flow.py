@@ -1,5 +1,6 @@
 """The pocket flow model's recipe, on pieces that need neither its sources nor any training."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -161,19 +162,26 @@ def test_velocity_is_predicted_as_the_pipeline_does(
 
 def test_a_level_is_told_exactly_whatever_the_format_of_the_weights() -> None:
     transformer, told = build_transformer().bfloat16(), []
-    transformer.time_guidance_embed.timestep_embedder.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0]))
-    tokens, text = torch.zeros(2, 64, TOKEN_CHANNELS, dtype=torch.bfloat16), torch.zeros(2, 24, 192, dtype=torch.bfloat16)
+    transformer.time_guidance_embed.timestep_embedder.register_forward_pre_hook(
+        lambda _, inputs: told.append(inputs[0])
+    )
+    tokens, text = (
+        torch.zeros(2, 64, TOKEN_CHANNELS, dtype=torch.bfloat16),
+        torch.zeros(2, 24, 192, dtype=torch.bfloat16),
+    )
     sigmas = torch.tensor([0.9013, 0.3331])
     with torch.no_grad():
         predict_velocity(transformer, tokens, sigmas, text)
     exact = transformer.time_guidance_embed.time_proj(1000 * sigmas)
     assert torch.equal(told[0], exact.bfloat16())
-    assert not torch.allclose(told[0].float(), transformer.time_guidance_embed.time_proj(1000 * sigmas.bfloat16()), atol=0.1)
+    assert not torch.allclose(
+        told[0].float(), transformer.time_guidance_embed.time_proj(1000 * sigmas.bfloat16()), atol=0.1
+    )
 
 
 def test_a_fast_step_has_the_gradients_of_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """In fp32, without a compiler: plain attention, and weights and gradients that go over and come back."""
-    monkeypatch.setattr(flow_speed.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr(transformer_flux2, "dispatch_attention_fn", transformer_flux2.dispatch_attention_fn)
     monkeypatch.setattr(flow_speed, "FORMAT", torch.float32)
     monkeypatch.setattr(flow_speed, "multiplies_bfloat16", lambda: True)

@@ -16,6 +16,7 @@ from tools.pocket.flow_model import FlowModel
 
 FORMAT = torch.bfloat16
 
+
 def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for it; without, bfloat16 is ten times slower than float32."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
@@ -32,10 +33,10 @@ class Working:
 
     def __init__(self, model: FlowModel) -> None:
         """Compiles lazily, at the first step: half a minute."""
-        self._trained = list(model.parameters())
+        self._trained: list[Tensor] = list(model.parameters())
         is_copy = multiplies_bfloat16()
         self.model = copy.deepcopy(model).to(FORMAT) if is_copy else model
-        self._own = list(self.model.parameters()) if is_copy else []
+        self._own: list[Tensor] = list(self.model.parameters()) if is_copy else []
         _compute_plainly(self.model)
 
     @torch.no_grad()
