@@ -1,6 +1,7 @@
-"""`python -m benchmarks.reliability [--only part ...]`: ends of every kind, what is left of a run; writes docs/reliability.md.
+"""`python -m benchmarks.reliability [--only part ... | --long]`: ends of every kind, and what is left of a run.
 
-Each end is a line of `measured.jsonl`, so that parts can be run apart: those of a part that is run anew are replaced.
+It writes docs/reliability.md. Each end is a line of `measured.jsonl`, so that parts can be run apart: those of a
+part that is run anew are replaced.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from benchmarks.reliability import report
+from benchmarks.reliability.long_run import STEPS, long_run
 from benchmarks.reliability.pages import killed_pages
 from benchmarks.reliability.sessions import LOADED, new_run
 from benchmarks.reliability.trials import Bench, Trial, full_disk, killed_at, killed_in_training, signalled
@@ -21,6 +23,7 @@ from tests.photos import draw_photos
 from tests.toy import save_toy_base
 
 MEASURED = Path(__file__).with_name("measured.jsonl")
+MEASURED_LONG = Path(__file__).with_name("long.jsonl")
 SHORT = {"steps": 4, "sample_every_steps": 2, "drift_every_steps": 2}
 # What is made of a part: from a folder, the toy and photos.
 PARTS: dict[str, Callable[[Path, Path, Path, int], Iterator[Trial]]] = {
@@ -52,9 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Ends of every kind, and what is left of a run.")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts; all unless given")
     parser.add_argument("--count", type=int, default=0, help="so many kills in each part, in place of the usual number")
+    parser.add_argument("--long", type=int, nargs="?", const=STEPS, help=f"a run of so many steps instead ({STEPS:,})")
+    parser.add_argument("--folder", type=Path, help="for --long: where it lies, so that it can be gone on with")
     parser.add_argument("--dry", action="store_true", help="print what came of it, and keep nothing")
     options = parser.parse_args(arguments)
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if options.long:
+        return _long(options.folder, options.long)
     if "page" in options.only:
         LOADED.append("ui.layout")
     defects = 0
@@ -73,6 +80,17 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.dry:
         report.write(_kept())
     return int(defects > 0)
+
+
+def _long(folder: Path | None, steps: int) -> int:
+    """The long run, and its table; 0 if it was finished."""
+    with tempfile.TemporaryDirectory() as other:
+        place = folder or Path(other)
+        place.mkdir(parents=True, exist_ok=True)
+        rows = list(long_run(place, save_toy_base(place / "toy"), draw_photos(place / "photos"), steps))
+    MEASURED_LONG.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report.write_long(rows)
+    return int(rows[0]["state"] != "finished")
 
 
 def _kept() -> list[dict[str, object]]:

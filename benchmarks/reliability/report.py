@@ -2,12 +2,15 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reliability import long_run
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- ends -->", "<!-- /ends -->"
+BEGIN_LONG, END_LONG = "<!-- long -->", "<!-- /long -->"
 HEADS = ("how often", "announced and lost", "not as undisturbed", "stuck", "seconds, median", "at most")
 
 
@@ -33,6 +36,11 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 def write(rows: Iterable[Mapping[str, Any]]) -> None:
     """Put the table into the page."""
     between(PAGE, BEGIN, END, table(rows))
+
+
+def write_long(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put the table of the long run into the page."""
+    between(PAGE, BEGIN_LONG, END_LONG, long_run.table(rows))
 
 
 def between(page: Path, begin: str, end: str, text: str) -> None:

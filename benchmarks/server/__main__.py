@@ -18,7 +18,7 @@ from tests.toy import save_toy_base
 
 MEASURED = Path(__file__).with_name("measured.jsonl")
 BEGIN, END = "<!-- server -->", "<!-- /server -->"
-COUNTS = {"joins": 200, "pages": 10_000, "steps": 50_000}
+COUNTS = {"joins": 200, "pages": 10_000, "passers-by": 10_000}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The running app, attacked and loaded.")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts; all unless given")
     parser.add_argument(
-        "--count", type=int, default=0, help="so many joins, page loads or steps, in place of the usual number"
+        "--count", type=int, default=0, help="so many orders, page loads or requests, in place of the usual number"
     )
     options = parser.parse_args(arguments)
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -77,9 +77,9 @@ def _pages(place: Path, count: int) -> Iterator[Row]:
             yield loads.page_loads(mode, count or COUNTS["pages"])
 
 
-def _steps(place: Path, count: int) -> Iterator[Row]:
-    base, photos = save_toy_base(place / "toy"), draw_photos(place / "photos")
-    yield from loads.long_run(place, base, photos, count or COUNTS["steps"])
+def _passers_by(place: Path, count: int) -> Iterator[Row]:
+    with started("Space", place) as mode:
+        yield loads.passers_by(mode, count or COUNTS["passers-by"])
 
 
 def _canary(place: Path, _count: int) -> Iterator[Row]:
@@ -90,8 +90,8 @@ PARTS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "attacks": _attacks,
     "joins": _joins,
     "pages": _pages,
+    "passers-by": _passers_by,
     "canary": _canary,
-    "steps": _steps,
 }
 
 

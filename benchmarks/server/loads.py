@@ -1,26 +1,24 @@
-"""What the app's memory does under load, what a long run does to it, and where a secret of its environment goes."""
+"""What the app's memory does under load, and where a secret of its environment goes."""
 
 import json
 import shutil
 import statistics
-import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from apt_engine.runs.history import summarize
-from apt_engine.runs.run import Run
 from benchmarks.reliability.sessions import new_run
 from benchmarks.server.modes import Mode, Row
 from tests.fake_hub import NAME, FakeHub, serve
 from tools.browser import serving
 
 PROMPT = 200_000  # characters
-SECONDS_BETWEEN_LOOKS = 1.0
+ASKED_IN_PASSING = ("", "/pulse?run=", "/gradio_api/file=/etc/passwd", "/export/r1/zip", "/log", "/theme.css")
 CANARY = "hf_canary0123456789abcdefghijklmnop"
 
 
@@ -46,10 +44,28 @@ def joins(mode: Mode, count: int) -> Row:
 
 def page_loads(mode: Mode, count: int) -> Row:
     """The page itself, again and again; on a Space each time by somebody who keeps no cookie."""
+    return _asked(mode, "page loads", count, lambda _: ("GET", "/", b""))
+
+
+def passers_by(mode: Mode, count: int) -> Row:
+    """On a Space: what a page asks for, and orders, each by somebody who keeps no cookie."""
+    order = {"data": [], "fn_index": 0, "event_data": None}
+
+    def wanted(number: int) -> tuple[str, str, bytes]:
+        if number % len(ASKED_IN_PASSING):
+            return "GET", ASKED_IN_PASSING[number % len(ASKED_IN_PASSING)], b""
+        return "POST", "/gradio_api/queue/join", json.dumps({**order, "session_hash": f"s{number}"}).encode()
+
+    return _asked(mode, "requests without a cookie: orders, pulse, files, exports", count, wanted)
+
+
+def _asked(mode: Mode, what: str, count: int, wanted: Callable[[int], tuple[str, str, bytes]]) -> Row:
     process, seen, statuses = psutil.Process(mode.process.pid), list[float](), Counter[int]()
     before = 0.0
+    headers = {} if mode.name == "Space" else mode.headers
     for number in range(count):
-        mode.wire.request("GET", "/", headers={} if mode.name == "Space" else mode.headers)
+        method, path, body = wanted(number)
+        mode.wire.request(method, path, body, {**headers, "Content-Type": "application/json"})
         reply = mode.wire.getresponse()
         reply.read()
         statuses[reply.status] += 1
@@ -57,33 +73,7 @@ def page_loads(mode: Mode, count: int) -> Row:
             before = process.memory_info().rss / 1e6
         elif number % 50 == 0 and before:
             seen.append(process.memory_info().rss / 1e6)
-    return _memory(mode.name, "page loads", count, before, seen, statuses)
-
-
-def long_run(folder: Path, base: Path, photos: Path, steps: int) -> Iterator[Row]:
-    """A run of the toy with samples, while two pages are opened anew again and again: memory and handles of page and engine."""
-    data_dir = folder / "long" / "data"
-    often = {"save_every_steps": max(10, steps // 100), "sample_every_steps": max(10, steps // 200)}
-    run = new_run(data_dir, base, photos, steps=steps, drift_every_steps=0, stop="never", **often)
-    (data_dir / "line.json").write_text(json.dumps([run.id]), encoding="utf-8")
-    with serving(data_dir) as (address, app):
-        is_over = threading.Event()
-        pages = [threading.Thread(target=_reload, args=(address, run, is_over)) for _ in range(2)]
-        for page in pages:
-            page.start()
-        looks: dict[str, list[tuple[float, int]]] = {"page": [], "engine": []}
-        while summarize(run).state not in ("finished", "failed"):
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            if summarize(run).step > steps * 0.05:
-                _look(psutil.Process(app.pid), looks)
-        is_over.set()
-        for page in pages:
-            page.join()
-    state = summarize(run)
-    for name, found in looks.items():
-        what = f"{state.step:,} steps, two pages reloading: {name}"
-        row = _memory("local", what, len(found), found[0][0], [memory for memory, _ in found], Counter())
-        yield {**row, "handles": [handles for _, handles in found][:: max(1, len(found) // 10)], "state": state.state}
+    return _memory(mode.name, what, count, before, seen, statuses)
 
 
 def canary(folder: Path, base: Path, photos: Path) -> Row:
@@ -114,24 +104,6 @@ def canary(folder: Path, base: Path, photos: Path) -> Row:
         "broken": 0,
         "files": [str(path) for path in files],
     }
-
-
-def _reload(address: str, run: Run, is_over: threading.Event) -> None:
-    while not is_over.wait(0.5):
-        for path in ("", f"pulse?run={run.id}"):
-            try:
-                urllib.request.urlopen(address + path, timeout=60).read()
-            except OSError:
-                time.sleep(1)
-
-
-def _look(app: psutil.Process, looks: dict[str, list[tuple[float, int]]]) -> None:
-    try:
-        children = [child for child in app.children() if "worker_process" in " ".join(child.cmdline())]
-        for name, process in (("page", app), ("engine", children[0])):
-            looks[name].append((process.memory_info().rss / 1e6, process.num_fds()))
-    except (psutil.Error, IndexError):
-        pass
 
 
 def _memory(mode: str, what: str, count: int, before: float, seen: list[float], statuses: Counter[int]) -> Row:

@@ -1,5 +1,6 @@
 """A short version of `benchmarks.reliability`, and whether it would notice what it is there for."""
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from apt_engine.runs.run import Run
 from benchmarks.reliability import report, trials
 from benchmarks.reliability.judge import differences, lost
+from benchmarks.reliability.long_run import described, table
 from benchmarks.reliability.sessions import new_run
 from benchmarks.reliability.trials import Bench, full_disk, killed_at, killed_in_training
 
@@ -60,3 +62,21 @@ def test_the_table_counts_each_kind() -> None:
     trial = trials.Trial(kind="signals", name="TERM", seconds=1.0)
     rows = [vars(trial), {**vars(trial), "seconds": 3.0, "lost": ["x"]}]
     assert report.table(rows).splitlines()[-1] == "| signals | 2 | 1 | 0 | 0 | 2.0 | 3.0 |"
+
+
+def test_the_slope_of_a_long_run_has_an_interval_that_knows_flat_from_rising() -> None:
+    numbers = random.Random(0)
+    flat = [(10 * look, 100 + numbers.gauss(0, 1)) for look in range(2400)]
+    rising = [(step, value + step * 1e-3) for step, value in flat]
+    level = described(flat)
+    assert (level["looks"], level["spread"]) == (2400, pytest.approx(1, abs=0.1))
+    slope, low, high = level["slope"]
+    assert low < 0 < high
+    assert low < slope < high
+    slope, low, high = described(rising)["slope"]
+    assert (slope, low > 9, high < 11) == (pytest.approx(10, abs=0.1), True, True)
+    row = {**level, "name": "page, megabytes", "steps": 24_000, "state": "finished", "samples": 8, "loads": 3}
+    told = table([{**row, "processes": 1}]).splitlines()
+    assert told[0].startswith("24,000 steps of the toy with 8 samples (finished), 3 loads")
+    assert told[-1].startswith("| page, MB | 1 | 2,400 | ")
+    assert told[-1].endswith(" to 0.047) |")
