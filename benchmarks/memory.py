@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from apt_engine.bases import footprint
 from apt_engine.bases.base import PromptStates
 from apt_engine.bases.checkpoints import ASSETS
+from apt_engine.bases.quantized import PackedLinear, pack
 from apt_engine.lora import adapter
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import LatentSource, View
@@ -104,6 +105,7 @@ class Setting:
     rank: int = 16
     is_half: bool = True
     is_checkpointed: bool = False
+    precision: str = "full"
     trained: tuple[str, ...] = ("attention",)
 
 
@@ -116,16 +118,21 @@ PLANNED = {
     "SD 2.1, 768 px, checkpointing, batch 4": Setting(unet=_family("sd2"), side=96, is_checkpointed=True, batch=4),
     "SDXL, 1024 px": Setting(unet=SDXL),
     "SDXL, 1024 px, checkpointing": Setting(unet=SDXL, is_checkpointed=True),
+    "SDXL, 1024 px, checkpointing, 8 bits": Setting(unet=SDXL, is_checkpointed=True, precision="8bit"),
+    "SDXL, 1024 px, checkpointing, 4 bits": Setting(unet=SDXL, is_checkpointed=True, precision="4bit"),
+    "SDXL, 1024 px, 4 bits": Setting(unet=SDXL, precision="4bit"),
+    "SD 1.5, 512 px, 8 bits": Setting(unet=SD15, precision="8bit"),
 }
 
 
 @dataclass(frozen=True)
 class Phases:
-    """Peaks in bytes; weights, LoRA and AdamW's moments left out."""
+    """Peaks in bytes; weights, LoRA and AdamW's moments left out. `frozen` are the bytes of the base model's weights."""
 
     forward: int
     backward: int
     optimizer: int
+    frozen: int
 
 
 def measure(setting: Setting) -> Phases:
@@ -151,7 +158,8 @@ def measure(setting: Setting) -> Phases:
         torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
         optimizer.step()
     forward, backward_peak = marks
-    return Phases(forward, backward_peak, alive.peak)
+    frozen = sum(tensor.nbytes for tensor in step.parameters if not tensor.requires_grad)
+    return Phases(forward, backward_peak, alive.peak, frozen)
 
 
 def _step_of(setting: Setting, mode: FakeTensorMode) -> NumberlessStep:
@@ -175,6 +183,11 @@ def _step_of(setting: Setting, mode: FakeTensorMode) -> NumberlessStep:
             module.register_parameter(name, nn.Parameter(stand_in, requires_grad=is_trained))
         if isinstance(module, nn.GroupNorm | nn.LayerNorm) and setting.is_half:
             setattr(module, "forward", _norm_in_fp32(module))  # noqa: B010  # that it may be replaced is not typed
+    if setting.precision != "full":
+        # The first one makes the library's table, which must have numbers.
+        PackedLinear(nn.Linear(64, 64), torch.device("cpu"), setting.precision)
+        with mode:
+            pack(net, torch.device("cpu"), setting.precision)
     base: Any = HalfBase(net, "cpu")  # a step asks a base for no more
     base.dtype = frozen
     side = setting.side or setting.unet["sample_size"]
@@ -216,13 +229,12 @@ def held(setting: Setting) -> tuple[int, int]:
     """Bytes told before the start, and counted: all that is there at once at the most, in a plain step."""
     with torch.device("meta"):
         net = UNet2DConditionModel(**setting.unet)
-    frozen = sum(parameter.numel() for parameter in net.parameters())
     adapter.attach(
         net, setting.rank, float(setting.rank), tuple(e for kind in setting.trained for e in ENDINGS[kind]), 0
     )
     trained = sum(parameter.numel() for parameter in adapter.trainable_parameters(net).values())
     phases = measure(dataclasses.replace(setting, part="plain"))
-    resident = frozen * (2 if setting.is_half else 4) + 12 * trained
+    resident = phases.frozen + 12 * trained
     side = setting.side or setting.unet["sample_size"]
     training = footprint.Training(
         height=side,
@@ -233,6 +245,7 @@ def held(setting: Setting) -> tuple[int, int]:
         convolutions="convolutions" in setting.trained,
         is_half=setting.is_half,
         is_checkpointed=setting.is_checkpointed,
+        precision=setting.precision,
     )
     unet = dict(net.config)
     told = footprint.resident_bytes(unet, training) + footprint.step_bytes(unet, training)

@@ -12,6 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from apt_engine.bases.checkpoints import ASSETS
 from apt_engine.bases.original_layout import original_tensors
 
+FORMATS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
+
 
 def save_original(
     path: Path, pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, *, has_vae: bool = True
@@ -40,33 +42,57 @@ def real_tensors(family: str) -> dict[str, Tensor]:
     return original_tensors(unet, vae, encoder, second)
 
 
-def write_random(path: Path, tensors: dict[str, Tensor], seed: int = 0) -> Path:
-    """A file of real shapes in fp16 with small random numbers, as a model has before it was trained: ones in its norms."""
+def published_tensors(family: str) -> dict[str, Tensor]:
+    """The same and what published files of SD 1.5 and SDXL hold beside it, which no part needs: 1,131 and 2,515 keys."""
+    tensors = real_tensors(family)
+    prefix = {"sd15": "cond_stage_model", "sdxl": "conditioner.embedders.0"}.get(family)
+    if prefix:
+        places = torch.empty(1, 77, dtype=torch.int64, device="meta")
+        tensors[f"{prefix}.transformer.text_model.embeddings.position_ids"] = places
+    if family == "sdxl":
+        tensors["conditioner.embedders.1.model.logit_scale"] = torch.empty((), device="meta")
+    return tensors
+
+
+def write_random(path: Path, tensors: dict[str, Tensor], seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
+    """A file of real shapes with small random numbers, as a model has before it was trained: ones in its norms.
+
+    One tensor is made and written after the other.
+    """
     generator = torch.Generator().manual_seed(seed)
-    made: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if tensor.ndim > 1:
-            scale = tensor[0].numel() ** -0.5
-            made[name] = (torch.randn(tensor.shape, generator=generator) * scale).half()
-        else:
-            made[name] = torch.full(tensor.shape, float(name.endswith("weight")), dtype=torch.float16)
-    save_file(made, path)
+    with path.open("wb") as file:
+        file.write(_header(tensors, dtype))
+        for name, tensor in tensors.items():
+            made = _random(name, tensor, generator, dtype)
+            file.write(made.contiguous().flatten().view(torch.uint8).numpy().data)
     return path
+
+
+def _random(name: str, tensor: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    if not tensor.is_floating_point():
+        return torch.arange(tensor.shape[-1], dtype=tensor.dtype)
+    if tensor.ndim > 1:
+        return (torch.randn(tensor.shape, generator=generator) * tensor[0].numel() ** -0.5).to(dtype)
+    return torch.full(tensor.shape or (1,), float(name.endswith("weight")), dtype=dtype)
+
+
+def _header(tensors: dict[str, Tensor], dtype: torch.dtype, metadata: dict[str, str] | None = None) -> bytes:
+    """How a safetensors file of these begins; whole numbers stay what they are."""
+    entries: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    place = 0
+    for name, tensor in tensors.items():
+        kind, size = (FORMATS[dtype], dtype.itemsize) if tensor.is_floating_point() else ("I64", 8)
+        offsets = [place, place := place + size * tensor.numel()]
+        entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": offsets}
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
 
 
 def write_empty(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
     """A file of real shapes in fp16 that takes no room: all its numbers are holes, zeros."""
-    entries: dict[str, object] = {"__metadata__": metadata} if metadata else {}
-    place = 0
-    for name, tensor in tensors.items():
-        entries[name] = {
-            "dtype": "F16",
-            "shape": list(tensor.shape),
-            "data_offsets": [place, place := place + 2 * tensor.numel()],
-        }
-    header = json.dumps(entries).encode()
-    header += b" " * (-len(header) % 8)
+    header = _header(tensors, torch.float16, metadata)
     with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + place)
+        file.write(header)
+        file.truncate(len(header) + sum(2 * tensor.numel() for tensor in tensors.values()))
     return path

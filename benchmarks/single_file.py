@@ -16,15 +16,19 @@ import torch
 from PIL import Image
 
 from apt_engine.bases.profiles import build_config
+from apt_engine.bases.registry import load_base
 from apt_engine.jobs.session import train
 from apt_engine.lora import files
+from apt_engine.lora.about import ExportInfo
+from apt_engine.lora.merged import export_merged
 from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import RunFinished, StageChanged
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import load_presets
-from benchmarks.original_layout import real_tensors, write_random
+from benchmarks.original_layout import published_tensors, write_random
 
 SECONDS_BETWEEN_LOOKS = 0.05
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Phases:
@@ -65,17 +69,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.single_file", description=__doc__)
     parser.add_argument("--family", default="sd15", choices=("sd15", "sd2", "sdxl"))
     parser.add_argument("--resolution", type=int, default=512)
-    parser.add_argument("--dtype", default="bf16", choices=("fp32", "bf16"))
+    parser.add_argument("--dtype", default="bf16", choices=("fp32", "bf16"), help="of the file, and computed in")
+    parser.add_argument("--folder", type=Path, help="where file and run are written, and deleted (a temporary folder)")
     options = parser.parse_args()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=options.folder) as folder:
         _measure(Path(folder), options)
 
 
 def _measure(folder: Path, options: argparse.Namespace) -> None:
     phases = Phases()
     phases.begin("writing")
-    tensors = real_tensors(options.family)
-    path = write_random(folder / "model.safetensors", tensors)
+    tensors = published_tensors(options.family)
+    path = write_random(folder / "model.safetensors", tensors, dtype=DTYPES[options.dtype])
     print(f"{len(tensors):,} keys, {path.stat().st_size / 1e9:.2f} GB")
     (folder / "photos").mkdir()
     for number in range(3):
@@ -88,6 +93,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> None:
         "gradient_checkpointing": True,
         "warped_views": 1,
         "sample_every_steps": 0,
+        "drift_every_steps": 0,
         "sample_prompts": [],
         "check_every_steps": 0,
     }
@@ -102,11 +108,12 @@ def _measure(folder: Path, options: argparse.Namespace) -> None:
         if isinstance(event, RunFinished):
             print(event.reason)
     phases.begin("reload")
-    from apt_engine.bases.registry import load_base
-
     base = load_base(config.base, device="cpu", dtype=options.dtype)
     files.load(base, next((run.path / "exports").glob("*[0-9].safetensors")))
-    del base
+    phases.begin("merging")
+    merged = folder / "merged.safetensors"
+    export_merged(base, merged, ExportInfo(name="thing", resolution=options.resolution, trigger_phrase="thing"))
+    print(f"merged: {merged.stat().st_size / 1e9:.2f} GB")
     phases.end()
 
 

@@ -136,8 +136,8 @@ class NumberlessStep(AdaptiveStep):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All of the denoiser's, trained or not."""
-        return list(self._base.denoiser.parameters())
+        """All of the denoiser's, trained or not, and what packed weights are kept in."""
+        return [*self._base.denoiser.parameters(), *self._base.denoiser.buffers()]
 
     def _fetch(self, tally: Tally, prior_loss: Tensor, norm: Tensor) -> list[Tensor]:
         del tally, prior_loss, norm

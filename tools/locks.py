@@ -63,16 +63,19 @@ def make() -> int:
     torch = APP.with_name("torch.in")
     torch.write_text(f"{TORCH}\n", encoding="utf-8")
     try:
-        whole = _compile([str(wishes), str(torch), *every])
-        names = {name for name, _ in pins(whole) if WITH_TORCH.match(name)}
-        hidden = [part for name in sorted(names) for part in ("--no-emit-package", name)]
-        APP.write_text(_compile([str(wishes), str(torch), *every, *hidden]), encoding="utf-8")
+        APP.write_text(_without_torch([str(wishes), str(torch), *every]), encoding="utf-8")
         TORCH_LOCK.write_text(_compile([str(torch), "-c", str(APP), *every]), encoding="utf-8")
-        tests = [str(ROOT / "requirements-test.txt"), "-c", str(APP), *every]
-        TEST.write_text(_compile(tests), encoding="utf-8")
+        tests = [str(ROOT / "requirements-test.txt"), "-c", str(APP), "-c", str(TORCH_LOCK), *every]
+        TEST.write_text(_without_torch(tests), encoding="utf-8")
     finally:
         torch.unlink()
     return 0
+
+
+def _without_torch(arguments: list[str]) -> str:
+    """A lock that leaves out torch and what it runs on."""
+    names = {name for name, _ in pins(_compile(arguments)) if WITH_TORCH.match(name)}
+    return _compile([*arguments, *(part for name in sorted(names) for part in ("--no-emit-package", name))])
 
 
 def pins(lock: str) -> Iterator[tuple[str, Requirement]]:

@@ -101,7 +101,7 @@ class KohyaNames:
         prediction: what is predicted, in that specification's words.
         layer: from the denoiser's name of a layer to the one in files, dots still in it.
         checkpoint: all tensors of the whole model, by their names in the original layout of checkpoints; the denoiser without
-            a LoRA.
+            a LoRA. Told `join`, it says what becomes of matrices that the file has as one.
         weight: from the denoiser's name of a layer to that of its weight in there.
         read: diffusers' own reader: a pair, weights and alphas, of a file's tensors, which it may empty.
     """
@@ -109,7 +109,7 @@ class KohyaNames:
     base_model_version: str
     prediction: str
     layer: Callable[[str], str]
-    checkpoint: Callable[[], dict[str, Tensor]]
+    checkpoint: Callable[..., dict[str, Any]]
     weight: Callable[[str], str]
     read: Callable[[dict[str, Tensor]], Any]
 
@@ -162,15 +162,17 @@ class BaseModel(Protocol):
     device: torch.device
     dtype: torch.dtype  # what the denoiser computes in
     size_multiple: int  # pictures must be a multiple of this many pixels
+    notices: list[str]  # what it had to do otherwise, as sentences; whoever passes them on empties it
     samplers: tuple[str, ...]  # those of `settings.sampling.SAMPLERS` that fit, the family's own first
 
     @classmethod
     def load(
-        cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+        cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str, precision: str
     ) -> "BaseModel":
         """Load a folder, or a checkpoint in one file where the family has such.
 
         Raises:
+            ConfigError: the family cannot be kept in that precision.
             OSError, ValueError, KeyError, TypeError, RuntimeError: as diffusers raises them; `registry.load_base` turns them
                 into sentences.
         """

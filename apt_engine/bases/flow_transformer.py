@@ -29,7 +29,7 @@ from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.flow import FlowNoise, shift_for
 from apt_engine.bases.guests import Guests
 from apt_engine.bases.prompts import RecentPrompts
-from apt_engine.errors import BaseModelError
+from apt_engine.errors import BaseModelError, ConfigError
 
 MOST_PROMPT_TOKENS = 512  # of each prompt, template and padding included
 PATCH = 2  # latent cells of the VAE a side that make one token, and one cell of ours
@@ -50,6 +50,7 @@ class FlowTransformer(FlowNoise, abc.ABC):
         self.dtype = dtype
         self._pipeline = pipeline
         self.guests = Guests(device, host=pipeline.transformer)  # the language model may be larger
+        self.notices: list[str] = []
         self._recent_prompts = RecentPrompts()
         parts = ((pipeline.transformer, dtype), (pipeline.text_encoder, dtype), (pipeline.vae, torch.float32))
         for module, as_dtype in parts:
@@ -70,7 +71,12 @@ class FlowTransformer(FlowNoise, abc.ABC):
         device: torch.device,
         dtype: torch.dtype,
         attention: str,  # noqa: ARG003  # fused alone can be watched
+        precision: str,
     ) -> Self:
+        if precision != "full":
+            raise ConfigError(
+                f"{name} cannot be kept in {precision}, only Stable Diffusion can; set base_precision to full."
+            )
         assert not isinstance(source, SingleFile)  # none is told to be of such a family
         transformer = cls.transformer_class.from_pretrained(
             source, subfolder="transformer", dtype=dtype, use_safetensors=True

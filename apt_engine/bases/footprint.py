@@ -14,6 +14,8 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
+from apt_engine.bases.precision import BITS, BLOCKS
+
 FP32, HALF = 4, 2  # bytes
 TOKENS = 77  # of a prompt
 Config = dict[str, Any]  # of a part, as diffusers and transformers write them
@@ -31,6 +33,7 @@ class Training:
         is_half: whether the U-Net computes in half precision.
         is_plain: whether attention forms whole maps instead of going through them piece by piece.
         is_checkpointed: whether backward computes the insides of each block again.
+        precision: how the weights of attention blocks are kept: full, 8bit or 4bit.
     """
 
     height: int
@@ -42,6 +45,7 @@ class Training:
     is_half: bool = True
     is_plain: bool = False
     is_checkpointed: bool = False
+    precision: str = "full"
 
     @property
     def bytes(self) -> int:
@@ -106,6 +110,12 @@ class Transformer:
         c = self.channels
         block = 18 * c * c + 2 * c * self.words + 17 * c  # attentions, feed-forward, norms
         return 2 * c * c + 4 * c + self.depth * block
+
+    @property
+    def packed(self) -> int:
+        """How many of them are in linear layers, and so may be packed."""
+        c = self.channels
+        return 2 * c * c * self.is_linear + self.depth * (18 * c * c + 2 * c * self.words)
 
     def lora(self, training: Training) -> int:
         """Numbers of its LoRA."""
@@ -227,7 +237,17 @@ def lora_numbers(unet: Config, training: Training) -> int:
 
 def resident_bytes(unet: Config, training: Training) -> int:
     """What is there all through a training: the frozen weights, and in fp32 the LoRA with AdamW's two moments."""
-    return training.bytes * weight_numbers(unet) + 3 * FP32 * lora_numbers(unet, training)
+    return weight_bytes(unet, training) + 3 * FP32 * lora_numbers(unet, training)
+
+
+def weight_bytes(unet: Config, training: Training) -> int:
+    """Of a U-Net's frozen weights as they are kept."""
+    whole = weight_numbers(unet)
+    if training.precision == "full":
+        return training.bytes * whole
+    packed = sum(block.packed for block in blocks_of(unet) if isinstance(block, Transformer))
+    bits, block = BITS[training.precision], BLOCKS[training.precision]
+    return training.bytes * (whole - packed) + packed * bits // 8 + packed * FP32 // block
 
 
 def step_bytes(unet: Config, training: Training) -> int:
@@ -239,14 +259,21 @@ def step_bytes(unet: Config, training: Training) -> int:
         )  # before it none needs a gradient
         ending = training.positions(1) * unet["block_out_channels"][0] * (2 * FP32 + training.bytes)
         kept = ending + sum(block.kept(training) for block in blocks[first:])
-        return training.batch * kept + lora_numbers(unet, training) * (FP32 + HALF * training.is_half)
+        lora = lora_numbers(unet, training) * (FP32 + HALF * training.is_half)
+        return training.batch * kept + lora + _made_whole(blocks, training)
     # A block that is computed again stands beside the entrances of those before it and the gradients of those behind it.
     before = list(itertools.accumulate(block.entrance(training) for block in blocks))
     behind = list(itertools.accumulate(FP32 * block.lora(training) for block in reversed(blocks)))[::-1]
-    return max(
+    return _made_whole(blocks, training) + max(
         training.batch * (entrances + block.piece(training)) + gradients
         for entrances, block, gradients in zip(before, blocks, behind, strict=True)
     )
+
+
+def _made_whole(blocks: list[Block], training: Training) -> int:
+    """Bytes of the largest packed weight, a feed-forward layer's, when its layer computes."""
+    widest = max((block.channels for block in blocks if isinstance(block, Transformer)), default=0)
+    return 8 * widest * widest * training.bytes * (training.precision != "full")
 
 
 def _each(value: int | list[int] | tuple[int, ...], count: int) -> list[int]:

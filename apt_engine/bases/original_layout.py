@@ -1,6 +1,8 @@
 """The layout of checkpoints in one file: the names that the original programs give to layers, from diffusers' own."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,10 +32,38 @@ UPSAMPLER = "upsampler."
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def checkpoint_of(pipeline: Any, prediction_type: str) -> dict[str, Tensor]:
-    """All parts of a pipeline as one file has them; an XL model that predicts velocities is marked as ComfyUI knows them."""
+@dataclass(frozen=True)
+class Stack:
+    """Matrices that a file has as one below the other; they are copied when it is made, and not before."""
+
+    parts: list[Tensor]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all of them."""
+        return (sum(len(part) for part in self.parts), *self.parts[0].shape[1:])
+
+    def numel(self) -> int:
+        """Numbers in all of them."""
+        return sum(part.numel() for part in self.parts)
+
+    def made(self) -> Tensor:
+        """One tensor of all."""
+        return torch.cat(self.parts)
+
+
+def checkpoint_of(
+    pipeline: Any, prediction_type: str, join: Callable[[list[Tensor]], Any] = torch.cat
+) -> dict[str, Any]:
+    """All parts of a pipeline as one file has them; an XL model that predicts velocities is marked as ComfyUI knows them.
+
+    Args:
+        pipeline: of diffusers.
+        prediction_type: epsilon or v_prediction.
+        join: what becomes of matrices that a file has as one; a `Stack` takes no memory.
+    """
     second = getattr(pipeline, "text_encoder_2", None)
-    tensors = original_tensors(pipeline.unet, pipeline.vae, pipeline.text_encoder, second)
+    tensors = original_tensors(pipeline.unet, pipeline.vae, pipeline.text_encoder, second, join)
     is_marked = second is not None and prediction_type == "v_prediction"
     return {**tensors, **({VELOCITY_MARK: torch.zeros(0)} if is_marked else {})}
 
@@ -44,16 +74,20 @@ def weight_in_checkpoint(layer: str, layers_per_block: int) -> str:
 
 
 def original_tensors(
-    unet: UNet2DConditionModel, vae: AutoencoderKL | None, encoder: nn.Module, encoder_2: nn.Module | None = None
-) -> dict[str, Tensor]:
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL | None,
+    encoder: nn.Module,
+    encoder_2: nn.Module | None = None,
+    join: Callable[[list[Tensor]], Any] = torch.cat,
+) -> dict[str, Any]:
     """All parts of a model as one file has them; one that attends to 1,024 numbers a token is a 2.x model."""
-    tensors = {f"{UNET}{key}": value for key, value in original_unet(unet).items()}
+    tensors: dict[str, Any] = {f"{UNET}{key}": value for key, value in original_unet(unet).items()}
     if vae:
         tensors |= {f"first_stage_model.{key}": value for key, value in original_vae(vae).items()}
     if encoder_2:
-        tensors |= original_open_clip(encoder_2, "conditioner.embedders.1.model.")
+        tensors |= original_open_clip(encoder_2, "conditioner.embedders.1.model.", join)
     elif unet.config.cross_attention_dim == 1024:
-        return tensors | original_open_clip(encoder, "cond_stage_model.model.")
+        return tensors | original_open_clip(encoder, "cond_stage_model.model.", join)
     prefix = "conditioner.embedders.0" if encoder_2 else "cond_stage_model"
     for key, value in encoder.state_dict().items():
         tensors[f"{prefix}.transformer.text_model.{key.removeprefix('text_model.')}"] = value
@@ -101,10 +135,12 @@ def original_vae(vae: AutoencoderKL) -> dict[str, Tensor]:
     return made
 
 
-def original_open_clip(encoder: nn.Module, prefix: str) -> dict[str, Tensor]:
+def original_open_clip(
+    encoder: nn.Module, prefix: str, join: Callable[[list[Tensor]], Any] = torch.cat
+) -> dict[str, Any]:
     """A text encoder with q, k and v in one matrix."""
     weights = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
-    made = {
+    made: dict[str, Any] = {
         "token_embedding.weight": weights.pop("embeddings.token_embedding.weight"),
         "positional_embedding": weights.pop("embeddings.position_embedding.weight"),
         "ln_final.weight": weights.pop("final_layer_norm.weight"),
@@ -115,7 +151,7 @@ def original_open_clip(encoder: nn.Module, prefix: str) -> dict[str, Tensor]:
     for key in [key for key in weights if ".q_proj." in key]:
         parts = [weights.pop(key.replace("q_proj", f"{letter}_proj")) for letter in "qkv"]
         stem, kind = key.replace("encoder.layers", "transformer.resblocks").split(".self_attn.q_proj.")
-        made[f"{stem}.attn.in_proj_{kind}"] = torch.cat(parts)
+        made[f"{stem}.attn.in_proj_{kind}"] = join(parts)
     for key, value in weights.items():
         name = key.replace("encoder.layers", "transformer.resblocks").replace("self_attn.out_proj", "attn.out_proj")
         name = name.replace("layer_norm1", "ln_1").replace("layer_norm2", "ln_2")

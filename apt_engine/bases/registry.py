@@ -14,6 +14,7 @@ from apt_engine.bases.checkpoints import SingleFile, inspect
 from apt_engine.bases.hub import parts_of
 from apt_engine.bases.inspection import inspect_folder
 from apt_engine.bases.klein import Klein
+from apt_engine.bases.precision import check_precision
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.bases.trial import try_out
@@ -71,13 +72,16 @@ def choose_threads(denoiser: nn.Module) -> None:
     torch.set_num_threads(1 if size < SMALL_DENOISER else ALL_THREADS)
 
 
-def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention: str = "fused") -> BaseModel:
+def load_base(
+    name: str, *, device: str = "auto", dtype: str = "auto", attention: str = "fused", precision: str = "full"
+) -> BaseModel:
     """The base model of a name, ready to use; on a CPU it also chooses torch's threads for it.
 
     Raises:
         BaseModelError: there is none of that name, or it cannot be loaded; says which and what to do.
-        ConfigError: the device does not exist here.
+        ConfigError: the device does not exist here, or the weights cannot be kept in that precision.
     """
+    check_precision(precision)
     where = choose_device(device)
     source = _find(name)
     try:
@@ -90,6 +94,7 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", attention
             device=where,
             dtype=choose_dtype(dtype, where),
             attention=attention,
+            precision=precision,
         )
     except EngineError:
         raise

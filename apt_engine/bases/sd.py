@@ -1,5 +1,7 @@
 """Stable Diffusion 1.x and 2.x in diffusers layout, epsilon or v-prediction; the pocket model is one of them."""
 
+from functools import partial
+
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
@@ -19,14 +21,14 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
 
     @classmethod
     def load(
-        cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+        cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str, precision: str
     ) -> "StableDiffusion":
         if isinstance(source, SingleFile):
             pipeline = single_file.load_pipeline(StableDiffusionPipeline, source, dtype)
-            return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
+            return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention, precision=precision)
         pipeline = StableDiffusionPipeline.from_pretrained(
             source,
-            unet=load_unet(source, device=device, dtype=dtype),
+            unet=load_unet(source, device=device, dtype=dtype, precision=precision),
             dtype={"text_encoder": dtype, "vae": VAE_DTYPE},
             use_safetensors=True,
             variant=variant_of(source),
@@ -34,7 +36,7 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
+        return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention, precision=precision)
 
     @property
     def _kohya(self) -> KohyaNames:
@@ -43,7 +45,7 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
             base_model_version="sd_v2" if self._is_second else "sd_v1",
             prediction=self._prediction,
             layer=lambda name: name,
-            checkpoint=lambda: checkpoint_of(self._pipeline, self.prediction_type),
+            checkpoint=partial(checkpoint_of, self._pipeline, self.prediction_type),
             weight=lambda name: weight_in_checkpoint(name, self._pipeline.unet.config.layers_per_block),
             read=StableDiffusionLoraLoaderMixin.lora_state_dict,
         )

@@ -27,19 +27,19 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
 
     @classmethod
     def load(
-        cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+        cls, source: Source, *, name: str, device: torch.device, dtype: torch.dtype, attention: str, precision: str
     ) -> "StableDiffusionXL":
         if isinstance(source, SingleFile):
             pipeline = single_file.load_pipeline(StableDiffusionXLPipeline, source, dtype)
-            return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
+            return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention, precision=precision)
         pipeline = StableDiffusionXLPipeline.from_pretrained(
             source,
-            unet=load_unet(source, device=device, dtype=dtype),
+            unet=load_unet(source, device=device, dtype=dtype, precision=precision),
             dtype={"text_encoder": dtype, "text_encoder_2": dtype, "vae": VAE_DTYPE},
             use_safetensors=True,
             variant=variant_of(source),
         )
-        return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention)
+        return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention, precision=precision)
 
     @property
     def _kohya(self) -> KohyaNames:
@@ -49,7 +49,7 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
             base_model_version="sdxl_base_v1-0",
             prediction=self._prediction,
             layer=lambda name: original_name(name, config.layers_per_block),
-            checkpoint=lambda: checkpoint_of(self._pipeline, self.prediction_type),
+            checkpoint=partial(checkpoint_of, self._pipeline, self.prediction_type),
             weight=lambda name: weight_in_checkpoint(name, self._pipeline.unet.config.layers_per_block),
             read=partial(StableDiffusionXLLoraLoaderMixin.lora_state_dict, unet_config=config),
         )

@@ -27,6 +27,7 @@ from apt_engine.bases.base import (
 )
 from apt_engine.bases.guests import Guests
 from apt_engine.bases.prompts import RecentPrompts
+from apt_engine.bases.quantized import place
 from apt_engine.bases.variants import variant_of
 from apt_engine.errors import BaseModelError, is_out_of_memory
 
@@ -35,6 +36,10 @@ VAE_DTYPE = torch.float32  # in fp16 some of them overflow, SDXL's own among the
 SMALLEST_TILE = 128  # px
 LARGEST_WHOLE = 1024 * 1024  # pixels; a VAE takes 3 GB for so many in fp32. Larger pictures go through in tiles
 
+IN_TILES = (
+    "The memory ran out while a picture of {width} x {height} px went through the VAE whole; from now on such pictures go "
+    "through in tiles, which takes less memory and can change them a little."
+)
 Result = TypeVar("Result")
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
@@ -49,16 +54,25 @@ class UNetBase(Generic[PipelineT], abc.ABC):
     samplers = schedulers.NAMES
 
     def __init__(
-        self, pipeline: PipelineT, *, name: str, device: torch.device, dtype: torch.dtype, attention: str
+        self,
+        pipeline: PipelineT,
+        *,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        attention: str,
+        precision: str = "full",
     ) -> None:
         self.name = name
         self.device = device
         self.dtype = dtype
         self._pipeline: PipelineT = pipeline
         self.guests = Guests(device)
+        self.notices: list[str] = []
         self._recent_prompts = RecentPrompts()
         self._largest_whole = LARGEST_WHOLE
         self._freeze(dtype)
+        place(pipeline.unet, device, precision)
         if attention == "plain":
             pipeline.unet.set_attn_processor(AttnProcessor())
         for tokenizer, encoder in self._texts():
@@ -259,6 +273,7 @@ class UNetBase(Generic[PipelineT], abc.ABC):
             if not is_out_of_memory(error) or vae.use_tiling or min(height, width) <= SMALLEST_TILE:
                 raise
         self._largest_whole = height * width - 1
+        self.notices.append(IN_TILES.format(width=width, height=height))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         # Its own tiles are as large as the pictures it was trained on.
@@ -268,20 +283,20 @@ class UNetBase(Generic[PipelineT], abc.ABC):
         return work()
 
     def _freeze(self, dtype: torch.dtype) -> None:
-        """Everything frozen, in eval mode, in its format; the denoiser on the device."""
+        """Everything frozen, in eval mode, in its format."""
         parts: list[tuple[nn.Module, torch.dtype]] = [(encoder, dtype) for _, encoder in self._texts()]
         parts += [(self._pipeline.unet, dtype), (self._pipeline.vae, VAE_DTYPE)]
         for module, as_dtype in parts:
             module.requires_grad_(False).eval().to(dtype=as_dtype)
-        self._pipeline.unet.to(self.device)
 
 
-def load_unet(folder: Path, *, device: torch.device, dtype: torch.dtype) -> UNet2DConditionModel:
-    """The denoiser on its device. The largest part goes first, so that the host never holds it beside the others."""
+def load_unet(folder: Path, *, device: torch.device, dtype: torch.dtype, precision: str) -> UNet2DConditionModel:
+    """The denoiser, frozen, on its device. The largest part goes first, so that the host never holds it beside the others."""
     unet = UNet2DConditionModel.from_pretrained(
         folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=variant_of(folder, "unet")
     )
-    return unet.to(device)
+    place(unet.requires_grad_(False), device, precision)
+    return unet
 
 
 def _embeddings(kind: str, states: PromptStates) -> dict[str, Tensor]:

@@ -7,11 +7,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from apt_engine.bases.profiles import build_config
+from apt_engine.bases.profiles import build_config, warning_of
 from apt_engine.cli.console import assignment, say, show
 from apt_engine.errors import PhotoError
 from apt_engine.jobs.estimate import sentence
 from apt_engine.jobs.leaving import Leaving, heard
+from apt_engine.jobs.plan import lines
 from apt_engine.jobs.session import create
 from apt_engine.jobs.session import train as session
 from apt_engine.photos.photo_set import photos_in, read_photos
@@ -58,6 +59,8 @@ def new_run(store: RunStore, config: TrainingConfig, folder: Path) -> Run:
     for warning in (*photos.warnings, *photos.smaller_than(config.resolution)):
         say(f"note: {warning}")
     say(sentence(config, len(photos.photos), store))
+    for line in (*lines(config), *filter(None, [warning_of(config.base)])):
+        say(line)
     return create(store, config, lambda folder: photos.save(folder, config.resolution))
 
 

@@ -201,6 +201,7 @@ def memory_of(config: TrainingConfig, *, largest_whole: int = LARGEST_WHOLE) -> 
         is_half=is_auto or config.dtype in HALF,
         is_plain=config.attention == "plain",
         is_checkpointed=config.gradient_checkpointing,
+        precision=config.base_precision,
     )
     shapes = _shapes(denoiser)
     resident = shapes.resident_bytes(denoiser, training)

@@ -24,11 +24,16 @@ HALVED = (
 )
 MOST_ACCUMULATED = 64  # of the setting
 UNKNOWN = Phase("this was done", "close other programs, or choose a smaller base model")
-STEP = Phase("a training step was computed", "lower batch_size or resolution")
+# Packed weights are offered and not taken by themselves: every other rung learns the same, they do not.
+STEP = Phase(
+    "a training step was computed",
+    "set base_precision to 8bit or 4bit, which learns a little otherwise, or lower batch_size or resolution",
+)
 # By the module that does it; the innermost counts.
 PHASES = {
     "apt_engine.bases.registry": Phase(
-        "the base model was loaded", "close other programs, set dtype to bf16, or choose a smaller base model"
+        "the base model was loaded",
+        "close other programs, set dtype to bf16, or base_precision to 8bit, or choose a smaller base",
     ),
     "apt_engine.training.preparation": Phase("training was prepared", "close other programs, or lower rank"),
     "apt_engine.training.latents": Phase("photos were encoded", "close other programs, or lower resolution"),

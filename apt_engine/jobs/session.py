@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from apt_engine.bases.precision import check_precision
 from apt_engine.errors import EngineError
 from apt_engine.jobs.failures import explain, lighter
 from apt_engine.jobs.reporting import Reporter
@@ -24,9 +25,11 @@ def create(store: RunStore, config: TrainingConfig, save_photos: Callable[[Path]
     """A new run, made by process 0 and known to all.
 
     Raises:
+        ConfigError: the base cannot be kept in the precision that is wished.
         BusyError: somebody trains with the same data directory; nothing is left behind.
         DiskError: the run cannot be written.
     """
+    check_precision(config.base_precision)
     made = [""]
     with _locked(store):
         if not process_rank():

@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from apt_engine.bases import random
+from apt_engine.bases.quantized import PackedLinear
 from apt_engine.errors import LoraError
 
 ADAPTER = "default"
@@ -122,12 +123,14 @@ def fused(denoiser: nn.Module) -> Iterator[None]:
     """The LoRA inside the weights, at the strength it has now, so that a pass costs what the bare denoiser's does.
 
     Afterwards, also after an exception, weights and LoRA are as they were, to the bit; what the weights were waits on the host
-    meanwhile. In bf16 the LoRA stays beside: of so coarse numbers a small change would leave nothing.
+    meanwhile. In bf16 the LoRA stays beside: of so coarse numbers a small change would leave nothing; of packed ones likewise.
     """
     kept: list[tuple[BaseTunerLayer, Tensor]] = []
     try:
         # One inside another first: a DoRA measures the weight that it finds, which must be the base's own.
         for layer in reversed(_changed_layers(denoiser)):
+            if isinstance(layer.get_base_layer(), PackedLinear):
+                continue
             weight = base_weight(layer)
             if weight.dtype == torch.bfloat16:
                 continue

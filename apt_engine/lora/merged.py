@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from apt_engine.bases.base import BaseModel, KohyaNames
+from apt_engine.bases.original_layout import Stack
 from apt_engine.errors import LoraError
 from apt_engine.lora import adapter
 from apt_engine.lora.about import FOR_ALL, ExportInfo
@@ -33,7 +34,7 @@ def export_merged(base: BaseModel, path: Path, info: ExportInfo) -> int:
         )
     changes = _changes(base, names)
     with adapter.set_aside(base.denoiser):
-        tensors = names.checkpoint()
+        tensors = names.checkpoint(join=Stack)
         assert changes.keys() <= tensors.keys()
         about = info.header(base.lora.architecture, FOR_ALL, prediction=names.prediction)
         write_atomically(path, _pieces(tensors, changes, {"format": "pt", **about}))
@@ -50,8 +51,8 @@ def _changes(base: BaseModel, names: KohyaNames) -> dict[str, tuple[Tensor, Tens
 
 
 def _pieces(
-    tensors: dict[str, Tensor], changes: dict[str, tuple[Tensor, Tensor, float]], about: dict[str, str]
-) -> Iterator[bytes]:
+    tensors: dict[str, Tensor | Stack], changes: dict[str, tuple[Tensor, Tensor, float]], about: dict[str, str]
+) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file in fp16: its header, then tensor after tensor."""
     entries: dict[str, object] = {"__metadata__": about}
     place = 0
@@ -62,7 +63,8 @@ def _pieces(
     header += b" " * (-len(header) % 8)
     yield len(header).to_bytes(8, "little") + header
     for name, tensor in tensors.items():
-        yield _merged(name, tensor, changes.get(name)).numpy().tobytes()
+        whole = tensor.made() if isinstance(tensor, Stack) else tensor
+        yield _merged(name, whole, changes.get(name)).flatten().view(torch.uint8).numpy().data
 
 
 def _merged(name: str, weight: Tensor, change: tuple[Tensor, Tensor, float] | None) -> Tensor:

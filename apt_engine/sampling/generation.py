@@ -85,6 +85,8 @@ class Generator:
             for number, (picture, image) in enumerate(zip(pictures, images, strict=True), _next_number(folder)):
                 path = folder / f"{number:02d}-seed{picture.seed}.png"
                 image.save(path, pnginfo=_settings_inside(request, picture, *names))
+                while sampler.base.notices:
+                    on_progress(sampler.base.notices.pop(0), None)
                 yield path
 
     def _ready(
@@ -93,7 +95,7 @@ class Generator:
         on_progress: Callable[[str, float | None], None],
         should_stop: Callable[[], bool],
     ) -> Sampler:
-        wanted = (config.base, config.device, config.dtype, config.attention)
+        wanted = (config.base, config.device, config.dtype, config.attention, config.base_precision)
         if self._sampler is None or self._loaded != wanted:
             self.forget()
             is_half = choose_dtype(config.dtype, choose_device(config.device)) != torch.float32
@@ -102,7 +104,13 @@ class Generator:
             if should_stop():
                 raise Stopped("Stopped, as asked.")
             on_progress(f"Loading {config.base}", None)
-            base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+            base = load_base(
+                config.base,
+                device=config.device,
+                dtype=config.dtype,
+                attention=config.attention,
+                precision=config.base_precision,
+            )
             self._sampler, self._loaded = Sampler(base), wanted
         return self._sampler
 

@@ -44,6 +44,13 @@ class TrainingConfig(Checked):
         group="model",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    base_precision: str = setting(
+        "full",
+        "How the weights of the base model's attention blocks are kept while it is trained: whole, or in 8 or 4 bits, which "
+        "takes less memory and learns a little otherwise. Needs bitsandbytes; the LoRA fits the whole model.",
+        group="model",
+        choices=("full", "8bit", "4bit"),
+    )
     attention: str = setting(
         "fused",
         "How attention is computed; plain is faster for very small models on a CPU.",

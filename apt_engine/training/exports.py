@@ -92,11 +92,20 @@ def export_checkpoint(
         EngineError: as `export_and_verify`, or the base model cannot be loaded.
     """
     config = run.config
-    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+    base = load_base(
+        config.base,
+        device=config.device,
+        dtype=config.dtype,
+        attention=config.attention,
+        precision=config.base_precision,
+    )
     files.load(base, checkpoint.lora_path)
     yield from export_and_verify(run, base, checkpoint.step, folder)
     if merged:
         about = _about(run, base, checkpoint.step, _check_picture(base, config))
+        if config.base_precision != "full":  # the file is to hold the whole weights; the packed ones were for training
+            base = load_base(config.base, device="cpu", dtype=config.dtype)
+            files.load(base, checkpoint.lora_path)
         path = (folder or run.path / "exports") / f"{about.name}-merged.safetensors"
         yield _ready(run, checkpoint.step, "merged", path, export_merged(base, path, about), 0.0)
         describe(run, base, checkpoint.step, {**_paths(base, about, path.parent), "merged": path})

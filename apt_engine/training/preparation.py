@@ -119,7 +119,13 @@ def load(config: TrainingConfig, should_stop: Callable[[], bool]) -> Generator[E
     if should_stop():
         raise Stopped("Stopped, as asked.")
     yield StageChanged(stage="loading", message=f"Loading the base model {config.base}.")
-    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+    base = load_base(
+        config.base,
+        device=config.device,
+        dtype=config.dtype,
+        attention=config.attention,
+        precision=config.base_precision,
+    )
     if config.resolution % base.size_multiple:
         raise ConfigError(
             f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."

@@ -35,6 +35,7 @@ from collections.abc import Callable, Generator
 from accelerate.state import AcceleratorState
 
 from apt_engine.apt.stopping import at_last_step
+from apt_engine.bases.base import BaseModel
 from apt_engine.errors import EngineError, RunError
 from apt_engine.lora import files
 from apt_engine.runs.events import (
@@ -105,6 +106,7 @@ class Trainer:
         self._sampled_step = -1
         self._splits = so_far.splits_until(self._first_step)
         self._may_end = self._config.stop == "auto" and not so_far.ended_by_itself  # who resumes such a run wants more
+        self._base: BaseModel | None = None
         self._started = time.monotonic()
 
     def run(self) -> Generator[Event, None, None]:
@@ -116,8 +118,14 @@ class Trainer:
         self._refuse_if_finished()
         forget_peak()
         yield self._start_event()
+        for event in self._session():
+            yield event
+            yield from self._notices()
+
+    def _session(self) -> Generator[Event, None, None]:
         try:
             loaded = yield from load(self._config, self._should_stop)
+            self._base = loaded.base
             ending = yield from (self._learn(loaded) if self._first_step < self._last_step else self._take_up(loaded))
             yield from self._finish(loaded, ending)
         except Stopped:  # before the first step, or while files were written: what was learnt is saved, if anything was
@@ -126,6 +134,11 @@ class Trainer:
         finally:
             if process_count() == 1:  # the next run may need another device or format
                 AcceleratorState._reset_state(reset_partial_state=True)
+
+    def _notices(self) -> Generator[Event, None, None]:
+        """What the base model had to do otherwise than asked."""
+        while self._base and self._base.notices:
+            yield Noticed(message=self._base.notices.pop(0))
 
     def _learn(self, loaded: Loaded) -> Generator[Event, None, Ending]:
         """Prepare, make what is missing of the step to start from, and train."""

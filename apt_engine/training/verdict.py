@@ -49,7 +49,13 @@ def judge_run(run: Run, tell: Tell) -> list[Event]:
     if not run.photo_paths:
         raise RunError(f"Run {run.id} has no photos any more to be held against; train it anew to judge it.")
     tell(f"Loading the base model {config.base}", None)
-    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+    base = load_base(
+        config.base,
+        device=config.device,
+        dtype=config.dtype,
+        attention=config.attention,
+        precision=config.base_precision,
+    )
     base.prepare_training(config.resolution, gradient_checkpointing=False)
     judging, pictures = Judging(run, base), list[PicturesJudged]()
     for number, checkpoint in enumerate([None, *checkpoints]):

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from PIL import Image
 
-from apt_engine.bases.unet import UNetBase
+from apt_engine.bases.unet import IN_TILES, UNetBase
 from apt_engine.errors import EngineError, is_device_lost, is_out_of_memory
 from apt_engine.jobs import failures
 from apt_engine.jobs.failures import explain
@@ -96,7 +98,13 @@ PHASES = [
         1,
         "The memory ran out while photos were encoded; close other programs, or lower",
     ),
-    ("step", AdaptiveStep, "__call__", 3, "The memory ran out while a training step was computed; lower batch_size or"),
+    (
+        "step",
+        AdaptiveStep,
+        "__call__",
+        3,
+        "The memory ran out while a training step was computed; set base_precision to",
+    ),
     ("samples", Sampler, "images", 0, "The memory ran out while samples were drawn; set sample_every_steps to 0, or"),
     (
         "export",
@@ -206,6 +214,38 @@ def test_a_picture_that_does_not_fit_into_the_vae_whole_goes_through_in_tiles(mo
     monkeypatch.setattr(vae, "decode", lambda _latents: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         base.decode(large)
+
+
+@pytest.mark.parametrize("part", ["encode", "decode"])
+def test_a_vae_that_does_not_fit_is_told_once_and_the_run_learns_the_same(
+    store: RunStore, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Tiles change a photo's latents a little, since each is normed by itself, and a sample's not before it is drawn."""
+    whole_run, run = new_run(2), new_run(2)
+    for one in (whole_run, run):
+        one.replace_config(one.config.replace(resolution=256, augmentation=0, alignment=0, sample_every_steps=2))
+        for path in one.photo_paths:
+            with Image.open(path) as image:
+                large = image.resize((256, 256))
+            large.save(path)
+    whole = {
+        event.step: event.loss for event in train(store, whole_run, lambda: False) if isinstance(event, StepFinished)
+    }
+    work = getattr(AutoencoderKL, part)
+
+    def fitting(vae: Any, tensor: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        pixels = tensor.shape[-1] * (1 if part == "encode" else 4)
+        if pixels > 128 and not vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return work(vae, tensor, *arguments, **named)
+
+    monkeypatch.setattr(AutoencoderKL, part, fitting)
+    events = list(train(store, run, lambda: False))
+    told = [event.message for event in events if isinstance(event, Noticed)]
+    assert told.count(IN_TILES.format(width=256, height=256)) == 1
+    losses = {event.step: event.loss for event in events if isinstance(event, StepFinished)}
+    assert losses == (whole if part == "decode" else pytest.approx(whole, rel=0.02))
+    assert isinstance(events[-1], RunFinished)
 
 
 def test_a_batch_is_divided_until_it_is_one() -> None:

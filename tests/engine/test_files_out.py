@@ -10,6 +10,7 @@ import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -148,7 +149,8 @@ def test_somebody_elses_readme_stays(run: Run) -> None:
 
 def loaded(family: type[StableDiffusion] | type[StableDiffusionXL], path: Path, name: str) -> BaseModel:
     file = SingleFile(path=path, family=name, vae=path, prediction_type="epsilon")
-    return family.load(file, name=name, device=torch.device("cpu"), dtype=torch.float32, attention="fused")
+    how: dict[str, Any] = {"dtype": torch.float32, "attention": "fused", "precision": "full"}
+    return family.load(file, name=name, device=torch.device("cpu"), **how)
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
