@@ -30,7 +30,7 @@ def finished_run(store: RunStore, name: str, photos_folder: Path, settings: dict
     if run is None:
         photos = read_photos(photos_in(photos_folder))
         config = build_config(load_presets(), (), settings)
-        run = store.create(config, lambda folder: photos.save(folder, config.resolution))
+        run = store.create(config, lambda folder: photos.save(folder, config.resolution, config.crop))
         marker.write_text(run.id, encoding="utf-8")
     if summarize(run).state != "finished":
         for _ in train(store, run, lambda: False):

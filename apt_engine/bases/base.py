@@ -27,11 +27,14 @@ class PromptStates:
     """Prompts as the denoiser hears them: token states (B, L, D) and, where it wants one, a pooled state (B, P).
 
     `lengths` says how many of the L belong to each of the B prompts, where the denoiser hears no padding; else it is empty.
+    `origins` (B, 4) are height and width of the pictures before they were scaled, top and left of their cut after it, where a
+    denoiser is told that and they were not as large as they are, and whole.
     """
 
     hidden: Tensor
     pooled: Tensor | None = None
     lengths: tuple[int, ...] = ()
+    origins: Tensor | None = None
 
     @classmethod
     def joined(cls, states: Iterable["PromptStates"]) -> "PromptStates":
@@ -163,6 +166,7 @@ class BaseModel(Protocol):
     dtype: torch.dtype  # what the denoiser computes in
     size_multiple: int  # pictures must be a multiple of this many pixels
     notices: list[str]  # what it had to do otherwise, as sentences; whoever passes them on empties it
+    takes_proportions: bool  # whether it can be trained on pictures that are no squares
     samplers: tuple[str, ...]  # those of `settings.sampling.SAMPLERS` that fit, the family's own first
 
     @classmethod

@@ -11,7 +11,7 @@ from tokenizers.models import BPE
 
 from apt_engine.bases.checkpoints import TOKENIZER_DIR
 from apt_engine.bases.profiles import folder_of, text_configs
-from apt_engine.reading.regular import read_json, read_regular
+from apt_engine.reading.regular import is_folder, is_regular, read_json, read_regular
 from apt_engine.settings.presets import Preset
 
 LARGEST_TABLE = 4_000_000  # bytes; CLIP's have 1 MB
@@ -23,7 +23,7 @@ WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p
 def is_too_long(caption: str, base: str, presets: dict[str, Preset]) -> bool:
     """Whether the end of a caption would be lost. False where nothing is known of the base model's tokenizer."""
     folder = folder_of(base)
-    if not folder.exists() and not any(base in preset.bases for preset in presets.values()):
+    if not (is_folder(folder) or is_regular(folder)) and not any(base in preset.bases for preset in presets.values()):
         return False
     configs, own = text_configs(base, presets), folder / "tokenizer"
     try:

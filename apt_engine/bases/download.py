@@ -4,6 +4,7 @@ It writes JSON lines: {"total": bytes} once it knows what to load, {"error": sen
 {"interrupted": reason} where another try may help. It ends when its parent is gone. Imports no torch.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from apt_engine.errors import BaseModelError
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 TEXTS = (".json", ".txt", ".model", ".jinja")
 HALF = ".fp16."
+FULL = "The disk of {} is full before {} is all there; free some and try again, the files that arrived whole are kept."
 FREE_AFTERWARDS = 1_000_000_000
 
 
@@ -126,7 +128,9 @@ def _sentence(name: str, error: Exception) -> tuple[str, str]:
         case _ if isinstance(error, HTTPError):
             return "interrupted", f"the network failed, {reason}"
         case _:
-            return "error", f"{name} cannot be downloaded ({reason})."
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            told = FULL.format(constants.HF_HUB_CACHE, name) if is_full else f"{name} cannot be downloaded ({reason})."
+            return "error", told
 
 
 def _is_part(name: str, endings: tuple[str, ...]) -> bool:

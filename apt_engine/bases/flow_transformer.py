@@ -40,6 +40,7 @@ class FlowTransformer(FlowNoise, abc.ABC):
     """A pipeline with transformer, chat model and VAE. One cell of our latents is one token of the transformer."""
 
     samplers: tuple[str, ...] = ("Euler",)
+    takes_proportions = False  # its noise levels are shifted for one size
     pipeline_class: Any  # diffusers' own classes
     transformer_class: Any
     enable_thinking = False  # what the template is told, which then closes or leaves open a part for thoughts

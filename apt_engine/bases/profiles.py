@@ -9,7 +9,7 @@ from typing import Any
 from apt_engine.bases import hub, variants
 from apt_engine.bases.checkpoints import ASSETS, inspect
 from apt_engine.errors import BaseModelError, ConfigError
-from apt_engine.reading.regular import read_json
+from apt_engine.reading.regular import is_folder, is_regular, read_json
 from apt_engine.settings.presets import POCKET_DIR, Preset, is_hub_id
 from apt_engine.settings.training import TrainingConfig
 
@@ -57,7 +57,7 @@ def needs_of(base: str, presets: dict[str, Preset]) -> Needs | None:
     """What a base model needs; None where its preset is a person's own and no file says what family it is."""
     key = profile_of(base, presets).key
     folder = Path(base)
-    return NEEDS.get(key) or (NEEDS.get(_family_key(folder)) if folder.exists() else None)
+    return NEEDS.get(key) or (NEEDS.get(_family_key(folder)) if is_folder(folder) or is_regular(folder) else None)
 
 
 def denoiser_config(base: str, presets: dict[str, Preset]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _config_of(part: str, base: str, presets: dict[str, Preset]) -> dict[str, An
 def warning_of(base: str) -> str:
     """A sentence on a base that seems to be distilled, see `variants.warning_of`; empty on any other."""
     path = Path(base).expanduser()
-    return variants.warning_of(base, path if path.is_dir() else hub.folder_of(base) if is_hub_id(base) else None)
+    return variants.warning_of(base, path if is_folder(path) else hub.folder_of(base) if is_hub_id(base) else None)
 
 
 def build_config(presets: dict[str, Preset], chosen: Sequence[str], values: dict[str, Any]) -> TrainingConfig:
@@ -108,7 +108,7 @@ def _family_key(folder: Path) -> str:
     SDXL also conditions on sizes; SD 2.x on 1024 numbers a token, SD 1.x on 768. SD 2.x comes for 768 and, as "base", for 512 px,
     latents of 64 cells. The rest is treated like SD 1.5.
     """
-    if folder.is_file():
+    if is_regular(folder):
         with contextlib.suppress(BaseModelError):  # loading will say it
             return f"base-{inspect(folder).family}"
     by_pipeline = BY_PIPELINE.get(str(_read_json(folder / "model_index.json").get("_class_name")))

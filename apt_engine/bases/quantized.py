@@ -85,9 +85,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, layer: PackedLinear) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.layer = layer
-        bias: Tensor | None = layer.bias
+        bias: Any = layer.bias
         return F.linear(rows, layer.whole(rows.dtype), None if bias is None else bias.to(rows.dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient @ ctx.layer.whole(gradient.dtype), None

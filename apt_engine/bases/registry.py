@@ -121,9 +121,16 @@ def _find(name: str) -> Path | SingleFile:
     if name == "pocket":
         return POCKET_DIR
     path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
+    try:
+        if path.is_dir():
+            return path
+        is_there = path.exists()
+    except OSError as error:  # of a drive that went away, or a folder that may not be entered
+        reason = error.strerror or error
+        raise BaseModelError(
+            f"The base model {name} cannot be read ({reason}); check the path and the drive."
+        ) from error
+    if is_there:
         return inspect(path)
     if looks_like_path(name):
         raise BaseModelError(f"The base model {name} is not there; check the path and the drive.")

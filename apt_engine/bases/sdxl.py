@@ -20,9 +20,10 @@ from apt_engine.bases.variants import variant_of
 class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
     """Two text encoders, whose token states stand side by side; the second one's pooled state says the whole prompt.
 
-    The U-Net also hears how large a picture was before it was scaled and where it was cropped. We always say: as large
-    as it is now, not cropped, and so for warped photos too. The sampler asks with the same numbers, and what is learnt
-    must answer there; a warped photo with numbers of its own would teach another corner of the model.
+    The U-Net also hears how large a picture was before it was scaled and where it was cropped. Of squares we always say: as
+    large as it is now, not cropped, and so for warped photos too. The sampler asks with the same numbers, and what is learnt
+    must answer there; a warped photo with numbers of its own would teach another corner of the model. Photos that keep their
+    proportions are told of as they are, as the training scripts of diffusers do, warped or not.
     """
 
     @classmethod
@@ -62,6 +63,8 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
         self.guests.dismiss()
         size = [side * self._pipeline.vae_scale_factor for side in noisy_latents.shape[-2:]]
         time_ids = torch.tensor([[*size, 0, 0, *size]], device=self.device).expand(len(noisy_latents), -1)
+        if states.origins is not None:
+            time_ids = torch.cat([states.origins.to(time_ids), time_ids[:, 4:]], dim=1)
         with self.autocast():
             return self._pipeline.unet(
                 noisy_latents,

@@ -52,6 +52,7 @@ class UNetBase(Generic[PipelineT], abc.ABC):
     """
 
     samplers = schedulers.NAMES
+    takes_proportions = True
 
     def __init__(
         self,

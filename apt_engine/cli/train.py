@@ -61,7 +61,7 @@ def new_run(store: RunStore, config: TrainingConfig, folder: Path) -> Run:
     say(sentence(config, len(photos.photos), store))
     for line in (*lines(config), *filter(None, [warning_of(config.base)])):
         say(line)
-    return create(store, config, lambda folder: photos.save(folder, config.resolution))
+    return create(store, config, lambda folder: photos.save(folder, config.resolution, config.crop))
 
 
 def _run_to_the_end(store: RunStore, run: Run, steps: int | None = None) -> int:

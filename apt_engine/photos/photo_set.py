@@ -12,6 +12,7 @@ import numpy
 from PIL import Image
 
 from apt_engine.errors import PhotoError
+from apt_engine.photos import buckets
 from apt_engine.photos.pool import decode
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
@@ -25,6 +26,7 @@ BLUR_LIMIT = 80.0
 # two of the 24 photos by 0.73 at most.
 TWIN_LIMIT = 0.93
 ORIGINALS, SQUARES = "originals", "squares.json"
+ORIGINS = "origins.json"
 ORIGINAL_QUALITY = 92  # of JPEG; a photo of 2048 px takes about 0.5 MB
 CROP_SIDE = 64  # the subject is looked for in a picture of this size
 
@@ -105,19 +107,29 @@ class PhotoSet:
             if side < resolution
         )
 
-    def save(self, folder: Path, resolution: int) -> None:
+    def save(self, folder: Path, resolution: int, crop: str = "square") -> None:
         """Write 01.png, 02.png ... into `folder`: RGB squares of `resolution` px around the subject; and own captions.
+
+        With crop buckets photos keep their proportions as far as may be, and the square says what must stay in the picture; see
+        `buckets`. What was cut is in `origins.json`.
 
         Under `originals/` lie the whole photos, with `squares.json`, to be cut again for a larger base model.
         """
         (folder / ORIGINALS).mkdir()
-        squares = {}
+        squares, origins = {}, {}
         for number, photo in enumerate(self.photos, 1):
-            square = photo.image.crop(photo.square)
-            square.resize((resolution, resolution), Image.Resampling.LANCZOS).save(folder / f"{number:02d}.png")
+            name = f"{number:02d}.png"
+            if crop == "buckets":
+                prepared, origins[name] = buckets.cut(photo.image, photo.square, resolution)
+            else:
+                square = photo.image.crop(photo.square)
+                prepared = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
+            prepared.save(folder / name)
             photo.image.save(folder / ORIGINALS / f"{number:02d}.jpg", quality=ORIGINAL_QUALITY)
             squares[f"{number:02d}.jpg"] = shares_of(photo.image, photo.square)
         (folder / ORIGINALS / SQUARES).write_text(json.dumps(squares), encoding="utf-8")
+        if origins:
+            (folder / ORIGINS).write_text(json.dumps(origins), encoding="utf-8")
         captions = {f"{number:02d}.png": photo.caption for number, photo in enumerate(self.photos, 1) if photo.caption}
         if captions:
             (folder / "captions.json").write_text(json.dumps(captions, ensure_ascii=False), encoding="utf-8")

@@ -73,10 +73,19 @@ def open_for_appending(path: Path) -> IO[bytes]:
 
 def is_regular(path: Path) -> bool:
     """Whether there is a regular file; not if that cannot be told."""
+    return stat.S_ISREG(_mode_of(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; not if that cannot be told, as on a drive that went away."""
+    return stat.S_ISDIR(_mode_of(path))
+
+
+def _mode_of(path: Path) -> int:
     try:
-        return stat.S_ISREG(path.stat().st_mode)
+        return path.stat().st_mode
     except (OSError, ValueError):
-        return False
+        return 0
 
 
 def _refuse_others(path: Path, mode: int) -> None:

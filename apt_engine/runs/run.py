@@ -126,6 +126,19 @@ class Run:
         return whole if len(whole) == len(found) else []
 
     @property
+    def origins(self) -> list[tuple[int, int, int, int]]:
+        """Of photos that kept their proportions: height and width of each before it was scaled, top and left of its cut after.
+
+        Empty where they are squares.
+        """
+        try:
+            told: dict[str, Any] = dict(read_json(self.path / "photos" / "origins.json"))
+            found = [tuple(map(int, told[path.name])) for path in self.photo_paths]
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+        return [(height, width, top, left) for height, width, top, left in found]
+
+    @property
     def captions(self) -> list[str]:
         """The caption of each photo, `{subject}` standing for the thing: its own, or that of the config."""
         try:

@@ -37,6 +37,13 @@ class TrainingConfig(Checked):
     resolution: int = setting(
         512, "Side of the square the photos are brought to.", group="model", minimum=32, maximum=2048, unit="px"
     )
+    crop: str = setting(
+        "square",
+        "How photos are cut: to a square around the subject, or hardly at all, in one of several proportions of as many pixels "
+        "(buckets). A batch is of one proportion.",
+        group="model",
+        choices=("square", "buckets"),
+    )
     device: str = setting("auto", "Where to compute.", group="model", choices=("auto", "cpu", "cuda", "mps"))
     dtype: str = setting(
         "auto",

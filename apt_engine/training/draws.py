@@ -50,6 +50,7 @@ class Batch:
         chances: of each sample to be warped.
         warped: whether it was.
         shown: small pictures of the warped ones.
+        origins: see `LatentSource`, (B, 4); None for squares.
     """
 
     latents: Tensor
@@ -62,6 +63,7 @@ class Batch:
     chances: tuple[float, ...]
     warped: tuple[bool, ...]
     shown: tuple[Image.Image, ...]
+    origins: Tensor | None = None
 
     @classmethod
     def of(cls, draws: Sequence[Draw], source: LatentSource, base: BaseModel, border: str) -> "Batch":
@@ -85,6 +87,9 @@ class Batch:
             chances=tuple(draw.chance for draw in draws),
             warped=tuple(view.shown is not None for view in views),
             shown=tuple(view.shown for view in views if view.shown is not None),
+            origins=torch.tensor([source.origins[draw.photo] for draw in draws]).to(base.device)
+            if source.origins
+            else None,
         )
 
     @property

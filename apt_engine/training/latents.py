@@ -49,11 +49,25 @@ class View:
 
 
 class LatentSource:
-    """The views of some photos, given on the model's device. `warped` draws a view of photo n with a generator."""
+    """The views of some photos, given on the model's device. `warped` draws a view of photo n with a generator.
 
-    def __init__(self, plain: Sequence[View], warped: Callable[[int, torch.Generator], View] | None = None) -> None:
+    `origins` are height and width of each photo before it was scaled, top and left of its cut after it; empty for squares.
+    """
+
+    def __init__(
+        self,
+        plain: Sequence[View],
+        warped: Callable[[int, torch.Generator], View] | None = None,
+        origins: Sequence[tuple[int, int, int, int]] = (),
+    ) -> None:
         self.plain = plain
         self._warped = warped
+        self.origins = origins
+
+    def alike(self, photo: int) -> list[int]:
+        """The photos of the size of one, itself among them."""
+        shape = self.plain[photo].mean.shape
+        return [number for number, view in enumerate(self.plain) if view.mean.shape == shape]
 
     def __len__(self) -> int:
         return len(self.plain)

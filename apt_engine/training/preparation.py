@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from apt_engine.training.captions import Captions
 from apt_engine.training.checks import Checks, prepare_checks
 from apt_engine.training.drift import PriorDrift
 from apt_engine.training.ending import StopSignal
-from apt_engine.training.latents import LatentSource, encode_photos, encode_with_warps
+from apt_engine.training.latents import LatentSource, encode_photos, encode_with_warps, read_pixels
 from apt_engine.training.pictures import RecentViews, draw_prior_pictures
 from apt_engine.training.processes import Processes, processes_of
 from apt_engine.training.step import AdaptiveStep
@@ -206,10 +206,33 @@ def prepare(
 def _encode_photos(run: Run, loaded: Loaded) -> Generator[Event, None, LatentSource]:
     """Plain views of the photos, and warped ones where augmentation may ask for them."""
     paths = run.photo_paths
+    if loaded.config.crop == "buckets":
+        _check_sizes(loaded.base, paths)
     message = f"Encoding {len(paths)} photos."
     if not loaded.config.augmentation:
-        return (yield from encode_photos(loaded.base, paths, message, loaded.stop.obey))
-    return (yield from encode_with_warps(loaded.base, paths, loaded.config, message, loaded.stop.obey))
+        photos = yield from encode_photos(loaded.base, paths, message, loaded.stop.obey)
+    else:
+        photos = yield from encode_with_warps(loaded.base, paths, loaded.config, message, loaded.stop.obey)
+    photos.origins = run.origins
+    return photos
+
+
+def _check_sizes(base: BaseModel, paths: Sequence[Path]) -> None:
+    """Photos that are no squares go into no other model than one that takes them, with sides that it can halve.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    sizes = [read_pixels(path).shape[1:] for path in paths]
+    if all(height == width for height, width in sizes):
+        return
+    if not base.takes_proportions:
+        raise ConfigError(f"{base.name} is trained on squares alone; set crop to square.")
+    if any(side % base.size_multiple for size in sizes for side in size):
+        raise ConfigError(
+            f"crop cannot be buckets with {base.name} at this resolution, since it needs multiples of {base.size_multiple} px; "
+            "set crop to square, or raise resolution."
+        )
 
 
 def _prior_of(run: Run, loaded: Loaded) -> Generator[Event, None, LatentSource]:

@@ -56,7 +56,9 @@ def encode_framings(
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """How far two latents (C, h, w) are apart: 0 for the same, about 1 for two pictures that have nothing in common."""
+    """How far two latents (C, h, w) are apart: 0 for the same, about 1 for two that have nothing in common, or two sizes."""
+    if one.shape != other.shape:
+        return 1.0
     spread = sum(float((part - part.mean(dim=(1, 2), keepdim=True)).square().mean()) for part in (one, other))
     apart = float((one - other).square().mean())
     return apart / spread if spread else float(apart > 0)
@@ -104,11 +106,17 @@ class SplitProbe:
     def measure(self, cells: Sequence[Cell]) -> dict[Cell, float]:
         """The gain 1 - L_tuned / L_ref of each cell; not finite where a loss is not. One pass a cell, two the first time."""
         shots, views = ([cell for cell in cells if (cell.framing == SHOT) is is_shot] for is_shot in (True, False))
-        batches = [
-            part[start : start + self._batch] for part in (views, shots) for start in range(0, len(part), self._batch)
-        ]
+        alike = [same for part in (views, shots) for same in self._by_size(part)]
+        batches = [part[start : start + self._batch] for part in alike for start in range(0, len(part), self._batch)]
         gains = torch.cat([self._gains(batch) for batch in batches]).tolist()
         return dict(zip([cell for batch in batches for cell in batch], gains, strict=True))
+
+    def _by_size(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+        """The cells whose latents have one size, those of another, and so on."""
+        found: dict[torch.Size, list[Cell]] = {}
+        for cell in cells:
+            found.setdefault(self._latents[cell.photo, cell.framing].shape, []).append(cell)
+        return list(found.values())
 
     def _gains(self, cells: Sequence[Cell]) -> Tensor:
         latents = torch.stack([self._latents[cell.photo, cell.framing] for cell in cells])  # (B, C, h, w)

@@ -16,6 +16,7 @@ before (timesteps, coins) comes from generators and from the indicator of earlie
 Shapes: B samples of a micro-batch, N timestep bins.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -171,7 +172,7 @@ class AdaptiveStep:
             backward: called for each micro-batch, with its share of the joint loss, and for each of pictures of the class.
             clip: called once after that, with all gradients there; tells their norm ().
         """
-        draws = [self._draw(step, number, self._photos, "photos") for number in range(self._joint_size)]  # 1 to 3
+        draws = self._draw_all(step, range(self._joint_size), self._photos, "photos")  # 1 to 3
         bins = self._base.bin_of(torch.tensor([draw.timestep for draw in draws]))  # of the joint batch, on the CPU
         parts = [self._part(step, [draws[number] for number in numbers]) for numbers in self._micro_batches]  # 4, 5
         tally = Tally.on(self._base.device)
@@ -223,12 +224,21 @@ class AdaptiveStep:
         self.indicator.load_state_dict(state)
         self.loss_weights.load_state_dict(state)
 
-    def _draw(self, step: int, number: int, source: LatentSource, purpose: str) -> Draw:
+    def _draw_all(self, step: int, numbers: Sequence[int], source: LatentSource, purpose: str) -> list[Draw]:
+        """Of some samples: the first of a micro-batch has any photo, the others one of the same size."""
+        draws: list[Draw] = []
+        for number in numbers:
+            is_free = not draws or number % self._config.batch_size == 0
+            among = range(len(source)) if is_free else source.alike(draws[-1].photo)
+            draws.append(self._draw(step, number, among, purpose))
+        return draws
+
+    def _draw(self, step: int, number: int, among: Sequence[int], purpose: str) -> Draw:
         """From generators of its own: the timestep first, the photo second, the coin and the warp apart."""
         generator = random.generator(self._config.seed, step, number, purpose)
         warps = random.generator(self._config.seed, step, number, "warp")
         timestep = self._base.draw_timestep(generator)
-        photo = int(torch.randint(len(source), (), generator=generator))
+        photo = among[int(torch.randint(len(among), (), generator=generator))]
         chance = self._chance(timestep) if purpose == "photos" else 0.0
         return Draw(
             timestep=timestep,
@@ -291,6 +301,7 @@ class AdaptiveStep:
 
     def _errors(self, batch: Batch, states: PromptStates) -> Tensor:
         """Mean squared error of each sample (B,) over the cells that count, in the base's own space, in fp32; 0 if none does."""
+        states = dataclasses.replace(states, origins=batch.origins)
         prediction = self._base.predict(batch.noisy, batch.timesteps, states)  # (B, C, h, w)
         target = self._base.target(batch.latents, batch.noise, batch.timesteps)  # (B, C, h, w)
         return masked_mean((prediction.float() - target.float()).square(), batch.mask)  # (B, C, h, w) -> (B,)
@@ -329,7 +340,7 @@ class AdaptiveStep:
         total = torch.zeros((), device=self._base.device)
         for numbers in self._micro_batches if self._prior is not None else ():
             assert self._prior
-            draws = [self._draw(step, number, self._prior, "prior") for number in numbers]
+            draws = self._draw_all(step, numbers, self._prior, "prior")
             batch = Batch.of(draws, self._prior, self._base, self._config.border)
             errors = self._errors(batch, self._prior_states.expand(len(draws)))  # (B,)
             loss = (self._noise_weights(batch) * errors).mean() / self._config.accumulate  # (B,) -> ()

@@ -8,8 +8,10 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from apt_engine.bases.base import BaseModel
@@ -80,8 +82,18 @@ class Judging:
     def __init__(self, run: Run, base: BaseModel, *, keep: bool = True) -> None:
         self._run, self._base, self._config, self._keep = run, base, run.config, keep
         self._pictures = pictures_of(self._config)
-        self._latents = torch.stack([encode_view(base, read_pixels(path)).mean for path in run.photo_paths])
+        self._latents = torch.stack([encode_view(base, self._squared(path)).mean for path in run.photo_paths])
         self._asked = [class_caption(self._config, prompt) for prompt in verdict.PROMPTS]
+
+    def _squared(self, path: Path) -> Tensor:
+        """The middle of a photo (3, H, H), of the size of the pictures it is held against."""
+        pixels, side = read_pixels(path), self._config.resolution
+        if pixels.shape[1:] == (side, side):
+            return pixels
+        shorter = min(pixels.shape[1:])
+        top, left = ((length - shorter) // 2 for length in pixels.shape[1:])
+        middle = pixels[None, :, top : top + shorter, left : left + shorter]
+        return F.interpolate(middle, size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0]
 
     def look(self, step: int, told: Callable[[float], None] = lambda fraction: None) -> PicturesJudged:
         """Judge the model as it is now; `told` how far that is (0 to 1). The first look is at the bare base model, step 0."""

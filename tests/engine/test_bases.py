@@ -1,5 +1,6 @@
 """Loading base models: real folders of toy size, and what is no model."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -8,14 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from apt_engine.bases import registry
+from apt_engine.bases import profiles, registry, single_file
 from apt_engine.bases.base import BaseModel
+from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
 from apt_engine.errors import BaseModelError, ConfigError
-from apt_engine.settings.presets import POCKET_DIR
+from apt_engine.jobs.estimate import facts
+from apt_engine.jobs.plan import in_words
+from apt_engine.runs.store import RunStore
+from apt_engine.settings.presets import POCKET_DIR, load_presets
 from apt_engine.training.latents import encode_view
+from benchmarks.original_layout import save_original
 from tests.toy import toy_pipeline, toy_xl_pipeline
 
 
@@ -215,3 +221,47 @@ def test_a_vae_that_returns_no_numbers_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(base, "encode_images", lambda pixels: (pixels * float("nan"), pixels))
     with pytest.raises(BaseModelError, match="The VAE of toy returns numbers that are not finite"):
         encode_view(base, torch.zeros(3, 32, 32))
+
+
+def test_a_drive_that_went_away_is_one_sentence_and_asked_about_it_the_page_stays_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system answers for a stale or unplugged mount."""
+    gone, stat = tmp_path / "gone", Path.stat
+
+    def unplugged(path: Path, **named: Any) -> Any:
+        if path.is_relative_to(gone):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return stat(path, **named)
+
+    monkeypatch.setattr(Path, "stat", unplugged)
+    for name in (gone, gone / "model.safetensors"):
+        with pytest.raises(
+            BaseModelError, match=r"cannot be read \(Input/output error\); check the path and the drive"
+        ):
+            load_base(str(name), device="cpu")
+        assert profiles.warning_of(str(name)) == ""
+        config = profiles.build_config(load_presets(), (), {"subject": "car", "base": str(name)})
+        assert facts(config, 4, RunStore(tmp_path))[1] == ("stops by itself, at most", "400", "steps")
+        assert isinstance(in_words(config), str)
+
+
+def test_a_file_that_changes_while_it_is_read_is_one_sentence(
+    tmp_path: Path, toy_families: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told whole by its header, cut before its numbers are read."""
+    path = save_original(tmp_path / "model.safetensors", toy_pipeline())
+    load_pipeline = single_file.load_pipeline
+
+    def cut_first(*arguments: Any) -> Any:
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size // 2)
+        return load_pipeline(*arguments)
+
+    # A toy's widths are no family's.
+    told = SingleFile(path=path, family="sd15", vae=path, prediction_type="epsilon")
+    monkeypatch.setattr(registry, "inspect", lambda _path: told)
+    monkeypatch.setattr(single_file, "load_pipeline", cut_first)
+    with pytest.raises(BaseModelError, match="check that the model is complete") as caught:
+        load_base(str(path), device="cpu")
+    assert "\n" not in str(caught.value)

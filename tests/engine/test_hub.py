@@ -1,5 +1,6 @@
 """Models of the hub: what of a repository is fetched, and each way a download can end. The hub is a server on this computer."""
 
+import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apt_engine.bases import hub, registry, variants
+from apt_engine.bases import download, hub, registry, variants
 from apt_engine.bases.download import chosen_files
 from apt_engine.errors import BaseModelError
 from apt_engine.runs.store import RunStore
@@ -208,3 +209,10 @@ def test_nothing_is_fetched_that_is_here_or_no_id(name: str, tmp_path: Path, mon
     assert hub.is_downloaded("owner/here")
     monkeypatch.setattr(hub, "_started", lambda *_: pytest.fail("asked for it"))
     assert list(hub.fetch(name)) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_while_it_comes_is_told_as_such(number: int) -> None:
+    kind, told = download._sentence(NAME, OSError(number, "No space left on device"))
+    assert kind == "error"
+    assert "is full before owner/model is all there; free some and try again" in told

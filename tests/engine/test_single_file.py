@@ -24,6 +24,13 @@ from benchmarks.original_layout import save_original, write_empty
 from tests.toy import toy_pipeline, toy_xl_pipeline
 
 real_tensors = functools.cache(real_tensors_of)
+HOW: dict[str, Any] = {
+    "name": "toy",
+    "device": torch.device("cpu"),
+    "dtype": torch.float32,
+    "attention": "fused",
+    "precision": "full",
+}
 
 
 def real_file(folder: Path, family: str, **changes: Any) -> Path:
@@ -85,7 +92,7 @@ def test_a_name_that_looks_like_a_path_is_a_missing_file_and_no_hub_id(
 def test_a_toy_in_one_file_is_the_toy_to_the_bit(tmp_path: Path, toy_families: Path) -> None:
     path = save_original(tmp_path / "toy.safetensors", toy_pipeline())
     file = SingleFile(path=path, family="sd15", vae=path, prediction_type="v_prediction")
-    base = StableDiffusion.load(file, name="toy", device=torch.device("cpu"), dtype=torch.float32, attention="fused")
+    base = StableDiffusion.load(file, **HOW)
     expected = toy_pipeline()
     for part in ("unet", "vae", "text_encoder"):
         weights, others = (getattr(pipeline, part).state_dict() for pipeline in (expected, base.pipeline))
@@ -101,7 +108,7 @@ def test_an_xl_toy_with_its_vae_in_another_file_is_the_toy_to_the_bit(tmp_path: 
     path = save_original(tmp_path / "toy.safetensors", expected, has_vae=False)
     vae = save_original(tmp_path / "toy.vae.safetensors", expected)
     file = SingleFile(path=path, family="sdxl", vae=vae, prediction_type="epsilon")
-    base = StableDiffusionXL.load(file, name="toy", device=torch.device("cpu"), dtype=torch.float32, attention="fused")
+    base = StableDiffusionXL.load(file, **HOW)
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         weights, others = (getattr(pipeline, part).state_dict() for pipeline in (expected, base.pipeline))
         assert weights.keys() == others.keys()
@@ -117,7 +124,7 @@ def test_weights_that_are_missing_are_named(tmp_path: Path, toy_families: Path) 
     save_file(tensors, path)
     file = SingleFile(path=path, family="sd15", vae=path, prediction_type="epsilon")
     with pytest.raises(BaseModelError, match="does not hold all weights"):
-        StableDiffusion.load(file, name="toy", device=torch.device("cpu"), dtype=torch.float32, attention="fused")
+        StableDiffusion.load(file, **HOW)
 
 
 def test_the_shipped_tokenizer_is_clips() -> None:

@@ -29,7 +29,7 @@ def step_of(prediction_type: str = "epsilon", size: int = 3, **settings: object)
 
 def batch_of(number: int, size: int = 3, seed: int = 0, purpose: str = "photos") -> Batch:
     step, base = step_of(size=size, seed=seed), stable_diffusion()
-    draws = [step._draw(number, sample, source(), purpose) for sample in range(size)]
+    draws = step._draw_all(number, range(size), source(), purpose)
     return Batch.of(draws, source(), base, "masked")
 
 

@@ -208,7 +208,7 @@ def start(view: TrainView, context: AppContext, started: Callable[[str], Values]
         return {view.summary: problem(error)}
     with plain_errors():
         line = context.line if context.engine.status.job != "idle" else None
-        run = context.store.create(config, lambda folder: photos.save(folder, config.resolution))
+        run = context.store.create(config, lambda folder: photos.save(folder, config.resolution, config.crop))
         if line:
             line.add(run.id)
             _train_beside(view, context, run, values)
