@@ -23,6 +23,8 @@ from apt_engine.lora import adapter, files
 from apt_engine.runs.events import ExportReady, StepFinished
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.sampling.generation import Generator
+from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import exports
 from benchmarks.memory import Setting, measure
@@ -145,6 +147,22 @@ def test_a_run_on_a_packed_base_resumes_to_the_bit_and_its_files_fit_the_whole_o
     written = list(exports.export_checkpoint(cut, cut.checkpoint(), tmp_path, merged=True))
     assert {event.layout for event in written if isinstance(event, ExportReady)} == {"kohya", "diffusers", "merged"}
     _holds_the_same(cut, load_base(str(toy_base), device="cpu"), {event.layout: Path(event.path) for event in written})
+
+
+@needs_backend
+def test_pictures_of_such_a_run_are_drawn_on_the_base_it_was_trained_on(
+    store: RunStore, new_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = new_run(2)
+    run.replace_config(run.config.replace(base_precision="8bit"))
+    losses(store, run)
+    generator = Generator()
+    request = SampleRequest(prompt="a {subject}", run=run.id, count=1, steps=2)
+    drawn = list(generator.generate(store, request, tmp_path / "pictures", lambda *_: None))
+    assert len(drawn) == 1
+    assert generator._sampler is not None
+    layers = generator._sampler.base.denoiser.modules()
+    assert any(isinstance(layer, PackedLinear) for layer in layers)
 
 
 def _holds_the_same(run: Run, base: Any, paths: dict[str, Path]) -> None:
