@@ -83,11 +83,11 @@ class _Product(torch.autograd.Function):
     """Rows times the transpose of a packed weight; for backward the layer alone is remembered, which has it packed."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, layer: PackedLinear) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, rows: Tensor, layer: PackedLinear) -> Tensor:
         ctx.layer = layer
         bias: Any = layer.bias
         return F.linear(rows, layer.whole(rows.dtype), None if bias is None else bias.to(rows.dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return gradient @ ctx.layer.whole(gradient.dtype), None
