@@ -31,4 +31,6 @@ def export(
     from apt_engine.training.exports import export_checkpoint
 
     run = store.open(run_id)
+    if folder is None:
+        run.refuse_links()
     return export_checkpoint(run, checkpoint_of(run, checkpoint), folder, merged=merged)

@@ -70,6 +70,7 @@ def train(
     has_begun = False
     with _locked(store, run.id):
         try:
+            run.refuse_links()
             if steps is not None and not process_rank():
                 run.replace_config(run.config.replace(steps=steps))
             _meet(run.config)
@@ -138,6 +139,7 @@ def judge(store: RunStore, run: Run, on_progress: Callable[[str, float | None], 
     """
     from apt_engine.training.verdict import judge_run
 
+    run.refuse_links()
     with training_lock(store):
         for event in judge_run(run, on_progress):
             run.append(event)

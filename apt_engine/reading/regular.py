@@ -64,10 +64,10 @@ def open_for_appending(path: Path) -> IO[bytes]:
     """Open a file, or make one, to read its end and write after it.
 
     Raises:
-        OSError: it cannot be written, or is no regular file.
+        OSError: it cannot be written, or is no regular file, or a link, behind which another file would grow.
     """
     if os.path.lexists(path):
-        _refuse_others(path, path.stat().st_mode)
+        _refuse_others(path, path.lstat().st_mode)
     return path.open("ab+")
 
 

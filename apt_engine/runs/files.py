@@ -42,7 +42,8 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) 
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
+            aside.unlink(missing_ok=True)  # left by a kill, or put there as a link to another file
+            with aside.open("xb") as file:
                 file.writelines([content] if isinstance(content, bytes) else content)
             sync(aside)
             aside.replace(path)

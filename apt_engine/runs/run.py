@@ -105,6 +105,20 @@ class Run:
         """
         write_atomically(self.path / "config.json", config_bytes(config))
 
+    def refuse_links(self) -> None:
+        """Refuse to work in a folder with links: none is made here, and what is written or deleted would be so elsewhere.
+
+        Raises:
+            RunError: names the first.
+        """
+        for folder, folders, others in os.walk(self.path):
+            link = next((name for name in sorted(folders + others) if (Path(folder) / name).is_symlink()), None)
+            if link is not None:
+                shown = (Path(folder) / link).relative_to(self.path).as_posix()
+                raise RunError(
+                    f"In run {self.id}, {shown} is a link to somewhere else; put a copy of what it leads to in its place."
+                )
+
     @property
     def photo_paths(self) -> list[Path]:
         """The prepared photos, in the order they were given."""
