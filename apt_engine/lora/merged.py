@@ -71,9 +71,10 @@ def _merged(name: str, weight: Tensor, change: tuple[Tensor, Tensor, float] | No
     """A weight with B A times the scale added to it, computed in fp32, in fp16 on the host."""
     if change:
         down, up, scale = change
-        delta = (up.detach().float().flatten(1) @ down.float().flatten(1)).view(weight.shape)
-        weight = weight.float() + scale * delta
+        delta = (up.detach().float().flatten(1) @ down.detach().float().flatten(1)).mul_(scale)
+        weight = delta.view(weight.shape).add_(weight)
     half = weight.detach().to(torch.float16).cpu().contiguous()
-    if not half.isfinite().all():
+    # Largest and smallest tell without a copy, and are NaN where one is.
+    if half.numel() and not all(bool(extreme.isfinite()) for extreme in torch.aminmax(half)):
         raise LoraError(f"The checkpoint cannot be written, {name} is not finite in fp16; export the LoRA alone.")
     return half
