@@ -250,7 +250,7 @@ def _is_wanted(part: str, name: str, module: nn.Module, kinds: str) -> bool:
 
 
 def _deltas(base: BaseModel) -> Iterator[tuple[str, Tensor]]:
-    for part in ("unet", "text_encoder", "text_encoder_2"):
+    for part in ("unet", "transformer", "text_encoder", "text_encoder_2"):
         for name, module in getattr(base.pipeline, part, nn.Module()).named_modules():
             if isinstance(module, LoraLayer):
                 delta: Tensor = module.get_delta_weight(ADAPTER)  # pyright: ignore[reportAttributeAccessIssue]

@@ -8,8 +8,9 @@ called what it is.
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft.tuners.lora import LoraLayer
@@ -166,13 +167,25 @@ def _load_with_diffusers(
     with warnings.catch_warnings(action="ignore"):  # what they say is said by `_account`
         base.pipeline.load_lora_weights(source, adapter_name=adapter_name)
     known = {layer_of(key): float(value) for key, value in (alphas or {}).items()}
-    return {layer: known.get(layer, math.nan) for layer in dict.fromkeys(map(layer_of, weights))}
+    found = [*map(layer_of, weights), *([] if base.lora.kohya else _dropped(read, tensors))]
+    return {layer: known.get(layer, math.nan) for layer in dict.fromkeys(found)}
+
+
+def _dropped(read: Callable[[dict[str, Tensor]], Any], tensors: dict[str, Tensor]) -> list[str]:
+    """The layers of a file that diffusers makes nothing of, by their names there.
+
+    It leaves out without a word what it has no name for. Each is read alone, as one may become three.
+    """
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        layers.setdefault(layer_of(key), {})[key] = value
+    return [name for name, own in layers.items() if not read(own)]
 
 
 def _refuse_other_shapes(base: BaseModel, path: Path, weights: dict[str, Tensor]) -> None:
     """A layer of the same name that takes in another number of channels is that of another model."""
     own = {
-        f"{part}.{name}".replace("text_model.", ""): layer.weight
+        layer_of(f"{part}.{name}"): layer.weight
         for part, whole in _named_parts(base)
         for name, module in whole.named_modules()
         if isinstance(layer := adapter.bare(module), nn.Linear | nn.Conv2d)
@@ -194,7 +207,7 @@ def _account(base: BaseModel, path: Path, alphas: dict[str, float], ignored: set
         LoraError: none has.
     """
     applied = {
-        f"{part}.{name}".replace("text_model.", ""): layer
+        layer_of(f"{part}.{name}"): layer
         for part, module in _named_parts(base)
         for name, layer in module.named_modules()
         if isinstance(layer, LoraLayer) and adapter_name in layer.lora_A

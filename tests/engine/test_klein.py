@@ -345,3 +345,17 @@ def test_it_trains_with_all_of_the_method_resumes_bit_for_bit_and_is_exported(
     with torch.no_grad():
         assert float((output(stock) - output(tuned)).abs().max()) < 1e-3
         assert float((output(bare) - output(tuned)).abs().max()) > 1e-2
+    picture = Picture(prompt="a photo of a zwx car", seed=3, steps=4, guidance_scale=5, width=32, height=32)
+    ours, untrained = (base.decode(next(Sampler(base).latents([picture]))) for base in (tuned, bare))
+    theirs = stock.pipeline(
+        prompt=picture.prompt,
+        latents=torch.randn(1, 16, 4, 4, generator=random.generator(3, 0, 0, "sample")),
+        guidance_scale=5.0,
+        num_inference_steps=4,
+        width=32,
+        height=32,
+        max_sequence_length=PROMPT_TOKENS,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=2e-4)  # the file is in fp16
+    assert (untrained - ours).abs().max() > 2e-3
