@@ -30,7 +30,7 @@ from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.latents import encode_view
 from apt_engine.training.watch import attention_map
 from tests.klein import PROMPT_TOKENS, save_toy_klein, toy_klein, toy_klein_pipeline
-from tests.laws import OFF, gradients, output, run, step_of, tuned_base
+from tests.laws import OFF, gradients, output, perturb, run, step_of, tuned_base
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +258,28 @@ def test_a_warped_photo_is_masked_token_by_token() -> None:
 def test_a_distilled_model_is_refused_in_a_sentence() -> None:
     with pytest.raises(BaseModelError, match=r"toy-klein is distilled .*; choose its base version instead\.$"):
         toy_klein(is_distilled=True).prepare_training(32, gradient_checkpointing=False)
+
+
+def test_a_distilled_model_draws_with_a_lora_as_the_stock_pipeline_does() -> None:
+    base, stock = toy_klein(is_distilled=True), toy_klein_pipeline(is_distilled=True)
+    picture = Picture(prompt="a cat", seed=3, steps=4, guidance_scale=5, width=32, height=32)
+    bare = next(Sampler(base).latents([picture]))
+    adapter.attach(base.denoiser, 4, 4.0, base.lora.attention, 0)
+    perturb(base)
+    stock.transformer = base.denoiser
+    theirs = stock(
+        prompt="a cat",
+        latents=torch.randn(1, 16, 4, 4, generator=random.generator(3, 0, 0, "sample")),
+        guidance_scale=5.0,  # which it leaves alone
+        num_inference_steps=4,
+        width=32,
+        height=32,
+        max_sequence_length=PROMPT_TOKENS,
+        output_type="pt",
+    ).images
+    ours = next(Sampler(base).latents([picture]))
+    torch.testing.assert_close(base.decode(ours), theirs, rtol=0, atol=1e-4)
+    assert (ours - bare).abs().max() > 1e-2
 
 
 def test_sizes_are_those_of_the_real_model() -> None:
