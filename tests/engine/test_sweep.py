@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from apt_engine.cli.main import main
+from apt_engine.jobs.sweep import study as study_module
 from apt_engine.jobs.sweep.plan import Plan, Row, read_plan
-from apt_engine.jobs.sweep.study import enqueue, enqueue_missing, open_study, standings
+from apt_engine.jobs.sweep.study import enqueue, enqueue_missing, open_study, release_the_dead, standings
 from apt_engine.jobs.sweep.worker import SweepWorker, metrics
 from apt_engine.photos.photo_set import photos_in, read_photos
 from apt_engine.runs.events import DriftMeasured, RunStarted, SplitMeasured, StepFinished
@@ -171,6 +172,44 @@ def test_a_worker_taken_for_dead_ends_nothing_and_its_row_is_done_once(tmp_path:
     worker_on(study, plan, tmp_path / "data", make_run=make_run_slowly).work()
     (standing,) = standings(study, plan)
     assert standing.state == "done" and [run.id for run in RunStore(tmp_path / "data").list()] == [standing.run]
+
+
+def test_a_worker_killed_before_its_first_sign_of_life_costs_no_row(
+    tmp_path: Path, write_plan: WritePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Really killed, between taking the row and all else; and a trial of Optuna's own, which has no row."""
+    study, plan = opened(write_plan(), tmp_path / "data")
+    url = f"sqlite:///{(tmp_path / 'data/sweeps/ranks/sweep.db').as_posix()}"
+    code = (
+        f"import os, optuna; study = optuna.load_study(study_name='ranks', storage={url!r}); study.ask(); study.ask()"
+    )
+    assert subprocess.run([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)"], check=False).returncode == -9
+    assert [one.state for one in standings(study, plan)] == ["training"]
+    release_the_dead(study, plan)
+    assert [one.state for one in standings(study, plan)] == ["training"], "it may have taken the row just now"
+    monkeypatch.setattr(study_module, "UNBEGUN_SECONDS", 0)
+    for _ in range(2):
+        release_the_dead(study, plan)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "WAITING"]
+    worker_on(study, plan, tmp_path / "data").work()
+    assert [one.state for one in standings(study, plan)] == ["done"]
+
+
+def test_what_has_begun_is_not_taken_for_dead(
+    tmp_path: Path, write_plan: WritePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, plan = opened(write_plan(), tmp_path / "data")
+    own = worker_on(study, plan, tmp_path / "data")
+    monkeypatch.setattr(study_module, "UNBEGUN_SECONDS", 0)
+    seen: list[str] = []
+
+    def make_run(place: RunStore, row: Row) -> Run:
+        release_the_dead(study, plan)
+        seen.append(standings(study, plan)[0].state)
+        return own._make_run(place, row)
+
+    worker_on(study, plan, tmp_path / "data", make_run=make_run).work()
+    assert seen == ["training"] and len(study.trials) == 1
 
 
 def test_one_name_is_one_sweep(tmp_path: Path, write_plan: WritePlan, capsys: pytest.CaptureFixture[str]) -> None:

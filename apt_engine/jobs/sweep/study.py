@@ -5,12 +5,13 @@ waits again; so does one that a worker gives back. What the row's folder holds i
 """
 
 import contextlib
+import datetime
 import importlib.util
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apt_engine.errors import ConfigError
 from apt_engine.jobs.sweep.plan import Plan, Row, differing
@@ -23,6 +24,9 @@ DIRECTIONS = ("maximize", "minimize", "minimize")  # of gain, memorized, drift
 METRICS = ("gain", "memorized", "drift")
 HEARTBEAT_SECONDS = 30
 SILENT_HEARTBEATS = 3  # after so many a worker is taken for dead
+UNBEGUN_SECONDS = (
+    SILENT_HEARTBEATS * HEARTBEAT_SECONDS
+)  # between taking a row and the first sign of life lie milliseconds
 MOST_DEATHS = 3  # of workers on one row: it may be the row that kills them
 SQLITE = "sqlite:///"
 ATTEMPTS = 3
@@ -139,12 +143,36 @@ def _standing(row: Row, trials: "list[optuna.trial.FrozenTrial]") -> Standing:
     return Standing(row, "new")
 
 
-def release_the_dead(study: "optuna.Study") -> None:
+def release_the_dead(study: "optuna.Study", plan: Plan) -> None:
     """Let rows wait again whose workers have shown no sign of life for a while."""
     from optuna.storages import fail_stale_trials
 
     with _experimental():
         fail_stale_trials(study)
+    _release_the_unbegun(study, plan)
+
+
+def _release_the_unbegun(study: "optuna.Study", plan: Plan) -> None:
+    """Rows whose workers died between taking them and the first sign of life: Optuna calls none dead that never showed one."""
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    latest = datetime.datetime.now() - datetime.timedelta(seconds=UNBEGUN_SECONDS)  # local time, as Optuna writes it
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.params or trial.datetime_start is None or trial.datetime_start > latest:
+            continue
+        try:
+            study.tell(trial.number, state=TrialState.FAIL)
+        except (ValueError, UpdateFinishedTrialError):  # another worker did so
+            continue
+        if (number := trial.user_attrs.get(ROW)) is not None:
+            enqueue(study, plan.rows[number])
+
+
+def show_life(study: "optuna.Study", trial: "optuna.Trial") -> None:
+    """The first sign of life, before anything is told of a trial: Optuna's thread gives it at some time after that."""
+    storage: Any = study._storage  # noqa: SLF001  # Optuna has no public way
+    storage.record_heartbeat(trial._trial_id)  # noqa: SLF001
 
 
 @contextlib.contextmanager

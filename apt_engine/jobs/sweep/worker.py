@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from apt_engine.errors import BusyError, EngineError, is_device_lost
 from apt_engine.jobs.session import train
 from apt_engine.jobs.sweep.plan import Plan, Row
-from apt_engine.jobs.sweep.study import DIRECTIONS, MESSAGE, ROW, RUN, enqueue, release_the_dead
+from apt_engine.jobs.sweep.study import DIRECTIONS, MESSAGE, ROW, RUN, enqueue, release_the_dead, show_life
 from apt_engine.runs import library
 from apt_engine.runs.files import free_path, write_atomically, writing
 from apt_engine.runs.history import RunSummary, summarize
@@ -72,7 +72,7 @@ class SweepWorker:
             EngineError: the device does not answer any more; the row is given back.
         """
         while not self._should_stop():
-            release_the_dead(self._study)
+            release_the_dead(self._study, self._plan)
             states = {trial.state.name for trial in self._study.get_trials(deepcopy=False)}
             if "WAITING" in states:
                 self._take_one()
@@ -111,6 +111,7 @@ class SweepWorker:
         if number is None:  # another worker was quicker, and Optuna made a trial of its own accord
             raise TrialPruned
         row = self._plan.rows[number]
+        show_life(self._study, trial)
         for name, values in self._plan.axes.items():
             trial.suggest_categorical(name, values)
         self._tell(f"row {number + 1} of {len(self._plan.rows)}: {row.label}")
