@@ -28,7 +28,8 @@ from tools.pocket.autoencoder import pictures_to_tensor
 from tools.pocket.grid import write_grid
 
 ROOT = Path(__file__).resolve().parent.parent
-SUBJECTS = ROOT / "benchmarks" / "subjects" / "subjects.json"
+SUBJECTS = ROOT / "benchmarks" / "subjects"
+INDICES = ("subjects.json", "drawings.json")  # photographed by tools/pocket, drawn by benchmarks/drawings.py
 PROMPTS = (
     "a photo of a {subject} on the beach",
     "a photo of a {subject} on a wooden table",
@@ -51,8 +52,8 @@ class Subject:
 
 
 def list_subjects(*roles: str) -> list[Subject]:
-    """The subjects of some roles: "example", "evidence", "tuning"."""
-    rows = json.loads(SUBJECTS.read_text(encoding="utf-8"))
+    """The subjects of some roles: "example", "evidence", "tuning"; "drawing" for what is no photograph."""
+    rows = [row for name in INDICES for row in json.loads((SUBJECTS / name).read_text(encoding="utf-8"))]
     return [
         Subject(
             key=row["key"],

@@ -139,11 +139,13 @@ def fails(root: Path, tests: Sequence[str], mutant: Mutant | None = None) -> boo
             mutant.apply(Path(folder))
         os.chdir(folder)
         sys.path[:] = [folder, *(place for place in sys.path if place not in ("", str(ROOT)))]
+        own = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "benchmarks"}
         with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.redirect_stderr(told):
             if mutant:
                 signal.alarm(MOST_SECONDS)
             code = pytest.main([*OPTIONS, *tests])
             signal.alarm(0)
+        sys.modules.update(own)  # the tests had those of the copy
         os.chdir(root)
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise UnfitError(

@@ -237,7 +237,7 @@ class AdaptiveStep:
         """From generators of its own: the timestep first, the photo second, the coin and the warp apart."""
         generator = random.generator(self._config.seed, step, number, purpose)
         warps = random.generator(self._config.seed, step, number, "warp")
-        timestep = self._base.draw_timestep(generator)
+        timestep = self._timestep(generator, purpose)
         photo = among[int(torch.randint(len(among), (), generator=generator))]
         chance = self._chance(timestep) if purpose == "photos" else 0.0
         return Draw(
@@ -248,6 +248,9 @@ class AdaptiveStep:
             generator=generator,
             warps=warps,
         )
+
+    def _timestep(self, generator: torch.Generator, purpose: str) -> float:  # noqa: ARG002  # a method may ask
+        return self._base.draw_timestep(generator)
 
     def _chance(self, timestep: float) -> float:
         """That a sample of this timestep is warped, by gamma of earlier steps."""

@@ -1,7 +1,11 @@
 """What is compared: settings by which a method differs from the profile of the pocket model."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
+from benchmarks.evidence.steps import AdaptedDraws, ConsistencyStep, FiveBins, OneBin, smoothing, stepping
 from benchmarks.parts import OFF
 
 STEPS = 500  # what five photos are given by default
@@ -34,4 +38,36 @@ METHODS: dict[str, dict[str, Any]] = {
     "held, augmentation": {**TURN, "stabilization": 0, "alignment": 0},
     "held, rs, aa": {"augmentation": 0, **TURN},
     "apt, ema": {"ema_decay": 0.99},
+    "apt, draws": {},
+    "dco": {**OFF, "measure": True},
 }
+VARIATIONS: dict[
+    str, dict[str, Any]
+] = {  # of apt: how much its indicator's numbers matter; pocket has 10, .8, .1 and ten
+    "apt, sensitivity 2.5": {"sensitivity": 2.5},
+    "apt, sensitivity 40": {"sensitivity": 40},
+    "apt, p_max 0.4": {"augmentation": 0.4},
+    "apt, p_max 1": {"augmentation": 1.0},
+    "apt, a 0.03": {},
+    "apt, a 0.3": {},
+    "apt, 5 bins": {},
+    "apt, 1 bin": {},
+}
+_WITHIN: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "apt, draws": partial(stepping, AdaptedDraws),
+    "dco": partial(stepping, ConsistencyStep),
+    "apt, a 0.03": partial(smoothing, 0.03),
+    "apt, a 0.3": partial(smoothing, 0.3),
+    "apt, 5 bins": partial(stepping, FiveBins),
+    "apt, 1 bin": partial(stepping, OneBin),
+}
+
+
+def settings_of(method: str) -> dict[str, Any]:
+    """Of a method or a variation: by which settings it differs from the profile."""
+    return {**METHODS, **VARIATIONS}[method]
+
+
+def trained_as(method: str) -> AbstractContextManager[None]:
+    """A run of the method is trained inside, in this process: what no setting says is otherwise there."""
+    return _WITHIN.get(method, nullcontext)()

@@ -17,7 +17,7 @@ from apt_engine.training.captions import Captions
 from apt_engine.training.drift import PriorDrift
 from apt_engine.training.latents import encode_photos
 from apt_engine.training.split import SplitProbe, encode_framings
-from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, FIXED, METHODS, STEPS
+from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, FIXED, STEPS, settings_of, trained_as
 from benchmarks.evidence.pictures import Observer
 from benchmarks.evidence.rows import Finished, Photos, Pictures, Row, Rows, Split
 from benchmarks.likeness import ROOT, Subject
@@ -37,8 +37,9 @@ def measure_all(rows: Rows, store: RunStore, wanted: Sequence[tuple[Subject, str
     for subject, method, seed in wanted:
         if rows.has(Finished, subject.key, method, seed, STEPS):
             continue
-        settings = {"subject": subject.name, "seed": seed, **FIXED, **METHODS[method]}
-        run = finished_run(store, f"{subject.key}-{method}-{seed}", subject.training, settings)
+        settings = {"subject": subject.name, "seed": seed, **FIXED, **settings_of(method)}
+        with trained_as(method):
+            run = finished_run(store, f"{subject.key}-{method}-{seed}", subject.training, settings)
         for row in Measuring(subject, method, run).missing(rows):
             rows.add(row)
             yield row
