@@ -53,7 +53,7 @@ class TrackioWriter:
     """A run of the project `apt-studio`, where trackio keeps its projects; it goes on when the run is resumed."""
 
     def __init__(self, run: Run, first_step: int) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         self._run = trackio.init(
             project=PROJECT,

@@ -33,8 +33,13 @@ def train_slice(data_dir: str, run_id: str, seconds: float) -> str:
     is_paused = False
     try:
         stop = run.path / "stop"
-        wishes = {"should_hurry": lambda: stop.exists() and stop.stat().st_size > 0}
-        for event in train(store, run, stop.exists, lambda: time.monotonic() > end, **wishes):
+        for event in train(
+            store,
+            run,
+            stop.exists,
+            lambda: time.monotonic() > end,
+            should_hurry=lambda: stop.exists() and stop.stat().st_size > 0,
+        ):
             is_paused = getattr(event, "stage", "") == "waiting"
     except EngineError:
         return "failed"

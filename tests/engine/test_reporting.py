@@ -47,7 +47,7 @@ def told(run: Run, stream: Iterator[Event]) -> tuple[list[Event], list[str]]:
 def test_a_missing_library_is_one_sentence_and_the_run_goes_on(
     make_run: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporting.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for target in ("tensorboard", "trackio"):
         kept, notices = told(make_run(target), events())
         assert len(kept) == 9
@@ -78,7 +78,7 @@ class Broken:
 def test_a_library_that_fails_is_told_once(
     make_run: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch, fails_at: int, reason: str
 ) -> None:
-    monkeypatch.setattr(reporting.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setitem(reporting.WRITERS, "trackio", Broken(fails_at))
     run = make_run("trackio")
     reporter = reporting.Reporter(run)
@@ -100,7 +100,7 @@ def test_a_library_that_hangs_costs_the_run_nothing(
         over.wait(60)
         raise RuntimeError("too late")
 
-    monkeypatch.setattr(reporting.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(reporting, "MOST_WAITING", 4)
     monkeypatch.setattr(reporting, "SECONDS_TO_CLOSE", 0.01)
     monkeypatch.setitem(reporting.WRITERS, "trackio", hang)
@@ -124,7 +124,7 @@ def test_numbers_that_are_not_finite_or_not_there_are_left_out() -> None:
 
 @NEEDS_TENSORBOARD
 def test_tensorboard_reads_each_step_once_over_a_resume(make_run: Callable[[str], Run]) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # pyright: ignore[reportMissingImports]
 
     run = make_run("tensorboard")
     for first, last in ((0, 6), (4, 8)):  # a session, and one that goes on from the fourth step
@@ -140,7 +140,7 @@ def test_tensorboard_reads_each_step_once_over_a_resume(make_run: Callable[[str]
 def test_trackio_keeps_each_step_of_the_run(
     make_run: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trackio.sqlite_storage import SQLiteStorage
+    from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
 
     run = make_run("trackio")
     assert told(run, events())[1] == []

@@ -264,7 +264,7 @@ def test_what_was_typed_comes_back_with_the_photos_that_are_still_there(
     assert values[generate_view.settings["prompt"]] == models.suggest_prompts(models.BARE)[0]
     assert values[view.chosen] == view.chosen.value
     assert "<b>4</b> photos" in values[view.summary]
-    assert values.keys() == {*page_view.inputs.values(), view.chosen, view.notes, view.warps, view.summary}
+    assert values.keys() == {*page_view.inputs.values(), view.chosen, view.notes, view.warps, view.summary, view.beside}
 
 
 @pytest.mark.parametrize("nothing", [None, {}, [], ["an early version", "kept a list"], {"train.gone": 1}, "words"])

@@ -10,7 +10,7 @@ from apt_engine.runs.events import PromptsChanged, SampleReady
 from apt_engine.runs.wishes import take_samples_wish, wished_prompts
 from tests.pages import begun, engine, new_run, step
 from ui import sample_card
-from ui.context import AppContext
+from ui.context import AppContext, Values
 from ui.tabs import watch
 
 
@@ -38,7 +38,7 @@ def test_a_press_and_other_prompts_reach_whoever_trains(
 ) -> None:
     monkeypatch.setattr(gr, "Info", lambda *_: None)
     run = begun(new_run(context), steps=2)
-    watched = {view.watched: replace(watch.Watch(), run_id=run.id)}
+    watched: Values = {view.watched: replace(watch.Watch(), run_id=run.id)}
     sample_card.sample_now(context, view.watched, watched)
     assert (take_samples_wish(run), take_samples_wish(run)) == (True, False)
 
