@@ -11,6 +11,7 @@ from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.runs.history import History
 from apt_engine.runs.run import Run
 from tests.pages import begun, ended, engine, new_run
+from ui import step_files
 from ui.context import AppContext, Values
 from ui.layout import PageView, build, make_pictures
 from ui.run_panels import draw_split
@@ -70,7 +71,7 @@ def test_while_it_trains_there_are_neither_pictures_nor_files_of_steps(context: 
     view, going = page.watch, begun(new_run(context), steps=3)
     engine(context)._status = EngineStatus("training", going.id)
     shown = watch.open_run(view, context, going.id)
-    assert (shown[view.pictures].visible, shown[view.other].visible) == (False, False)
+    assert (shown[view.pictures].visible, shown[view.other.fold].visible) == (False, False)
 
 
 def test_files_of_any_step_are_written_by_the_engine(
@@ -87,11 +88,11 @@ def test_files_of_any_step_are_written_by_the_engine(
 
     monkeypatch.setattr(context.engine, "export", export)
     shown = watch.open_run(view, context, run.id)
-    assert shown[view.other_step].choices == [("step 6", "6"), ("step 4, kept", "4"), ("step 2", "2")]
-    values: Values = {view.watched: shown[view.watched], view.other_step: "4"}
-    *_, last = watch.write_files(view, context, values)
-    assert 'href="gradio_api/file=/runs/zwx-000004.safetensors" download>' in last[view.written]
-    *_, failed = watch.write_files(view, context, {**values, view.other_step: "2"})
-    assert "Checkpoint 2 is damaged" in failed[view.written]
-    assert [state[view.write].interactive for state in (last, failed)] == [True, True]
+    assert shown[view.other.step].choices == [("step 6", "6"), ("step 4, kept", "4"), ("step 2", "2")]
+    values: Values = {view.watched: shown[view.watched], view.other.step: "4"}
+    *_, last = step_files.write_files(view.other, context, view.watched, values)
+    assert 'href="gradio_api/file=/runs/zwx-000004.safetensors" download>' in last[view.other.written]
+    *_, failed = step_files.write_files(view.other, context, view.watched, {**values, view.other.step: "2"})
+    assert "Checkpoint 2 is damaged" in failed[view.other.written]
+    assert [state[view.other.write].interactive for state in (last, failed)] == [True, True]
     assert asked == [(run.id, "4"), (run.id, "2")]

@@ -2,10 +2,9 @@
 
 import dataclasses
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,7 +13,7 @@ from gradio.blocks import Block
 from apt_engine.errors import EngineError
 from apt_engine.runs.history import History
 from apt_engine.runs.training_lock import refuse_if_trained, training_in
-from ui import plain_card, sample_card, verdict_card
+from ui import plain_card, sample_card, step_files, verdict_card
 from ui.context import AppContext, Values, plain_errors
 from ui.plots import progress_line
 from ui.run_panels import (
@@ -23,7 +22,6 @@ from ui.run_panels import (
     draw_files,
     draw_indicator,
     draw_lines,
-    draw_links,
     draw_loss,
     draw_progress,
     draw_samples,
@@ -66,6 +64,7 @@ class WatchView:
     samples: gr.HTML
     wishes: sample_card.SampleCard
     views: gr.HTML
+    pngs: gr.HTML
     details: gr.HTML
     verdict: verdict_card.VerdictCard
     plain: plain_card.PlainCard
@@ -76,18 +75,15 @@ class WatchView:
     files: gr.HTML
     more_steps: gr.Number
     go_on: gr.Button
-    other: gr.Accordion
-    other_step: gr.Dropdown
-    write: gr.Button
-    written: gr.HTML
+    other: step_files.StepFiles
     log: gr.HTML
 
     @property
     def outputs(self) -> list[Block]:
         """All that changes when the run goes on."""
         everything = (getattr(self, field.name) for field in dataclasses.fields(self))
-        cards = (self.wishes, self.verdict, self.plain)
-        others = (self.more_steps, self.write, *cards)
+        cards = (self.wishes, self.other, self.verdict, self.plain)
+        others = (self.more_steps, *cards)
         own = [component for component in everything if component not in others]
         return [*own, *(output for card in cards for output in card.outputs)]
 
@@ -122,15 +118,9 @@ def build() -> WatchView:
             samples = scripted("samples", _no_samples(), elem_id="samples")
             wishes = sample_card.build()
             views = gr.HTML("", elem_id="views")
-    fold = gr.Accordion(say("LoRA files of another step"), open=False, visible=False)
-    with fold as other, gr.Row(elem_classes="actions"):
-        other_step = gr.Dropdown(
-            [], label=say("Step"), container=False, interactive=True, scale=0, elem_id="other-step"
-        )
-        write = gr.Button(say("Write the files"), size="sm", elem_id="write-files", scale=0, min_width=120)
-        written = gr.HTML("", elem_id="written")
-    verdict, plain = verdict_card.build(), plain_card.build()
+    other, verdict, plain = step_files.build(), verdict_card.build(), plain_card.build()
     with gr.Accordion(say("More numbers"), open=False, elem_id="details"):
+        pngs = scripted("pngs", "", elem_id="pngs")
         details = gr.HTML(draw_details(History.empty()))
     with gr.Accordion(say("Log"), open=False, elem_id="log-fold"):
         log = scripted("log", {"run": "", "mark": 0}, elem_id="log")
@@ -146,6 +136,7 @@ def build() -> WatchView:
         samples=samples,
         wishes=wishes,
         views=views,
+        pngs=pngs,
         details=details,
         verdict=verdict,
         plain=plain,
@@ -157,9 +148,6 @@ def build() -> WatchView:
         more_steps=more_steps,
         go_on=go_on,
         other=other,
-        other_step=other_step,
-        write=write,
-        written=written,
         log=log,
     )
 
@@ -203,14 +191,7 @@ def connect(view: WatchView, context: AppContext, pulse: gr.HTML) -> None:
         api_visibility="private",
     )
 
-    view.write.click(
-        partial(write_files, view, context),
-        {view.watched, view.other_step},
-        [view.written, view.write],
-        show_progress="hidden",
-        api_visibility="private",
-    )
-
+    step_files.connect(view.other, context, view.watched)
     verdict_card.connect(view.verdict, context, view.watched)
     sample_card.connect(view.wishes, context, view.watched)
 
@@ -281,23 +262,6 @@ def go_on(view: WatchView, context: AppContext, values: Values) -> Values:
     return refresh(view, context, values)
 
 
-def write_files(view: WatchView, context: AppContext, values: Values) -> Iterator[Values]:
-    """Write the LoRA files of a step of the run in view, and show where they can be had."""
-    run_id, step = values[view.watched].run_id, values[view.other_step]
-    paths: tuple[Path, ...] = ()
-    try:
-        for progress in context.engine.export(run_id, str(step or "kept")):
-            yield {view.written: _note(f"{told(progress.message)}."), view.write: gr.Button(interactive=False)}
-            paths = progress.images
-        yield {view.written: draw_links(paths), view.write: gr.Button(interactive=True)}
-    except EngineError as error:
-        yield {view.written: _note(told(str(error))), view.write: gr.Button(interactive=True)}
-
-
-def _note(sentence: str) -> str:
-    return f'<p class="note">{html.escape(sentence)}</p>'
-
-
 def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
     history = watched.history
     assert history
@@ -345,28 +309,17 @@ def _show(view: WatchView, history: History, state: str) -> Values:
         view.drift: draw_drift(history),
         view.samples: draw_samples(history),
         view.views: draw_views(history),
+        view.pngs: history.run.id,
         view.details: draw_details(history),
         view.pictures: gr.Button(visible=state in ENDED and history.saved_step > 0),
         view.resume: gr.Button(visible=state in RESUMABLE, variant="secondary" if state in ENDED else "primary"),
         view.more: gr.Row(visible=state == "finished"),
         view.go_on: gr.Button(say(GO_ON_ANYWAY if history.ended_by_itself else GO_ON)),
-        **_show_steps(view, history, state),
+        **step_files.show(view.other, history, is_over=state in OVER),
         **verdict_card.show(view.verdict, history, is_over=state in OVER),
         view.files: draw_files(history),
         view.log: {"run": history.run.id, "mark": history.cursor},
     }
-
-
-def _show_steps(view: WatchView, history: History, state: str) -> Values:
-    """The steps whose files can be written once the run has ended; while it trains the list stays as it is."""
-    if state not in OVER:
-        return {view.other: gr.Accordion(visible=False)}
-    kept, steps = history.kept_step, [item.step for item in reversed(history.run.checkpoints())]
-    choices = [
-        (say("step {step:,}, kept", step=step) if step == kept else say("step {step:,}", step=step), str(step))
-        for step in steps
-    ]
-    return {view.other: gr.Accordion(visible=bool(steps)), view.other_step: gr.Dropdown(choices), view.written: ""}
 
 
 def _card(elem_id: str, value: str) -> gr.HTML:
