@@ -6,6 +6,30 @@ const LEAST_SIDE = 0.3; // of the photo's shorter side
 let waiting = "";
 let mine = null; // the newest change made here; the answer to an older one must not undo it
 let rounds = 0;
+let said = []; // what could not be taken in, last time
+let listed = null; // the photos whose captions are listed
+
+// A line a photo, which stays the same elements while the photos are the same: a field keeps its focus.
+function listCaptions(photos) {
+  const key = JSON.stringify(photos.map((photo) => [photo.path, photo.url]));
+  if (key !== listed) {
+    listed = key;
+    captions.querySelector("ul").replaceChildren(...photos.map((photo, index) => {
+      const picture = photo.url ? node("img", { src: photo.url, alt: "", width: 44, height: 44 }) : node("span", { class: "tile" });
+      const field = node("input", { type: "text", maxlength: 300, "aria-label": say("caption of {name}", { name: photo.name }),
+        placeholder: "a photo of a {subject}", onchange: (event) => keep(photo.path, index, event.target.value) });
+      return node("li", {}, picture, field);
+    }));
+  }
+  captions.querySelectorAll("input").forEach((field, index) => {
+    if (field !== document.activeElement) field.value = photos[index].caption ?? "";
+  });
+  captions.hidden = !photos.length;
+}
+
+function keep(path, index, caption) {
+  change(props.value.photos.map((one, at) => (at === index && one.path === path ? { ...one, caption } : one)));
+}
 
 function change(photos) {
   rounds += 1;
@@ -23,9 +47,12 @@ function take() {
   render();
 }
 
+const stem = (name) => name.replace(/\.[^.]*$/, "").toLowerCase();
+
 async function add(files) {
   const list = [...files];
-  const added = [];
+  const added = [], captions = new Map();
+  said = [];
   for (const [index, file] of list.entries()) {
     waiting = say("adding {number} of {count}", { number: index + 1, count: list.length });
     render();
@@ -33,17 +60,27 @@ async function add(files) {
       const body = new FormData();
       body.append("file", file);
       const answer = await fetch("photos", { method: "POST", body });
-      const { path, error } = await answer.json();
+      const { path, caption, error } = await answer.json();
       if (error) throw new Error(error);
-      added.push({ path, name: file.name, url: "", whole: "", box: null, caption: "", warnings: [] });
+      if (caption !== undefined) captions.set(file.name, caption);
+      else added.push({ path, name: file.name, url: "", whole: "", box: null, caption: "", warnings: [] });
     } catch (error) {
-      alert(say("{name} could not be added: {reason}", { name: file.name, reason: error.message ?? String(error) }));
+      const reason = error.message ?? String(error);
+      said.push(isCaption(file) ? reason : say("{name} could not be added: {reason}", { name: file.name, reason }));
     }
   }
   waiting = "";
-  if (added.length) change([...props.value.photos, ...added]);
+  const photos = [...props.value.photos, ...added];
+  for (const [name, caption] of captions) {
+    const place = photos.findIndex((photo) => stem(photo.name) === stem(name));
+    if (place < 0) said.push(say("{name} lies beside none of these photos; give it the name of one.", { name }));
+    else photos[place] = { ...photos[place], caption };
+  }
+  if (added.length || captions.size) change(photos);
   else render();
 }
+
+const isCaption = (file) => file.name.toLowerCase().endsWith(".txt");
 
 function tile(photo, index) {
   const others = () => props.value.photos.filter((_, place) => place !== index);
@@ -130,14 +167,20 @@ function crop(index) {
 
 function render() {
   const { photos = [], problems = [] } = props.value ?? {};
-  const input = node("input", { type: "file", multiple: true, accept: "image/*,.heic,.heif,.avif",
+  const input = node("input", { type: "file", multiple: true, accept: "image/*,.heic,.heif,.avif,.txt",
     "aria-label": say("photos"), onchange: (event) => add(event.target.files) });
   const words = waiting || (photos.length ? say("Add more") : say("Drop photos here, or click"));
   const adder = node("label", { class: "add" }, node("b", { "aria-hidden": "true" }, "+"), node("span", {}, words), input);
   const list = node("ul", { class: photos.length ? "tiles" : "tiles empty" }, ...photos.map(tile), node("li", { class: "adder" }, adder));
-  const left = problems.map((sentence) => node("li", {}, sentence));
-  root.replaceChildren(list, ...(left.length ? [node("ul", { class: "warnings", role: "alert" }, ...left)] : []));
+  const left = [...said, ...problems].map((sentence) => node("li", {}, sentence));
+  above.replaceChildren(list, ...(left.length ? [node("ul", { class: "warnings", role: "alert" }, ...left)] : []));
+  listCaptions(photos);
 }
+
+const about = say("{subject} stands for your thing. Empty: the usual caption. Text files beside the photos (cat.txt beside cat.jpg) may be dropped with them.");
+const captions = node("details", { class: "captions" }, node("summary", {}, say("Captions")), node("p", { class: "quiet" }, about), node("ul"));
+const above = node("div");
+root.replaceChildren(above, captions);
 
 // A photo dropped beside the zone is taken too; the browser would leave the page for it.
 const isShown = () => Boolean(root.offsetParent);

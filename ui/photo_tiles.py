@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from apt_engine.errors import PhotoError
+from apt_engine.photos.captions import LONGEST_CAPTION
 from apt_engine.photos.photo_set import MAXIMUM_COUNT, Photo, PhotoSet, read_photo, shares_of, twins_of
 from apt_engine.runs.run import Run
 from ui.plots import file_url
@@ -16,7 +17,6 @@ from ui.words import say, told
 
 TILE_SIDE = 256
 WHOLE_SIDE = 900
-LONGEST_CAPTION = 300
 NO_PHOTOS: dict[str, Any] = {"photos": [], "problems": []}
 
 

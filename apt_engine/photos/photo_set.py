@@ -5,7 +5,7 @@ Pictures are 8-bit RGB from here on; sizes are in pixels.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
@@ -13,6 +13,7 @@ from PIL import Image
 
 from apt_engine.errors import PhotoError
 from apt_engine.photos import buckets
+from apt_engine.photos.captions import caption_beside
 from apt_engine.photos.pool import decode
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
@@ -149,13 +150,16 @@ def photos_in(folder: Path) -> list[Path]:
 
 
 def read_photos(paths: Sequence[Path]) -> PhotoSet:
-    """Read all that can be read; one bad file does not spoil the others. Too many files are counted, not read."""
+    """Read all that can be read, with the captions beside them; one bad file does not spoil the others.
+
+    Too many files are counted, not read.
+    """
     if len(paths) > MAXIMUM_COUNT:  # a whole picture library would fill the memory
         return PhotoSet((), (), unopened=len(paths))
     photos, problems = [], []
     for path in paths:
         try:
-            photos.append(read_photo(path))
+            photos.append(replace(read_photo(path), caption=caption_beside(path)))
         except PhotoError as error:
             problems.append(str(error))
     return PhotoSet(tuple(photos), tuple(problems))

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from apt_engine.errors import DiskError, EngineError, RunError
 from apt_engine.jobs.limits import LimitError, Uploads
+from apt_engine.photos.captions import LARGEST_FILE, SUFFIX, read_caption
 from apt_engine.reading.regular import open_regular
 from apt_engine.runs import library
 from apt_engine.runs.history import History, summarize
@@ -128,7 +129,7 @@ def _take_photos(tenants: Tenants) -> Handler:
     uploads = Uploads()
 
     async def take(request: Request) -> Response:
-        """Keep one photo under a name nobody can guess."""
+        """Keep one photo under a name nobody can guess; of a caption file tell what it says, and keep nothing."""
         length = request.headers.get("content-length", "")
         announced = int(length[:20]) if length.isdecimal() else 0
         if announced > LARGEST_PHOTO:
@@ -162,6 +163,11 @@ async def _keep_photo(request: Request, workspace: Workspace) -> Response:
         if not isinstance(file, UploadFile):
             return _refusal(say("No file arrived; choose it again."), 400)
         name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "photo").name)[-80:]
+        if name.lower().endswith(SUFFIX):
+            try:
+                return JSONResponse({"caption": read_caption(await file.read(LARGEST_FILE + 1), name)})
+            except EngineError as error:
+                return _refusal(told(str(error)), 415)
         path = workspace.uploads_dir / secrets.token_hex(12) / name
         try:
             path.parent.mkdir(parents=True)
