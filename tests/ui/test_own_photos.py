@@ -47,12 +47,16 @@ def test_from_own_photos_with_one_choice_of_files_one_word_and_three_clicks(
     run = page.store.list()[0]
     assert run.captions[:3] == ["a red {subject} at the café", "a {subject} from behind", "a photo of a {subject}"]
     before = page.clicks()
+    denied = {"permission": {"name": "notifications"}, "setting": "denied"}
+    page.browser.execute_cdp_cmd("Browser.setPermission", denied)
+    page.click(".bell")
+    page.until(lambda: "allow notifications for it" in page.text(".bell"))
     page.click("#stop")  # a run that ends by itself takes none
     page.until(lambda: "Stopped at step" in page.sentence())
-    stop = page.clicks() - before
+    aside = page.clicks() - before
     page.click("#make-pictures")
     page.click("#generate")
     page.until(lambda: len(page.find("#pictures img")) == 4)
-    assert page.clicks() - stop == 3
+    assert page.clicks() - aside == 3
     step = summarize(run).step
     assert {at for at, _ in summarize(run).samples} == {0, step}  # the press of Stop drew the step it stopped at
