@@ -20,7 +20,7 @@ def test_each_usual_encoding_is_read(encoding: str) -> None:
 def test_lines_are_joined_and_an_empty_file_is_no_caption() -> None:
     assert read_caption(b"a {subject},\n  on a table\n", "a.txt") == "a {subject}, on a table"
     assert read_caption(b"", "a.txt") == ""
-    assert read_caption("Ein Foto von {subject} 写真".encode("utf-16"), "a.txt") == "Ein Foto von {subject} 写真"
+    assert read_caption("{subject} 写真".encode("utf-16"), "a.txt") == "{subject} 写真"
 
 
 @pytest.mark.parametrize(
