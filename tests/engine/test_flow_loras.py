@@ -46,6 +46,10 @@ DIFFUSERS = {name: [name] for names in ORIGINAL.values() for name in names}
 Pair = tuple[Tensor, Tensor]
 
 
+def weight_of(family: str, name: str) -> Tensor:
+    return BASES[family].denoiser.get_parameter(f"{name}.weight")
+
+
 def dotted(prefix: str) -> Callable[[str, Pair], dict[str, Tensor]]:
     return lambda name, pair: dict(
         zip((f"{prefix}{name}.lora_A.weight", f"{prefix}{name}.lora_B.weight"), pair, strict=True)
@@ -63,7 +67,7 @@ def row_of(family: str, name: str, names: dict[str, list[str]], write: Callable[
     tensors: dict[str, Tensor] = {}
     layers: list[Layer] = []
     for theirs, ours in names.items():
-        weights = [BASES[family].denoiser.get_submodule(own).weight for own in ours]
+        weights = [weight_of(family, own) for own in ours]
         down = torch.randn(RANK, weights[0].shape[1], generator=generator)
         ups = [torch.randn(len(weight), RANK, generator=generator) for weight in weights]
         tensors |= write(theirs, (down, torch.cat(ups)))
@@ -122,7 +126,7 @@ def test_the_lora_of_a_larger_model_is_refused_in_a_sentence(
     """Such as one for klein's 9B given to the 4B: the same names, wider layers."""
     tensors: dict[str, Tensor] = {}
     for theirs, ours in names.items():
-        outputs, inputs = BASES[family].denoiser.get_submodule(ours[0]).weight.shape
+        outputs, inputs = weight_of(family, ours[0]).shape
         tensors |= write(theirs, _pair(2 * inputs, 2 * outputs * len(ours)))
     row = Row(name="wider", family=family, tensors=tensors, layers=[], words="was made for another base model")
     assert check(row, BASES[family], tmp_path / "lora.safetensors") == ""
