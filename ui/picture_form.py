@@ -67,7 +67,7 @@ def build_picture_form() -> PictureForm:
         }
     with gr.Accordion(say("The settings of a picture"), open=False, elem_id="from-picture"):
         source = gr.File(
-            label=say("A PNG made here, or by A1111 or Forge"), file_types=[".png"], height=130, elem_id="source"
+            label=say("A PNG made here, or by A1111 or Forge"), file_types=[".png"], height=150, elem_id="source"
         )
     return PictureForm(made, keep_seed, axes, source)
 

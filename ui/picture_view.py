@@ -100,7 +100,7 @@ def build(context: AppContext) -> GenerateView:
                 lora = gr.File(
                     label=say("LoRA file (kohya or diffusers)"),
                     file_types=[".safetensors"],
-                    height=130,
+                    height=150,
                     elem_id="lora-file",
                 )
                 base = _build_base(context)
