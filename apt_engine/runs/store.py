@@ -77,7 +77,7 @@ class RunStore:
     def size_of(self, run_id: str) -> int:
         """Bytes of a run's events so far, 0 where there is no such run; cheap enough to ask every second."""
         path = self.runs_dir / Path(run_id).name / "events.jsonl"
-        return path.stat().st_size if run_id and path.is_file() else 0
+        return path.stat().st_size if run_id and is_regular(path) else 0
 
     def next_pictures_dir(self) -> Path:
         """Where the next pictures go; a folder that is not there yet."""

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
@@ -133,3 +134,19 @@ def test_the_guard_stands_before_what_was_added_after_it(tmp_path: Path) -> None
         reply = browser.options("/gradio_api/queue/join", headers=preflight)
     assert reply.status_code == 403
     assert "access-control-allow-origin" not in reply.headers
+
+
+def test_an_event_that_does_not_exist_is_a_sentence_with_all_that_an_answer_says(tmp_path: Path) -> None:
+    def look_up(_: Request) -> Response:
+        raise KeyError(99999)
+
+    paths = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/photos")
+    guard = Middleware(Guard, tenants=SingleTenant(tmp_path), is_public=False)
+    page = Starlette(routes=[Route(path, look_up, methods=["POST"]) for path in paths], middleware=[guard])
+    browser = TestClient(page, base_url="http://127.0.0.1:7860")
+    for path in paths[:2]:
+        reply = browser.post(path)
+        assert (reply.status_code, reply.headers["x-content-type-options"]) == (404, "nosniff")
+        assert "load it again" in reply.text
+    with pytest.raises(KeyError):
+        browser.post("/photos")

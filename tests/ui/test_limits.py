@@ -231,6 +231,22 @@ def test_a_photo_that_does_not_say_its_size_is_counted_as_it_comes(
     assert not any(path.is_file() for path in (data_dir / "visitors").rglob("*"))
 
 
+@pytest.mark.parametrize("name", [".", "..", " ", "a/..", "...", "\\..\\.."])
+def test_a_photo_without_a_name_gets_one(data_dir: Path, name: str) -> None:
+    client = TestClient(page_of(SingleTenant(data_dir), data_dir), base_url="https://me-apt.hf.space")
+    head = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    sent = {"content-type": "multipart/form-data; boundary=b"}
+    answer = client.post("/photos", content=f"{head}x\r\n--b--\r\n".encode(), headers=sent)
+    kept = Path(answer.json()["path"])
+    assert kept.is_file()
+    assert kept.parent.parent == data_dir / "uploads"
+
+
+@pytest.mark.parametrize("run", ["a" * 5000, "\0", "..", "a/b", "\ud800"])
+def test_no_name_of_a_run_breaks_the_pulse(data_dir: Path, run: str) -> None:
+    assert RunStore(data_dir).size_of(run) == 0
+
+
 def test_whoever_guesses_waits_longer_and_longer() -> None:
     now = 0.0
     logins = Logins(lambda: now)

@@ -23,6 +23,7 @@ from ui.words import language_of, say, speaking
 
 LOGIN_ROUTE = "/login"
 UPLOAD_ROUTES = frozenset({UPLOAD_ROUTE, "/photos"})
+ORDER_ROUTES = frozenset({"/gradio_api/queue/join", "/gradio_api/run/predict"})
 LARGEST_UPLOAD, LARGEST_ORDER = 101_000_000, 2_000_000  # bytes: a photo and its frame; an event with a form's values
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 RENEWING_ROUTES = frozenset({PAGE_ROUTE, PULSE_ROUTE})  # an open page asks for the pulse as long as it is open
@@ -97,7 +98,14 @@ class Guard:
             await self._follow(scope, self._link)(scope, receive, answer)
         else:
             most = LARGEST_UPLOAD if path in UPLOAD_ROUTES else LARGEST_ORDER
-            await self._app(scope, _limited(receive, most), answer)
+            try:
+                await self._app(scope, _limited(receive, most), answer)
+            except KeyError:
+                if path not in ORDER_ROUTES:
+                    raise
+                # Gradio looks an event up before it answers: a page that was open over an update asks for those of before.
+                sentence = say("This page is of another version of the app; load it again.")
+                await PlainTextResponse(sentence, status_code=404)(scope, receive, answer)
 
     def _refusal(self, method: str, path: str, headers: Headers) -> tuple[str, int] | None:
         """Why a request may not pass, as a sentence and a status; None when it may. A websocket has no method."""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -135,15 +135,17 @@ def _take_photos(tenants: Tenants) -> Handler:
         if announced > LARGEST_PHOTO:
             return _refusal(say("This file is larger than 100 MB; bring a smaller photo."), 413)
         workspace = tenants.find(request.headers)
-        if not tenants.is_shared:
-            return await _keep_photo(request, workspace)
         try:
+            if not tenants.is_shared:
+                return await _keep_photo(request, workspace)
             with contextlib.ExitStack() as upload:
                 coming = uploads.into(workspace.store.data_dir, announced)
                 count = await run_in_threadpool(upload.enter_context, coming)
                 return await _keep_photo(Request(request.scope, _counted(request.receive, count)), workspace)
         except LimitError as error:
             return _refusal(told(str(error)), 413)
+        except ClientDisconnect:  # nobody is there to read this
+            return _refusal(say("No file arrived; choose it again."), 400)
 
     return take
 
@@ -162,7 +164,7 @@ async def _keep_photo(request: Request, workspace: Workspace) -> Response:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             return _refusal(say("No file arrived; choose it again."), 400)
-        name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "photo").name)[-80:]
+        name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "").name)[-80:].strip(" .") or "photo"
         if name.lower().endswith(SUFFIX):
             try:
                 return JSONResponse({"caption": read_caption(await file.read(LARGEST_FILE + 1), name)})
