@@ -45,6 +45,7 @@ ONE_WORD = (  # said alone, of a training before it starts and of the engine
 )
 PROMPT = re.compile(r"(a|an) (photo|pencil|watercolor)\b.*")  # drawn, not read
 WORD = re.compile(r"(?<![\w{.])[a-z]{2,}(?![\w}(])")
+BEGINNING = re.compile(r"[A-Z][a-z]+ \{.*")  # "Loading {base}"
 UNIT = re.compile(r"\{\w+\} (s|min|h)")
 MOST_FORMS = 8
 
@@ -84,7 +85,7 @@ def engine_sentences() -> list[str]:
 
 def _is_sentence(text: str) -> bool:
     is_prose = bool(WORD.search(text)) and " " in text.strip() and not PROMPT.fullmatch(text)
-    return bool(UNIT.fullmatch(text)) or is_prose
+    return is_prose or bool(UNIT.fullmatch(text) or BEGINNING.fullmatch(text))
 
 
 def _texts(tree: ast.Module) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -16,7 +17,7 @@ from ui.pictures import show_history, show_line
 from ui.scripted import generate_script, scripted, settle
 from ui.serving.tenants import HOURS_KEPT
 from ui.tabs import generate, runs, train, watch
-from ui.words import later, say, told
+from ui.words import LANGUAGES, file_of, is_by_machine, language, later, say, told
 
 MOST_EVENTS = 200  # that wait; each may hold a form of 2 MB
 QUEUE_POLL_SECONDS = 0.02  # Gradio's own 0.001 keeps 3 % of a core busy while nothing happens
@@ -95,6 +96,7 @@ def build(context: AppContext) -> PageView:
             generate_view = picture_view.build(context)
         with gr.Tab(say("Runs"), id="runs") as runs_tab:
             runs_view = runs.build(context)
+    scripted("language", languages_offered(), elem_id="language")
     return PageView(
         header=header,
         status=gr.State(None),
@@ -271,6 +273,15 @@ def open_generate(view: PageView, context: AppContext, values: Values) -> Values
     offer = generate.offer_models if chosen == before else generate.choose_model
     offered = offer(view.generate, context, chosen, prompt, rows=generate.rows_in(view.generate, values))
     return {**offered, view.followed: followed, view.generate.history: show_history(context)}
+
+
+def languages_offered() -> dict[str, Any]:
+    """The languages to choose from, and where the translation comes from, as `assets/language.js` shows them."""
+    tag = language()
+    note = say(
+        "This translation was made by a machine. Corrections are welcome: {file} of the project.", file=file_of(tag)
+    )
+    return {"chosen": tag, "languages": LANGUAGES, "note": note if is_by_machine(tag) else ""}
 
 
 def show_status(status: EngineStatus | None) -> str:

@@ -19,22 +19,28 @@ from gradio.context import LocalContext
 from starlette.requests import cookie_parser
 
 FOLDER = Path(__file__).parent / "languages"
-LANGUAGES = {"en": "English"}
+LANGUAGES = {"en": "English", "de": "Deutsch", "ja": "日本語", "zh-CN": "简体中文"}
 ENGLISH = "en"
 COOKIE = "apt-language"
 SWAPPED_COMMAS = {"de": str.maketrans(",.", ".,")}
 WITHOUT_SPACES = ("ja", "zh-CN")  # between sentences; and one is counted like many
-LEAST_LETTERS = 8  # of a template whose fields may be anything; those of a shorter one are numbers
+LEAST_LETTERS = 5  # of a template whose fields may be anything; those of a shorter one are amounts
 FIELD = re.compile(r"\{(\w+)[^{}]*\}")
 NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
+AMOUNT = NUMBER.pattern + "(?: [KMG]B)?"
 SENTENCES = re.compile(r"(?<=[.:;!?]) ")
 
 _asked: ContextVar[str] = ContextVar("language", default=ENGLISH)
 
 
 class Words(NamedTuple):
-    """A language: sentences of the page by their English, and the templates of the engine, the most exact first."""
+    """A language: sentences of the page by their English, and the templates of the engine, the most exact first.
 
+    Attributes:
+        is_by_machine: whether nobody has read some of it yet.
+    """
+
+    is_by_machine: bool
     page: Mapping[str, Any]
     engine: Mapping[str, str]
     templates: tuple[tuple[re.Pattern[str], str], ...]
@@ -66,6 +72,16 @@ def known_language(wanted: str) -> str | None:
     """The tag of a language that there is, from one such as de-AT or zh-Hans; None where there is none."""
     main = wanted.strip().lower().replace("_", "-").split("-")[0]
     return next((tag for tag in LANGUAGES if tag.lower().split("-")[0] == main), None)
+
+
+def is_by_machine(tag: str) -> bool:
+    """Whether some of a language was translated by a machine and nobody has read it yet."""
+    return _words(tag).is_by_machine
+
+
+def file_of(tag: str) -> str:
+    """Where a language stands in the project."""
+    return (FOLDER / f"{tag}.json").relative_to(FOLDER.parents[1]).as_posix()
 
 
 def say(sentence: str, **values: Any) -> str:
@@ -121,12 +137,13 @@ _FORMATTER = _Formatter()
 @cache
 def _words(tag: str) -> Words:
     if tag == ENGLISH:
-        return Words({}, {}, ())
+        return Words(False, {}, {}, ())
     read = json.loads((FOLDER / f"{tag}.json").read_text(encoding="utf-8"))
     page, engine = ({english: entry["words"] for english, entry in read[part].items()} for part in ("page", "engine"))
     exact_first = sorted((key for key in engine if FIELD.search(key)), key=_letters, reverse=True)
     templates = tuple((_pattern(key), engine[key]) for key in exact_first)
-    return Words(page, engine, templates)
+    is_by_machine = any(entry["machine"] for part in read.values() for entry in part.values())
+    return Words(is_by_machine, page, engine, templates)
 
 
 def _letters(template: str) -> int:
@@ -135,7 +152,7 @@ def _letters(template: str) -> int:
 
 def _pattern(template: str) -> re.Pattern[str]:
     """What a sentence made from a template looks like; a field that comes twice says the same twice."""
-    value = ".*?" if _letters(template) >= LEAST_LETTERS else NUMBER.pattern
+    value = ".*?" if _letters(template) >= LEAST_LETTERS else AMOUNT
     parts, seen, end = [], set[str](), 0
     for field in FIELD.finditer(template):
         name = field[1]
@@ -173,6 +190,8 @@ def _value(tag: str, value: str) -> str:
     if NUMBER.fullmatch(value):
         return value.translate(SWAPPED_COMMAS.get(tag, {}))
     said = _matched(tag, value) if " " in value or value in _words(tag).engine else None
+    if said is None and "; " in value:
+        return "; ".join(_value(tag, part) for part in value.split("; "))
     return value if said is None else said
 
 
