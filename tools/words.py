@@ -15,6 +15,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -37,6 +38,7 @@ NOT_ON_THE_PAGE = (
     "lora/card.py",
     "runs/event_limits.py",
     "runs/events.py",
+    "runs/log.py",
     "settings/parameters.py",
 )
 ONE_WORD = (  # said alone, of a training before it starts and of the engine
@@ -50,6 +52,7 @@ UNIT = re.compile(r"\{\w+\} (s|min|h)")
 MOST_FORMS = 8
 
 
+@cache
 def page_sentences() -> dict[str, str | None]:
     """The sentences of the page in order; with one that counts, what it says of a single thing."""
     found: dict[str, str | None] = {}
@@ -68,6 +71,7 @@ def page_sentences() -> dict[str, str | None]:
     return found
 
 
+@cache
 def engine_sentences() -> list[str]:
     """Sentences and templates of the engine in order, then those of presets and examples, then the names of settings."""
     found: dict[str, None] = dict.fromkeys(ONE_WORD)

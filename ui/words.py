@@ -167,6 +167,8 @@ def _translated(tag: str, sentence: str) -> str:
     """One sentence, or several behind one another of which the longest that is known comes first."""
     if (whole := _matched(tag, sentence)) is not None:
         return whole
+    if re.fullmatch(AMOUNT, sentence):
+        return _value(tag, sentence)
     pieces = SENTENCES.split(sentence)
     for end in range(len(pieces) - 1, 0, -1):
         if (beginning := _matched(tag, " ".join(pieces[:end]))) is not None:
@@ -187,7 +189,7 @@ def _matched(tag: str, sentence: str) -> str | None:
 
 def _value(tag: str, value: str) -> str:
     """A value inside a sentence: a number, words that are themselves a sentence of the engine, or a name, left alone."""
-    if NUMBER.fullmatch(value):
+    if re.fullmatch(AMOUNT, value):
         return value.translate(SWAPPED_COMMAS.get(tag, {}))
     said = _matched(tag, value) if " " in value or value in _words(tag).engine else None
     if said is None and "; " in value:

@@ -96,6 +96,7 @@ def test_one_is_counted_apart_from_many(german: None) -> None:
             "Lernt die Fotos. Something new. Lernt die Fotos.",
         ),
         ("3 min", "3 Min."),
+        ("1,024.5 MB", "1.024,5 MB"),
         ("ten min", "ten min"),
         ("nobody knows this", "nobody knows this"),
     ],
