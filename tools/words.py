@@ -141,8 +141,8 @@ def _forms(node: ast.AST, constants: dict[str, str]) -> Iterator[str]:
     parts = [*_parts(node, constants, taken)]
     assert len(parts) < 40
     for form in itertools.islice(itertools.product(*parts), MOST_FORMS):
-        places = itertools.count(1)
-        yield re.sub(r"\{\}", lambda _: f"{{value{number if (number := next(places)) > 1 else ''}}}", "".join(form))
+        first, *others = "".join(form).split("{}")  # of a text that `format` fills in
+        yield first + "".join(f"{{value{place or ''}}}{rest}" for place, rest in enumerate(others))
 
 
 def _parts(node: ast.AST, constants: dict[str, str], taken: dict[str, str]) -> Iterator[list[str]]:
