@@ -4,10 +4,20 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import pytest
+from gradio.context import LocalContext
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from ui import words
-from ui.words import count, language_of, number, say, speaking, told
+from ui.blocks import SpokenBlocks
+from ui.serving.languages import Languages
+from ui.words import count, language, language_of, number, say, speaking, told
 
 SPOKEN = {
     "page": {
@@ -113,3 +123,43 @@ def test_two_visitors_have_two_languages_at_once(german: None) -> None:
         with speaking("de"):
             assert say("Train") == "Trainieren"
         assert say("Train") == "Train"
+
+
+def page_in(request: Request) -> HTMLResponse:
+    return HTMLResponse(f'<!doctype html>\n<html\n\tlang="en"\n>\n<head></head>{language()}</html>')
+
+
+@pytest.fixture
+def browser() -> TestClient:
+    """Of a page that says which language it is asked in."""
+    middleware = [Middleware(Languages, is_framed=False)]
+    return TestClient(Starlette(routes=[Route("/", page_in)], middleware=middleware))
+
+
+def test_the_page_says_its_language_and_keeps_the_one_that_is_chosen(browser: TestClient) -> None:
+    assert 'lang="en"' in browser.get("/", headers={"accept-language": "fr"}).text
+    answer = browser.get("/", headers={"accept-language": "ja"})
+    assert 'lang="ja"' in answer.text and answer.text.endswith("ja</html>") and "set-cookie" not in answer.headers
+    assert browser.get("/?lang=de-AT", headers={"accept-language": "ja"}).text.endswith("de</html>")
+    assert browser.get("/", headers={"accept-language": "ja"}).text.endswith("de</html>")  # of the cookie
+    assert browser.get("/?lang=x%22%3E", headers={"accept-language": "ja"}).text.endswith("de</html>")
+
+
+def test_each_language_has_the_same_components_with_words_of_its_own() -> None:
+    blocks = SpokenBlocks(lambda page: gr.Button(say("Train")), analytics_enabled=False)
+    with speaking("de"):
+        german = blocks.config["components"]
+    english = blocks.config["components"]
+    assert [one["id"] for one in german] == [one["id"] for one in english]
+    assert [one["props"]["value"] for one in (*english, *german)] == ["Train", "Trainieren"]
+
+
+def test_a_guests_event_is_answered_in_the_guests_language() -> None:
+    """Whatever is spoken around it: events wait in a queue that belongs to nobody."""
+    with speaking("de"):
+        token = LocalContext.request.set(gr.Request(headers={"accept-language": "zh-CN"}))
+        try:
+            assert say("Train") == "训练"
+        finally:
+            LocalContext.request.reset(token)
+        assert say("Train") == "Trainieren"
