@@ -146,7 +146,10 @@ def test_the_page_says_its_language_and_keeps_the_one_that_is_chosen(browser: Te
 
 
 def test_each_language_has_the_same_components_with_words_of_its_own() -> None:
-    blocks = SpokenBlocks(lambda page: gr.Button(say("Train")), analytics_enabled=False)
+    def make(page: gr.Blocks) -> None:
+        gr.Button(say("Train"))
+
+    blocks = SpokenBlocks(make, analytics_enabled=False)
     with speaking("de"):
         german = blocks.config["components"]
     english = blocks.config["components"]
