@@ -3,11 +3,11 @@
 A list of runs, a route or the command line asks `summarize`; who draws curves keeps a `History` and lets it `read_on`.
 """
 
+import copy
 import statistics
-import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -32,6 +32,7 @@ from apt_engine.runs.events import (
     VerdictReached,
     ViewsShown,
 )
+from apt_engine.runs.folds import Folds
 from apt_engine.runs.run import Checkpoint, Run
 from apt_engine.runs.verdict import Verdict
 from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
@@ -40,6 +41,7 @@ STEPS_TIMED = 20
 NOTICES_KEPT = 3
 MOST_JUDGED = 100  # events of a verdict; ours has seven at most
 SUMMARIES_KEPT = 500  # of runs of a few thousand steps, about 20 kB each
+HISTORIES_KEPT = 20  # about 1 kB a step
 NEWER = "This run was written by a newer version of APT Studio; update this one to see all that it tells."
 Point = TypeVar("Point")
 
@@ -263,6 +265,11 @@ class History(RunSummary):
         """The history of no run."""
         return cls(Run(Path()), "thing", "", (), 1)
 
+    def copy(self) -> "History":
+        """One that does not change when this one reads on; the events themselves are shared."""
+        own = {name: copy.copy(value) for name, value in vars(self).items() if isinstance(value, list | dict | deque)}
+        return replace(self, **own)
+
     def _start(self, event: RunStarted) -> None:
         super()._start(event)
         after = event.first_step + 1
@@ -298,17 +305,16 @@ def summarize(run: Run) -> RunSummary:
     Raises:
         RunError: the run's settings or events cannot be read.
     """
-    with _lock:
-        mark = _mark(run.path / "config.json")
-        kept_mark, summary = _summaries.pop(run.path, (None, None))
-        if summary is None or kept_mark != mark or _size(run.events_path) < summary.cursor:
-            summary = RunSummary.of(run)
-        else:
-            summary.read_on()
-        _summaries[run.path] = mark, summary
-        if len(_summaries) > SUMMARIES_KEPT:
-            _summaries.popitem(last=False)
-        return summary
+    return _summaries.of(run)
+
+
+def follow(run: Run) -> History:
+    """The history of a run until now, the caller's own; this process reads each event once, however many pages ask.
+
+    Raises:
+        RunError: the run's settings or events cannot be read.
+    """
+    return _histories.of(run, History.copy)
 
 
 def checkpoint_of(run: Run, which: str = "kept") -> Checkpoint:
@@ -333,21 +339,5 @@ def refuse_restart(run: Run) -> None:
         raise BusyError(f"Run {run.id} was started before; resume it instead.")
 
 
-_lock = threading.Lock()
-_summaries: OrderedDict[Path, tuple[object, RunSummary]] = OrderedDict()  # the one asked for longest ago comes first
-
-
-def _mark(path: Path) -> object:
-    """What is different once a file was written again; None where there is none."""
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return about.st_mtime_ns, about.st_size, about.st_ino
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+_summaries = Folds(RunSummary.of, SUMMARIES_KEPT)
+_histories = Folds(History.of, HISTORIES_KEPT)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from apt_engine.errors import RunError
-from apt_engine.runs import history
 from apt_engine.runs.events import DriftMeasured, Event, Noticed, SampleReady, SplitMeasured, ViewsShown, to_json
-from apt_engine.runs.history import NEWER, History, RunSummary, summarize
+from apt_engine.runs.folds import Folds
+from apt_engine.runs.history import NEWER, History, RunSummary, follow, summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
@@ -163,20 +163,24 @@ def test_a_summary_follows_its_files(run: Run, reads: Counter[Path]) -> None:
         summarize(run)
 
 
-def test_only_so_many_summaries_are_kept(
-    store: RunStore, reads: Counter[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(history, "SUMMARIES_KEPT", 2)
-    history._summaries.clear()
+def test_only_so_many_runs_are_kept(store: RunStore, reads: Counter[Path]) -> None:
+    kept = Folds(RunSummary.of, 2)
     made = [store.create(TrainingConfig(subject="car"), lambda folder: None) for _ in range(3)]
     for run in made:
         append(run, started(), step(1))
     for run in (made[0], made[1], made[0], made[2], made[0]):
-        summarize(run)
-    assert list(history._summaries) == [made[2].path, made[0].path]
+        kept.of(run)
     assert all(reads[run.events_path] == run.events_path.stat().st_size for run in made)
-    summarize(made[1])
+    kept.of(made[1])
     assert reads[made[1].events_path] == 2 * made[1].events_path.stat().st_size
+
+
+def test_a_history_that_is_followed_is_the_readers_own(run: Run) -> None:
+    append(run, started(), step(1), SampleReady(step=1, index=0, prompt="a", seed=0, path="samples/1.png"))
+    first = follow(run)
+    append(run, step(2), SampleReady(step=2, index=0, prompt="a", seed=0, path="samples/2.png"))
+    assert follow(run).losses == [(1, 0.1), (2, 0.1)] and len(follow(run).samples) == 2
+    assert first.losses == [(1, 0.1)] and len(first.samples) == 1 and len(first.recent_seconds) == 1
 
 
 @pytest.mark.parametrize("line", ["{", "3", "[]", '{"kind": []}', '{"kind": "StepFinished", "step": "two"}', "\udcff"])

@@ -1,5 +1,6 @@
 """What the page's buttons do, without a browser: real run folders, and an engine that has not been woken."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from apt_engine.runs.events import (
     StageChanged,
     to_json,
 )
+from apt_engine.runs.history import follow
 from apt_engine.settings.training import TrainingConfig
 from tests.histories import count_reads
 from tests.pages import begun, engine, new_run, step
@@ -63,6 +65,19 @@ def page_view(context: AppContext) -> PageView:
         return build(context)
 
 
+def test_however_many_pages_watch_a_run_is_read_and_kept_once(
+    context: AppContext, watch_view: watch.WatchView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = count_reads(monkeypatch)
+    run = begun(new_run(context), steps=9)
+    opened = [watch.open_run(watch_view, context, run.id) for _ in range(3)]
+    assert reads[run.events_path] == run.events_path.stat().st_size
+    assert len(pickle.dumps(opened[0][watch_view.watched])) < 500  # a session's state stays so long as 100 newer ones
+    run.append(step(10))
+    assert all(watch.refresh(watch_view, context, page) != gr.skip() for page in opened)
+    assert reads[run.events_path] == run.events_path.stat().st_size
+
+
 def test_watching_reads_on_where_it_was(
     context: AppContext, watch_view: watch.WatchView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +89,7 @@ def test_watching_reads_on_where_it_was(
     run.append(step(3))
     run.append(SampleReady(step=0, index=0, prompt="a photo of a zwx backpack", seed=0, path="samples/000000-0.png"))
     later = watch.refresh(watch_view, context, first)
-    assert later[watch_view.watched].history.step == 3
+    assert follow(run).step == 3
     assert reads[run.events_path] == run.events_path.stat().st_size
     assert "samples/000000-0.png" in later[watch_view.samples]["urls"]["0-0"]
 

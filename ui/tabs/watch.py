@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from apt_engine.errors import EngineError
-from apt_engine.runs.history import History
+from apt_engine.runs.history import History, follow, summarize
 from apt_engine.runs.training_lock import refuse_if_trained, training_in
 from ui import plain_card, sample_card, step_files, verdict_card
 from ui.context import AppContext, Values, plain_errors
@@ -42,11 +42,11 @@ RESUMABLE = ("stopped", "failed", "interrupted")
 
 @dataclass(frozen=True)
 class Watch:
-    """What one open page looks at: a run, what was last said of it, and its history as far as it was read."""
+    """What one open page looks at: a run, what was last said of it, and how far its events are shown."""
 
     run_id: str = ""
     state: str = ""
-    history: History | None = None
+    cursor: int = -1
 
 
 @dataclass(frozen=True)
@@ -210,18 +210,13 @@ def open_run(view: WatchView, context: AppContext, run_id: str) -> Values:
     """Look at another run from its first event on; the sentence says it when that cannot be."""
     if not run_id:
         return {view.watched: Watch()}
-    try:
-        run = context.store.open(run_id)
-        history = History.new(run, run.config, len(run.photo_paths))
-    except EngineError as error:
-        return _refuse(view, run_id, error)
-    return _read_on(view, context, Watch(run_id, history=history))
+    return _read_on(view, context, Watch(run_id))
 
 
 def refresh(view: WatchView, context: AppContext, values: Values) -> Values:
     """Read what is new; nothing is sent to the page when nothing is."""
     watched: Watch = values[view.watched]
-    if watched.history:
+    if watched.cursor >= 0:
         return _read_on(view, context, watched)
     # Where nothing was in view yet, a run begun in another tab or browser comes into it; a deleted run's sentence stays.
     begun = trained_run(context)
@@ -253,8 +248,7 @@ def go_on(view: WatchView, context: AppContext, values: Values) -> Values:
     watched: Watch = values[view.watched]
     with plain_errors():
         run = context.store.open(watched.run_id)
-        assert watched.history
-        steps = watched.history.step + max(1, int(values[view.more_steps] or 0))
+        steps = summarize(run).step + max(1, int(values[view.more_steps] or 0))
         context.engine.refuse_if_busy()
         refuse_if_trained(context.store)
         run.replace_config(run.config.replace(steps=steps))
@@ -263,21 +257,18 @@ def go_on(view: WatchView, context: AppContext, values: Values) -> Values:
 
 
 def _read_on(view: WatchView, context: AppContext, watched: Watch) -> Values:
-    history = watched.history
-    assert history
     try:
-        context.store.open(watched.run_id)
-        is_new = history.read_on()
+        history = follow(context.store.open(watched.run_id))
     except EngineError as error:  # it was deleted elsewhere
         return _refuse(view, watched.run_id, error)
     status, training = context.engine.status, training_in(context.store)
     state = state_under(status, training, history)
     notes = [*history.notices, *engine_notes(status, training, history)]
     seen = f"{state} {status.ahead} {notes}"
-    if not is_new and seen == watched.state:
+    if (history.cursor, seen) == (watched.cursor, watched.state):
         return gr.skip()
     return {
-        view.watched: replace(watched, state=seen),
+        view.watched: replace(watched, state=seen, cursor=history.cursor),
         view.sentence: _sentence(history, state, status.ahead, notes) + log_link(state, history.run.id),
         view.stop: gr.Button(visible=is_at_work(status, history.run.id)),
         **_show(view, history, state),
