@@ -15,7 +15,7 @@ from apt_engine.errors import EngineError
 from apt_engine.jobs.estimate import duration, verdict_seconds
 from apt_engine.runs.events import PicturesJudged
 from apt_engine.runs.history import History
-from apt_engine.runs.verdict import PICTURES, Verdict, chosen_steps
+from apt_engine.runs.verdict import PICTURES, Verdict, chosen_steps, mean_of, measured_by
 from ui.context import AppContext, Values
 from ui.plots import Series, file_url, line_plot, progress_line
 from ui.words import count, gap, later, number, say, told
@@ -138,11 +138,12 @@ def draw_verdict(history: History) -> str:
     if not verdict:
         return ""
     plots = [_measure(history, verdict, measure) for measure in TITLES]
+    plots += [_other(history, verdict, network) for network in verdict.networks]
     plots.append(_plot(say("Drift"), say("how far pictures without your subject have moved"), _drift(history, verdict)))
     note = say("Bands are one standard error. Dashed: the untrained model; dotted: your photos among each other.")
     return (
         f'<p class="verdict">{html.escape(told(verdict.message))}</p><div class="details">{"".join(plots)}</div>'
-        f'<p class="quiet">{note}</p>{_pairs(history, verdict)}'
+        f'<p class="quiet">{note}{gap()}{html.escape(told(measured_by(verdict.networks)))}</p>{_pairs(history, verdict)}'
     )
 
 
@@ -158,6 +159,22 @@ def _measure(history: History, verdict: Verdict, measure: str) -> str:
         ),  # what lies far below would flatten the curve
     ]
     return _plot(title, about, line_plot(lines, last, title, unit=unit, kept_step=history.kept_step))
+
+
+def _other(history: History, verdict: Verdict, network: str) -> str:
+    """What another network sees: likeness, and where it reads words how well prompts are followed."""
+    seen, lines = verdict.seen_by(network), list[Series]()
+    for name, values, style in (
+        (say("Likeness"), [mean_of(one.likeness) for one in seen], "accent"),
+        (say("Follows the prompt"), [mean_of(one.follows) for one in seen if one.follows], "warm"),
+    ):
+        points = [(one.step, mean) for one, (mean, _) in zip(seen, values, strict=False)]
+        if points:
+            lines.append(Series(name, points, style, errors=[error for _, error in values]))
+    lines += _level(say("photos"), mean_of(seen[0].photos)[0], history.last_step, "dotted")
+    title = html.escape(network)
+    plot = line_plot(lines, history.last_step, title, unit=say("cosine of features"), kept_step=history.kept_step)
+    return _plot(title, say("what another network from the hub's cache sees in the same pictures"), plot)
 
 
 def _level(name: str, value: float, last_step: int, style: str, floor: float = -math.inf) -> list[Series]:

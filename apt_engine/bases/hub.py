@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,14 @@ def is_downloaded(name: str) -> bool:
 def folder_of(name: str) -> Path | None:
     """The folder of a model in the cache, in diffusers layout; None unless all its parts are there."""
     found = [index.parent for index in (_cache(name) / "snapshots").glob("*/model_index.json") if _is_whole(index)]
+    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def snapshot_of(name: str, files: Sequence[str]) -> Path | None:
+    """The newest folder of a model in the cache that holds all of these files; None where none does."""
+    found = [
+        folder for folder in (_cache(name) / "snapshots").glob("*") if all((folder / file).is_file() for file in files)
+    ]
     return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
 
 

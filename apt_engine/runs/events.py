@@ -181,6 +181,21 @@ class PicturesJudged(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PicturesSeen(Event):
+    """What another network sees in the pictures that `PicturesJudged` tells of; `network` is its hub id.
+
+    `likeness` to the photos of pictures in other places, a cosine each; `follows` the cosine of each picture to its prompt, empty
+    where the network reads no words; `photos` the likeness of each photo to all others, empty of a single one.
+    """
+
+    network: str
+    step: int
+    likeness: tuple[float, ...]
+    follows: tuple[float, ...]
+    photos: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerdictReached(Event):
     """All checkpoints that were to be judged are; `message` is what that amounts to, `seconds` what it took."""
 

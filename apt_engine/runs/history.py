@@ -21,6 +21,7 @@ from apt_engine.runs.events import (
     Noticed,
     PhotosJudged,
     PicturesJudged,
+    PicturesSeen,
     PromptsChanged,
     RunFailed,
     RunFinished,
@@ -39,7 +40,7 @@ from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
 
 STEPS_TIMED = 20
 NOTICES_KEPT = 3
-MOST_JUDGED = 100  # events of a verdict; ours has seven at most
+MOST_JUDGED = 100  # events of a verdict; ours has nineteen at most
 SUMMARIES_KEPT = 500  # of runs of a few thousand steps, about 20 kB each
 HISTORIES_KEPT = 20  # about 1 kB a step
 NEWER = "This run was written by a newer version of APT Studio; update this one to see all that it tells."
@@ -83,7 +84,7 @@ class RunSummary:
     phrase: str = ""
     is_sampled: bool = True
     verdict: Verdict | None = None
-    judged: list[PhotosJudged | PicturesJudged] = field(default_factory=list)  # of one that is not whole yet
+    judged: list[PhotosJudged | PicturesJudged | PicturesSeen] = field(default_factory=list)  # not whole yet
 
     @classmethod
     def new(cls, run: Run, config: TrainingConfig, photo_count: int) -> Self:
@@ -220,12 +221,13 @@ class RunSummary:
         match event:
             case PhotosJudged():
                 self.judged = [event]
-            case PicturesJudged() if len(self.judged) < MOST_JUDGED:
+            case PicturesJudged() | PicturesSeen() if len(self.judged) < MOST_JUDGED:
                 self.judged.append(event)
             case VerdictReached() if self.judged and isinstance(self.judged[0], PhotosJudged):
                 pictures = tuple(one for one in self.judged if isinstance(one, PicturesJudged))
+                seen = tuple(one for one in self.judged if isinstance(one, PicturesSeen))
                 if pictures:
-                    self.verdict = Verdict(self.judged[0], pictures, event.message, event.seconds)
+                    self.verdict = Verdict(self.judged[0], pictures, event.message, event.seconds, seen)
                 self.judged = []
             case _:
                 pass

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from apt_engine.runs.events import PhotosJudged, PicturesJudged
+from apt_engine.runs.events import PhotosJudged, PicturesJudged, PicturesSeen
 
 PLACES = (
     "a photo of a {subject} on the beach",
@@ -35,6 +35,16 @@ class Verdict:
     pictures: tuple[PicturesJudged, ...]
     message: str
     seconds: float
+    seen: tuple[PicturesSeen, ...] = ()
+
+    @property
+    def networks(self) -> list[str]:
+        """Which other networks looked at the pictures too, by their hub ids."""
+        return list(dict.fromkeys(one.network for one in self.seen))
+
+    def seen_by(self, network: str) -> list[PicturesSeen]:
+        """What one of them saw, in the order of steps."""
+        return [one for one in self.seen if one.network == network]
 
     def curve(self, measure: str) -> list[tuple[int, float, float]]:
         """Step, mean and standard error of one of MEASURES, in the order of steps."""
@@ -51,7 +61,10 @@ class Verdict:
         for number, one in enumerate(self.pictures):
             cells = "".join(f"{mean:<6.3f} ± {error:<7.3f}" for _, mean, error in (curve[number] for curve in curves))
             found.append(f"{one.step or 'untrained':<10}{cells}{one.drift:.4f}")
-        return [*found, f"{'photos':<10}" + "".join(f"{self.of_photos(measure):<16.3f}" for measure in MEASURES)]
+        found.append(f"{'photos':<10}" + "".join(f"{self.of_photos(measure):<16.3f}" for measure in MEASURES))
+        for network in self.networks:
+            found += ["", *_lines_of(network, self.seen_by(network))]
+        return [*found, "", measured_by(self.networks)]
 
 
 def chosen_steps(steps: Sequence[int], kept: int) -> list[int]:
@@ -67,6 +80,29 @@ def passes(checkpoints: int, drawing_steps: int, photos: int) -> int:
     drawn = 2 * min(drawing_steps, MOST_DRAWING_STEPS)  # each step asks with the prompt and without
     seen = 1 + 2 * 4  # features once; the loss at four noise levels, with and without what the prompt adds
     return (checkpoints + 1) * PICTURES * (drawn + seen) + photos * (1 + 4 * (1 + len(PROMPTS)))
+
+
+def measured_by(networks: Sequence[str]) -> str:
+    """Which networks a verdict rests on, in a sentence."""
+    if not networks:
+        return (
+            "Measured by the untrained model itself; neither CLIP nor DINOv2 lies in the hub's cache of this computer."
+        )
+    return f"Measured by the untrained model itself, and beside it by {' and '.join(networks)} from the hub's cache."
+
+
+def _lines_of(network: str, seen: Sequence[PicturesSeen]) -> list[str]:
+    """As a table: a line a model, and the photos' own."""
+    lines = [network, f"{'step':<10}{'likeness':<16}{'follows':<16}".rstrip()]
+    for one in seen:
+        both = "".join(_cell(values) for values in (one.likeness, one.follows))
+        lines.append(f"{one.step or 'untrained':<10}{both}".rstrip())
+    return [*lines, f"{'photos':<10}{mean_of(seen[0].photos)[0]:.3f}"]
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean, error = mean_of(values)
+    return f"{mean:<6.3f} ± {error:<7.3f}" if values else f"{'-':<16}"
 
 
 def mean_of(values: Iterable[float]) -> tuple[float, float]:

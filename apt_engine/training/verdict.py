@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from apt_engine.bases.base import BaseModel
@@ -19,13 +20,15 @@ from apt_engine.bases.registry import load_base
 from apt_engine.errors import RunError
 from apt_engine.lora import files
 from apt_engine.runs import verdict
-from apt_engine.runs.events import Event, PhotosJudged, PicturesJudged, VerdictReached
+from apt_engine.runs.events import Event, PhotosJudged, PicturesJudged, PicturesSeen, VerdictReached
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
 from apt_engine.sampling.sampler import Picture, Sampler, batch_of, save_picture
 from apt_engine.settings.training import TrainingConfig
+from apt_engine.training import encoders
 from apt_engine.training.captions import class_caption
 from apt_engine.training.drift import PriorDrift
+from apt_engine.training.encoders import Encoder, among
 from apt_engine.training.judge import Judge
 from apt_engine.training.latents import encode_view, read_pixels
 
@@ -59,15 +62,17 @@ def judge_run(run: Run, tell: Tell) -> list[Event]:
         precision=config.base_precision,
     )
     base.prepare_training(config.resolution, gradient_checkpointing=False)
-    judging, pictures = Judging(run, base), list[PicturesJudged]()
+    judging = Judging(run, base, others=encoders.in_cache(base.device))
+    pictures, seen = list[PicturesJudged](), list[PicturesSeen]()
     for number, checkpoint in enumerate([None, *checkpoints]):
         told = f"Judging step {checkpoint.step:,}" if checkpoint else "Judging the untrained model"
         if checkpoint:
             files.load(base, checkpoint.lora_path)
         tell_part = partial(_tell_part, tell, told, number, 1 + len(checkpoints))
         pictures.append(judging.look(checkpoint.step if checkpoint else 0, tell_part))
+        seen += judging.seen
     message = verdict.describe(judging.photos, pictures, kept, config.subject)
-    return [judging.photos, *pictures, VerdictReached(message=message, seconds=time.monotonic() - started)]
+    return [judging.photos, *pictures, *seen, VerdictReached(message=message, seconds=time.monotonic() - started)]
 
 
 class Judging:
@@ -77,9 +82,15 @@ class Judging:
         run: whose photos and settings.
         base: bare.
         keep: whether pictures by the caption are kept in the run's folder.
+        others: networks that look at the pictures too.
+
+    Attributes:
+        seen: what they saw at the newest look.
     """
 
-    def __init__(self, run: Run, base: BaseModel, *, keep: bool = True) -> None:
+    def __init__(self, run: Run, base: BaseModel, *, keep: bool = True, others: Sequence[Encoder] = ()) -> None:
+        self._others = others
+        self.seen: list[PicturesSeen] = []
         self._run, self._base, self._config, self._keep = run, base, run.config, keep
         self._pictures = pictures_of(self._config)
         self._latents = torch.stack([encode_view(base, self._squared(path)).mean for path in run.photo_paths])
@@ -101,6 +112,7 @@ class Judging:
         if step == 0:
             self._usual = latents
         captioned, placed = latents[: verdict.CAPTIONED], latents[verdict.CAPTIONED :]
+        self.seen = self._see(step, placed)
         alike = self._judge.alike(captioned)  # (n, photos)
         return PicturesJudged(
             step=step,
@@ -142,6 +154,30 @@ class Judging:
         """Its latents are drawn once, by the model without its LoRA."""
         prompts = self._config.drift_prompts or TrainingConfig(subject=self._config.subject).drift_prompts
         return PriorDrift(self._base, self._config.replace(drift_prompts=prompts))
+
+    def _see(self, step: int, placed: Tensor) -> list[PicturesSeen]:
+        """What the other networks see in pictures of the prompts, latents (N, C, h, w)."""
+        if not self._others:
+            return []
+        pictures = list(Sampler(self._base).images(placed))
+        asked = [asked for asked in self._asked for _ in range(verdict.SEEDS)]
+        in_places = len(verdict.PLACES) * verdict.SEEDS
+        return [
+            PicturesSeen(
+                network=other.name,
+                step=step,
+                likeness=_numbers((other.see(pictures[:in_places]) @ self._photos_seen[other.name].T).mean(dim=1)),
+                follows=_numbers((other.see(pictures) * other.read(asked)).sum(dim=1)) if other.reads else (),
+                photos=_numbers(among(self._photos_seen[other.name])),
+            )
+            for other in self._others
+        ]
+
+    @functools.cached_property
+    def _photos_seen(self) -> dict[str, Tensor]:
+        """Features (photos, F) of the photos, by network."""
+        photos = [Image.open(path).convert("RGB") for path in self._run.photo_paths]
+        return {other.name: other.see(photos) for other in self._others}
 
     def _save(self, step: int, latents: Tensor) -> tuple[str, ...]:
         if not self._keep:

@@ -10,7 +10,8 @@ import pytest
 from apt_engine.errors import BusyError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress
 from apt_engine.runs import library
-from apt_engine.runs.events import CheckpointSaved, PhotosJudged, PicturesJudged, VerdictReached
+from apt_engine.runs.events import CheckpointSaved, PhotosJudged, PicturesJudged, PicturesSeen, VerdictReached
+from apt_engine.runs.history import History
 from apt_engine.runs.plain import plain_of
 from apt_engine.runs.run import Run
 from tests.pages import begun, ended, engine, new_run
@@ -84,6 +85,22 @@ def test_a_verdict_is_curves_beside_the_untrained_model_and_the_photos(
     assert "000006-0.png" in shown
     assert "photos/01.png" in shown
     assert "Your two most alike photos: 0.58." in shown
+
+
+def test_other_networks_are_named_and_drawn(run: Run) -> None:
+    judge(run)
+    assert "neither CLIP nor DINOv2 lies in" in verdict_card.draw_verdict(History.of(run))
+    for event in (PHOTOS, judged(0, 0.1), judged(4, 0.5)):
+        run.append(event)
+    for network, follows in (("openai/clip", (0.2, 0.3)), ("facebook/dinov2", ())):
+        for step in (0, 4):
+            seen = PicturesSeen(network=network, step=step, likeness=(0.5, 0.6), follows=follows, photos=(0.8, 0.8))
+            run.append(seen)
+    run.append(VerdictReached(message="Fine.", seconds=1))
+    drawn = verdict_card.draw_verdict(History.of(run))
+    assert "beside it by openai/clip and facebook/dinov2 from the hub" in drawn
+    assert drawn.count("what another network from the hub") == 2
+    assert "photos 0.80" in drawn
 
 
 def test_a_single_photo_has_nothing_to_be_held_against(context: AppContext, page: PageView, run: Run) -> None:
