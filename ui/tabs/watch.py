@@ -97,18 +97,7 @@ def build() -> WatchView:
         stop = gr.Button(say("Stop and keep"), visible=False, size="sm", elem_id="stop")
         resume = gr.Button(say("Resume"), variant="primary", visible=False, size="sm", elem_id="resume")
         files = gr.HTML("", elem_id="files")
-        with gr.Row(visible=False, elem_classes="more", scale=0) as more:
-            more_steps = gr.Number(
-                100,
-                label=say("more steps"),
-                minimum=1,
-                maximum=10_000,
-                precision=0,
-                min_width=90,
-                container=False,
-                scale=0,
-            )
-            go_on = gr.Button(say(GO_ON), size="sm", elem_id="go-on", scale=0, min_width=90)
+        more, more_steps, go_on = _build_more()
     with gr.Row(equal_height=False, elem_classes="watch-columns"):
         with gr.Column(scale=6, min_width=320):
             split, indicator, lines, loss, drift = _build_plots()
@@ -150,6 +139,14 @@ def build() -> WatchView:
         other=other,
         log=log,
     )
+
+
+def _build_more() -> tuple[gr.Row, gr.Number, gr.Button]:
+    with gr.Row(visible=False, elem_classes="more", scale=0) as more:
+        small: dict[str, Any] = {"container": False, "scale": 0, "min_width": 90}
+        steps = gr.Number(100, label=say("more steps"), minimum=1, maximum=10_000, precision=0, **small)
+        go_on = gr.Button(say(GO_ON), size="sm", elem_id="go-on", scale=0, min_width=90)
+    return more, steps, go_on
 
 
 def _no_samples() -> dict[str, Any]:
