@@ -34,6 +34,7 @@ NEEDED = {
     ("GET", "/export/{run_id}/{kind}"),
     ("GET", "/pulse"),
     ("GET", "/log"),
+    ("GET", "/pictures"),
 }
 # What Gradio has besides. A name that is not here came with a new version: look what it does, then add it, here or above.
 NOT_NEEDED = (

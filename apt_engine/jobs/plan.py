@@ -1,7 +1,7 @@
 """Which cards a training fits, and what makes it fit smaller ones, told from shapes before it starts. Imports no torch.
 
-The same ladder is climbed by itself where the memory runs out (`jobs.failures`, `bases.unet`): gradient checkpointing, smaller
-batches of which several make a step, and pictures through the VAE in tiles. Each learns the same. Beyond its end stands a base
+The same ladder is climbed by itself where the memory runs out (`jobs.failures`, `bases`): gradient checkpointing, smaller batches
+of which several make a step, and pictures through the VAE in tiles. Each learns the same. Beyond its end stands a base
 whose weights are kept in 8 or 4 bits: that learns a little otherwise, so it is offered and never taken by itself.
 """
 

@@ -79,6 +79,7 @@ def panoramas_of_places() -> list[str]:
     return ["park", "room", "lobby", "workshop", "warehouse", "square"]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of a compiled block
 def test_from_sources_to_a_pipeline_that_draws_and_a_judge_that_looks(workplace: Workplace, tmp_path: Path) -> None:
     solids.render_solids(workplace, processes=1)
     drawn = world.draw_world(workplace, 60, processes=1)
@@ -110,6 +111,7 @@ def test_from_sources_to_a_pipeline_that_draws_and_a_judge_that_looks(workplace:
     assert np.asarray(picture).std() > 1
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of a compiled block
 def test_a_flow_training_that_was_interrupted_equals_one_that_was_not(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,7 @@ def test_what_a_card_must_have_and_a_distilled_base_are_told_before_the_start(co
     from apt_engine.bases.profiles import build_config
 
     config = build_config(context.presets, [], {"subject": "car", "base": "stabilityai/stable-diffusion-xl-base-1.0"})
-    assert "Fits a graphics card of 8 GB." in describe(context, config, 5)
+    assert "Fits a graphics card of 8 GB; with base_precision 8bit, which" in describe(context, config, 5)
     turbo = describe(context, config.replace(base="stabilityai/sdxl-turbo"), 5)
     assert "distilled to draw in a few steps" in turbo
     assert "graphics card" not in describe(context, config.replace(base="pocket", device="cpu"), 5)
