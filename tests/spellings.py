@@ -47,6 +47,7 @@ NOT_NEEDED = (
     "/monitoring/summary",
     "/monitoring/{key}",
     "/openapi.json",
+    "/pictures",
     "/pulse",
     "/pwa_icon",
     "/pwa_icon/{size}",
