@@ -20,7 +20,6 @@ class _Bare:
     """Random states: a step costs the same whatever they say."""
 
     device: torch.device
-    denoiser: nn.Module
 
     def caption_tokens(self, prompt: str) -> CaptionTokens:
         """As many as the usual caption has."""

@@ -7,6 +7,8 @@ A text encoder of 27 layers costs a quarter of a training step and is not needed
 are trained, and `spread` puts them where the pipeline reads, with layers between them that pass on what they are given.
 """
 
+from typing import Any
+
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 from torch import Tensor, nn
@@ -85,7 +87,7 @@ def spread(text_encoder: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
     A layer whose two last projections are zero adds nothing to what it is given.
     """
     deeper = {"num_hidden_layers": READ_LAYERS[-1], "layer_types": None}  # of which there is one a layer; made anew
-    deep = Qwen3ForCausalLM(Qwen3Config.from_dict({**text_encoder.config.to_dict(), **deeper}))
+    deep: Any = Qwen3ForCausalLM(Qwen3Config.from_dict({**text_encoder.config.to_dict(), **deeper}))
     for layer in deep.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()

@@ -53,15 +53,20 @@ class Working:
 
 
 def _compute_plainly(model: FlowModel) -> None:
-    """Plain attention in place of the fused one, and each kind of block compiled, where there is a compiler."""
+    """Plain attention in place of the fused one, and each kind of block compiled, where that can be done."""
     setattr(transformer_flux2, "dispatch_attention_fn", _plain_attention)  # noqa: B010  # no backend of diffusers is plain
     model.text_encoder.set_attn_implementation("eager")
-    if shutil.which("g++") is None:
+    if not can_compile():
         return
     transformer = model.transformer
     blocks: list[nn.Module] = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     for block in (*blocks, *model.text_encoder.model.layers):
         block.compile(dynamic=False)
+
+
+def can_compile() -> bool:
+    """Whether there is a compiler, and torch lies in a path that it is given whole: inductor does not quote blanks."""
+    return shutil.which("g++") is not None and " " not in torch.__file__
 
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, **_: object) -> Tensor:
