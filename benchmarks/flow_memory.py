@@ -55,33 +55,17 @@ class Setting:
         )
 
 
+MODELS = {"klein 4B": (Flux2Transformer2DModel, KLEIN), "Z-Image": (ZImageTransformer2DModel, Z_IMAGE)}
+LARGE: dict[str, Any] = {"side": 32, "rank": 64, "feed_forward": True, "batch": 2, "is_checkpointed": True}
+SIZES: dict[str, dict[str, Any]] = {
+    "512 px": {"side": 32},
+    "1024 px, checkpointing": {"side": 64, "is_checkpointed": True},
+    "512 px, rank 64, feed-forward, batch 2, checkpointing": LARGE,
+}
 REAL = {
-    "klein 4B, 512 px": Setting(kind=Flux2Transformer2DModel, shapes=KLEIN, side=32),
-    "klein 4B, 1024 px, checkpointing": Setting(
-        kind=Flux2Transformer2DModel, shapes=KLEIN, side=64, is_checkpointed=True
-    ),
-    "klein 4B, 512 px, rank 64, feed-forward, batch 2, checkpointing": Setting(
-        kind=Flux2Transformer2DModel,
-        shapes=KLEIN,
-        side=32,
-        rank=64,
-        feed_forward=True,
-        batch=2,
-        is_checkpointed=True,
-    ),
-    "Z-Image, 512 px": Setting(kind=ZImageTransformer2DModel, shapes=Z_IMAGE, side=32),
-    "Z-Image, 1024 px, checkpointing": Setting(
-        kind=ZImageTransformer2DModel, shapes=Z_IMAGE, side=64, is_checkpointed=True
-    ),
-    "Z-Image, 512 px, rank 64, feed-forward, batch 2, checkpointing": Setting(
-        kind=ZImageTransformer2DModel,
-        shapes=Z_IMAGE,
-        side=32,
-        rank=64,
-        feed_forward=True,
-        batch=2,
-        is_checkpointed=True,
-    ),
+    f"{name}, {size}": Setting(kind=kind, shapes=shapes, **values)
+    for name, (kind, shapes) in MODELS.items()
+    for size, values in SIZES.items()
 }
 
 

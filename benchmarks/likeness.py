@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from apt_engine.bases.registry import load_base
+from apt_engine.bases.registry import load_base_of
 from apt_engine.photos.photo_set import photos_in
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
@@ -83,7 +83,7 @@ def drawn(config: TrainingConfig, lora_path: Path | None) -> tuple[list[Image.Im
 @torch.no_grad()
 def ceiling(photos: list[Image.Image], config: TrainingConfig) -> list[Image.Image]:
     """Photos as the autoencoder gives them back: no picture of this model can be more alike."""
-    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+    base = load_base_of(config)
     small = np.stack([np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BOX)) for photo in photos])
     pixels = base.decode(base.encode_images(pictures_to_tensor(small))[0])
     return [Image.fromarray((one.permute(1, 2, 0) * 255).round().byte().numpy()) for one in pixels]

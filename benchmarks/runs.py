@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from apt_engine.bases.profiles import build_config
-from apt_engine.bases.registry import load_base
+from apt_engine.bases.registry import load_base_of
 from apt_engine.jobs.session import train
 from apt_engine.lora import files
 from apt_engine.photos.photo_set import photos_in, read_photos
@@ -45,7 +45,7 @@ def draw(
     guidance_scale: float = GUIDANCE_SCALE,
 ) -> Iterator[Image.Image]:
     """Pictures of (prompt, seed), by a checkpoint or by the base."""
-    base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+    base = load_base_of(config)
     if lora_path is not None:
         files.load(base, lora_path)
     pictures = [

@@ -22,6 +22,7 @@ from apt_engine.bases.z_image import ZImage
 from apt_engine.errors import BaseModelError, ConfigError, EngineError, is_out_of_memory
 from apt_engine.reading.regular import read_json
 from apt_engine.settings.presets import POCKET_DIR, is_hub_id, looks_like_path
+from apt_engine.settings.training import TrainingConfig
 
 ALL_THREADS = torch.get_num_threads()
 SMALL_DENOISER = 100_000_000  # parameters; Stable Diffusion has 860 million, the pocket model 11
@@ -70,6 +71,17 @@ def choose_threads(denoiser: nn.Module) -> None:
     """
     size = sum(parameter.numel() for parameter in denoiser.parameters())
     torch.set_num_threads(1 if size < SMALL_DENOISER else ALL_THREADS)
+
+
+def load_base_of(config: TrainingConfig) -> BaseModel:
+    """The base model of a run as its settings want it; see `load_base`."""
+    return load_base(
+        config.base,
+        device=config.device,
+        dtype=config.dtype,
+        attention=config.attention,
+        precision=config.base_precision,
+    )
 
 
 def load_base(

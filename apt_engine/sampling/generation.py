@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from apt_engine.bases import hub
 from apt_engine.bases.profiles import build_config
 from apt_engine.bases.prompts import cut_prompt
-from apt_engine.bases.registry import choose_device, choose_dtype, load_base
+from apt_engine.bases.registry import choose_device, choose_dtype, load_base_of
 from apt_engine.errors import ConfigError
 from apt_engine.lora import adapter, stack
 from apt_engine.runs.store import RunStore
@@ -104,13 +104,7 @@ class Generator:
             if should_stop():
                 raise Stopped("Stopped, as asked.")
             on_progress(f"Loading {config.base}", None)
-            base = load_base(
-                config.base,
-                device=config.device,
-                dtype=config.dtype,
-                attention=config.attention,
-                precision=config.base_precision,
-            )
+            base = load_base_of(config)
             self._sampler, self._loaded = Sampler(base), wanted
         return self._sampler
 

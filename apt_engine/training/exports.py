@@ -14,7 +14,7 @@ from PIL import Image
 
 from apt_engine import VERSION
 from apt_engine.bases.base import BaseModel
-from apt_engine.bases.registry import load_base
+from apt_engine.bases.registry import load_base, load_base_of
 from apt_engine.errors import LoraError
 from apt_engine.lora import adapter, files
 from apt_engine.lora.about import ExportInfo, thumbnail
@@ -92,13 +92,7 @@ def export_checkpoint(
         EngineError: as `export_and_verify`, or the base model cannot be loaded.
     """
     config = run.config
-    base = load_base(
-        config.base,
-        device=config.device,
-        dtype=config.dtype,
-        attention=config.attention,
-        precision=config.base_precision,
-    )
+    base = load_base_of(config)
     files.load(base, checkpoint.lora_path)
     yield from export_and_verify(run, base, checkpoint.step, folder)
     if merged:

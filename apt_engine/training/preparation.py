@@ -16,7 +16,7 @@ from apt_engine.bases import hub
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.profiles import warning_of
 from apt_engine.bases.prompts import cut_prompt
-from apt_engine.bases.registry import choose_device, choose_dtype, load_base
+from apt_engine.bases.registry import choose_device, choose_dtype, load_base_of
 from apt_engine.errors import ConfigError, DiskError
 from apt_engine.lora import adapter, files, start
 from apt_engine.runs.events import Event, Noticed, StageChanged
@@ -119,13 +119,7 @@ def load(config: TrainingConfig, should_stop: Callable[[], bool]) -> Generator[E
     if should_stop():
         raise Stopped("Stopped, as asked.")
     yield StageChanged(stage="loading", message=f"Loading the base model {config.base}.")
-    base = load_base(
-        config.base,
-        device=config.device,
-        dtype=config.dtype,
-        attention=config.attention,
-        precision=config.base_precision,
-    )
+    base = load_base_of(config)
     if config.resolution % base.size_multiple:
         raise ConfigError(
             f"resolution cannot be {config.resolution}; {base.name} needs a multiple of {base.size_multiple}."

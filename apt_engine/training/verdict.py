@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from apt_engine.bases.base import BaseModel
-from apt_engine.bases.registry import load_base
+from apt_engine.bases.registry import load_base_of
 from apt_engine.errors import RunError
 from apt_engine.lora import files
 from apt_engine.runs import verdict
@@ -54,13 +54,7 @@ def judge_run(run: Run, tell: Tell) -> list[Event]:
     if not run.photo_paths:
         raise RunError(f"Run {run.id} has no photos any more to be held against; train it anew to judge it.")
     tell(f"Loading the base model {config.base}", None)
-    base = load_base(
-        config.base,
-        device=config.device,
-        dtype=config.dtype,
-        attention=config.attention,
-        precision=config.base_precision,
-    )
+    base = load_base_of(config)
     base.prepare_training(config.resolution, gradient_checkpointing=False)
     judging = Judging(run, base, others=encoders.in_cache(base.device))
     pictures, seen = list[PicturesJudged](), list[PicturesSeen]()

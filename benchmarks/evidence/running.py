@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import MIRROR, SHOT, ZOOM, Cell, all_cells
-from apt_engine.bases.registry import load_base
+from apt_engine.bases.registry import load_base_of
 from apt_engine.lora import files
 from apt_engine.runs.events import RunFinished
 from apt_engine.runs.run import Run
@@ -60,7 +60,7 @@ class Measuring:
         self._subject = subject
         self._own = {"subject": subject.key, "method": method, "seed": self._config.seed}
         config = self._config
-        self._base = load_base(config.base, device=config.device, dtype=config.dtype, attention=config.attention)
+        self._base = load_base_of(config)
 
     def missing(self, rows: Rows) -> Iterator[Row]:
         """What is not there yet, one after the other."""

@@ -93,7 +93,7 @@ def slow_to_load() -> None:
     leaving.SECONDS_TO_END = 0.5
     from apt_engine.training import preparation
 
-    setattr(preparation, "load_base", lambda *_, **__: time.sleep(60))  # noqa: B010  # in a process of its own
+    setattr(preparation, "load_base_of", lambda *_, **__: time.sleep(60))  # noqa: B010  # in a process of its own
 
 
 def test_who_only_loads_a_model_ends_soon_though_it_cannot_look_up(run: Run) -> None:
