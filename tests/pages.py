@@ -13,7 +13,8 @@ from apt_engine.runs.events import (
 )
 from apt_engine.runs.run import Run
 from apt_engine.settings.training import TrainingConfig
-from ui.context import AppContext
+from ui import models, picture_view
+from ui.context import AppContext, Values
 from ui.photo_tiles import tiles_of
 from ui.tabs import train
 
@@ -65,3 +66,11 @@ def form(view: train.TrainView, photos: list[Path], **settings: Any) -> dict[Any
     values: dict[Any, Any] = {component: getattr(component, "value", None) for component in view.settings.values()}
     values |= {view.settings[name]: value for name, value in settings.items()}
     return {**values, view.photos: tiles_of(photos)}
+
+
+def drawing_form(view: picture_view.GenerateView, **changes: Any) -> Values:
+    """The Generate tab's form as it stands at first, with some settings changed."""
+    inputs = {**view.settings, **view.form.axes, "keep_seed": view.form.keep_seed, "compare": view.compare}
+    model = {"choices": [], "chosen": changes.get("run", models.BARE)}
+    shown = {component: changes.get(name, getattr(component, "value", None)) for name, component in inputs.items()}
+    return {**shown, view.model: model, view.more: {"rows": changes.get("rows", [])}}
