@@ -21,6 +21,7 @@ from ui.plots import (
 )
 from ui.words import later, number, say, told
 
+OF_STEPS, OF_AT_MOST, OF_ALL = later("of {last:,} steps"), later("of at most {last:,}"), later("of {last:,}")
 LAYOUTS = {"kohya": later("LoRA for ComfyUI, Forge, A1111"), "diffusers": later("LoRA for diffusers")}
 
 
@@ -142,9 +143,8 @@ def draw_progress(history: History, state: str) -> str:
     )
     fraction = history.fraction if is_waiting else history.step / max(1, history.last_step)
     is_over = state in ("finished", "stopped")
-    last, step = history.last_step, number(history.step, ",")
-    after = say("of {last:,} steps", last=last) if is_over else say("of at most {last:,}", last=last)
-    numbers = [("" if is_over else say("step"), step, after)]
+    after = OF_STEPS if is_over else OF_AT_MOST if history.may_end_early else OF_ALL
+    numbers = [("" if is_over else say("step"), number(history.step, ","), say(after, last=history.last_step))]
     if history.losses:
         numbers.append((say("loss"), number(history.losses[-1][1], ".4f"), ""))
     seconds = history.seconds_per_step

@@ -18,6 +18,7 @@ from apt_engine.runs.history import RunSummary, summarize
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES
 from apt_engine.runs.store import RunStore
 from apt_engine.runs.verdict import passes
+from apt_engine.settings.ending import first_end, is_checked
 from apt_engine.settings.presets import is_hub_id, load_presets
 from apt_engine.settings.training import TrainingConfig
 
@@ -134,18 +135,13 @@ def facts(config: TrainingConfig, photo_count: int, store: RunStore) -> list[tup
 def _steps(config: TrainingConfig, photo_count: int) -> tuple[str, str, str]:
     """How many steps, and whether it may end before the last of them."""
     steps = config.steps_for(photo_count)
-    if config.stop == "never" or not config.check_every_steps or config.new_views == "none":
+    if not is_checked(config):
         return "all", f"{steps:,}", "steps"
     if photo_count == 1:
         return "all", f"{steps:,}", "steps: one photo is too few to tell when to stop"
     if steps <= first_end(photo_count):
         return "all", f"{steps:,}", "steps: too few to tell when to stop"
     return "stops by itself, at most", f"{steps:,}", "steps"
-
-
-def first_end(photo_count: int) -> int:
-    """The step before which no run ends by itself; as `apt.stopping` has it, which imports torch (a test compares them)."""
-    return max(150, 40 * photo_count)
 
 
 def sentence(config: TrainingConfig, photo_count: int, store: RunStore) -> str:

@@ -36,6 +36,7 @@ from apt_engine.runs.events import (
 from apt_engine.runs.folds import Folds
 from apt_engine.runs.run import Checkpoint, Run
 from apt_engine.runs.verdict import Verdict
+from apt_engine.settings.ending import may_end_early
 from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
 
 STEPS_TIMED = 20
@@ -55,7 +56,7 @@ class RunSummary:
     written, see `state_while`. `last_step` is planned, `saved_step` in the newest checkpoint. `samples` has paths relative to
     the run's folder by (step, index), `sampled` their prompts; `sample_prompts` are those of the samples to come, as written.
     `ended_by_itself` stays true when the run is taken further. `verdict` is the newest whole one, of checkpoints that are still
-    there. `cursor` is how far the events were read.
+    there. `may_end` says whether settings and photos let it end before its last step. `cursor` is how far the events were read.
     """
 
     run: Run
@@ -83,6 +84,7 @@ class RunSummary:
     is_newer: bool = False
     phrase: str = ""
     is_sampled: bool = True
+    may_end: bool = True
     verdict: Verdict | None = None
     judged: list[PhotosJudged | PicturesJudged | PicturesSeen] = field(default_factory=list)  # not whole yet
 
@@ -91,6 +93,7 @@ class RunSummary:
         """That of a run before its first event."""
         steps, is_sampled = config.steps_for(photo_count), config.sample_every_steps > 0
         made = cls(run, config.subject, config.base, config.sample_prompts, steps, is_sampled=is_sampled)
+        made.may_end = may_end_early(config, photo_count)
         made.phrase = config.phrase
         return made
 
@@ -120,6 +123,11 @@ class RunSummary:
     def kept_step(self) -> int:
         """The checkpoint that is best so far; 0 while none can be told."""
         return self.splits[-1].kept_step if self.splits else 0
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether it may end before its last step: its settings let it, and its checks can tell when."""
+        return self.may_end and (self.kept_step > 0 or not self.splits)
 
     @property
     def seconds_per_step(self) -> float | None:

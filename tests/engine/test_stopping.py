@@ -12,8 +12,9 @@ import pytest
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import MIRROR, SHOT, ZOOM, Cell, phases
 from apt_engine.apt.stopping import RULE, SETTLED_AFTER, Check, Standing, at_last_step, choosable, stand
-from apt_engine.jobs.estimate import facts, first_end
+from apt_engine.jobs.estimate import facts
 from apt_engine.runs.store import RunStore
+from apt_engine.settings.ending import first_end
 from apt_engine.settings.training import TrainingConfig
 
 EVERY = 25

@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
 
 from apt_engine.errors import RunError
 from apt_engine.jobs.engine import EngineStatus, SampleProgress
+from apt_engine.runs.events import SplitMeasured
 from apt_engine.runs.history import History
 from apt_engine.runs.run import Run
+from apt_engine.settings.training import TrainingConfig
 from tests.pages import begun, ended, engine, new_run
 from ui import step_files
 from ui.context import AppContext, Values
 from ui.layout import PageView, build, make_pictures
-from ui.run_panels import draw_split
+from ui.run_panels import draw_progress, draw_split
 from ui.tabs import watch
 
 REASON = "New views of your photos are fitted no better since step 4; from here it only memorizes."
@@ -44,6 +47,27 @@ def test_the_split_is_two_lines_and_the_kept_step_is_marked_on_every_plot(
     assert shown[view.samples]["kept"] == 4
     assert "kept: step <b>4</b>" in shown[view.progress]
     assert "<b>6</b> of 10 steps</span>" in shown[view.progress]
+
+
+@pytest.mark.parametrize(
+    ("settings", "photos", "kept", "words"),
+    [
+        ({}, 5, 0, "of at most 500"),
+        ({}, 5, 25, "of at most 500"),
+        ({"stop": "never"}, 5, 25, "of 500"),
+        ({"check_every_steps": 0, "stop": "never"}, 5, 0, "of 500"),
+        ({}, 1, 0, "of 300"),
+        ({"steps": 150}, 3, 0, "of 150"),  # too few to tell
+        ({}, 5, None, "of 500"),  # its checks cannot tell
+    ],
+)
+def test_at_most_is_said_only_of_a_run_that_can_end_by_itself(
+    settings: dict[str, Any], photos: int, kept: int | None, words: str
+) -> None:
+    history = History.new(Run(Path("r1")), TrainingConfig(subject="backpack", **settings), photos)
+    if kept != 0:
+        history.add([SplitMeasured(step=25, cells=(), gains=(), kept_step=kept or 0, message="It is so.")])
+    assert f"<b>0</b> {words}</span>" in draw_progress(history, "training")
 
 
 def test_a_run_that_was_not_checked_says_so() -> None:
