@@ -1,5 +1,5 @@
 // Each plot of the tab as a PNG: a button a plot, by its title. Drawn anew on a canvas from what the page shows, at twice its size.
-// value: id of the run, for the files' names.
+// And a link to all numbers. value: id of the run, for the files' names; empty while it has no numbers.
 const root = element.querySelector(".pngs-root");
 const SCALE = 2, MARGIN = 12;
 
@@ -98,10 +98,13 @@ function save(title) {
 let made = "";
 function offer() {
   const titles = [...new Set(plots().map(([title]) => title))];
-  if (titles.join() === made) return;
-  made = titles.join();
+  const key = [props.value, ...titles].join();
+  if (key === made) return;
+  made = key;
   const buttons = titles.map((title) => node("button", { type: "button", class: "link", onclick: () => save(title) }, title));
-  root.replaceChildren(...(titles.length ? [node("span", {}, say("Plots as PNG:")), ...buttons] : []));
+  const numbers = node("a", { class: "link", href: `export/${encodeURIComponent(props.value)}/csv`, download: "" }, say("All numbers of this run (CSV)"));
+  const plotted = titles.length ? [node("span", {}, say("Plots as PNG:")), ...buttons] : [];
+  root.replaceChildren(...plotted, ...(props.value ? [numbers] : []));
 }
 
 new IntersectionObserver(([entry]) => entry.isIntersecting && offer()).observe(root);

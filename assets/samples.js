@@ -1,5 +1,6 @@
 // The sample table: a row a prompt, first and last step beside a step of choice; any picture opens large, beside another step.
-// The middle column begins at the kept step. value: {prompts: [string], steps: [number], urls: {"step-index": url}, kept: number}
+// The middle column begins at the kept step.
+// value: {prompts: [string], notes: [string: since or until when], steps: [number], urls: {"step-index": url}, kept: number}
 const root = element.querySelector(".samples-root");
 let chosen = null; // a step, or null while it follows the kept one, or the middle one where none is kept
 let made = "";
@@ -80,7 +81,7 @@ function render() {
     node("th", { scope: "col", class: place === 1 ? "chosen" : "" },
       nameOf(step, steps)));
   const rows = value.prompts.map((prompt, index) =>
-    node("tr", {}, node("th", { scope: "row" }, prompt), ...columns.map((step) => node("td", {}, tile(value, step, index)))));
+    node("tr", {}, node("th", { scope: "row" }, prompt, value.notes?.[index] ? node("em", {}, value.notes[index]) : null), ...columns.map((step) => node("td", {}, tile(value, step, index)))));
   const table = node("table", {}, node("thead", {}, node("tr", {}, node("td"), ...heads)), node("tbody", {}, ...rows));
   const scroller = node("div", { class: "samples", tabindex: 0, role: "group", "aria-label": say("samples by prompt and step") }, table);
   const slider = root.querySelector("input[type=range]") ?? node("input", {

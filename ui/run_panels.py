@@ -81,12 +81,13 @@ def draw_drift(history: History) -> str:
 def draw_samples(history: History) -> dict[str, Any]:
     """What `assets/samples.js` draws: urls by step and prompt, and the kept step.
 
-    Prompts that were changed on the way follow those of now.
+    Where prompts were changed on the way, those of now come first, and a note beside each that is not drawn all along says when.
     """
     drawn = {at: (at[1], history.sampled[at]) for at in history.samples}  # a prompt in another place has another seed
     rows = list(dict.fromkeys([*enumerate(history.prompts), *drawn.values()]))
     return {
         "prompts": [prompt for _, prompt in rows],
+        "notes": [_when_drawn(history, row, {at[0] for at in drawn if drawn[at] == row}) for row in rows],
         "steps": sorted({step for step, _ in history.samples}) or [0],
         "urls": {
             f"{at[0]}-{rows.index(drawn[at])}": file_url(history.run.path / path)
@@ -94,6 +95,16 @@ def draw_samples(history: History) -> dict[str, Any]:
         },
         "kept": history.kept_step,
     }
+
+
+def _when_drawn(history: History, row: tuple[int, str], steps: set[int]) -> str:
+    """From or until which step samples of a prompt are drawn; empty of one that is drawn all along."""
+    if row not in enumerate(history.prompts):
+        return say("until step {step:,}", step=max(steps))
+    first = min((step for step, _ in history.samples), default=history.step)
+    if not steps:
+        return say("from the next samples on") if history.step > first else ""
+    return say("since step {step:,}", step=min(steps)) if min(steps) > first else ""
 
 
 def draw_views(history: History) -> str:
@@ -118,10 +129,8 @@ def draw_details(history: History) -> str:
         (say("Features moved (RS)"), say("Before it is weighted."), _plot("RS", history.kept_features, history)),
         (say("Attention moved (AA)"), say("Before it is weighted."), _plot("AA", history.kept_attention, history)),
     )
-    csv = f'<p><a href="export/{quote(history.run.id)}/csv" download>{say("All numbers of this run (CSV)")}</a></p>'
     return (
-        (csv if history.step else "")
-        + '<div class="details">'
+        '<div class="details">'
         + "".join(f"<section>{_title(*words)}{plot}</section>" for *words, plot in plots)
         + "</div>"
     )

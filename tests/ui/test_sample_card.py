@@ -59,6 +59,7 @@ def test_pictures_stand_beside_the_prompt_they_were_drawn_with(context: AppConte
         run.append(SampleReady(step=2, index=index, prompt=prompt, seed=0, path=f"samples/2-{index}.png"))
     drawn = watch.open_run(view, context, run.id)[view.samples]
     assert drawn["prompts"] == ["a zwx backpack", "a dog", "a cat"]
+    assert drawn["notes"] == ["", "since step 2", "until step 0"]
     assert {place: url.rpartition("/")[2] for place, url in drawn["urls"].items()} == {
         "0-0": "0-0.png",
         "0-2": "0-1.png",

@@ -150,7 +150,7 @@ def _build_more() -> tuple[gr.Row, gr.Number, gr.Button]:
 
 
 def _no_samples() -> dict[str, Any]:
-    return {"prompts": [say("your subject")], "steps": [0], "urls": {}, "kept": 0}
+    return {"prompts": [say("your subject")], "notes": [], "steps": [0], "urls": {}, "kept": 0}
 
 
 def _build_plots() -> tuple[gr.HTML, gr.HTML, gr.HTML, gr.HTML, gr.HTML]:
@@ -297,7 +297,7 @@ def _show(view: WatchView, history: History, state: str) -> Values:
         view.drift: draw_drift(history),
         view.samples: draw_samples(history),
         view.views: draw_views(history),
-        view.pngs: history.run.id,
+        view.pngs: history.run.id if history.step else "",
         view.details: draw_details(history),
         view.pictures: gr.Button(visible=state in ENDED and history.saved_step > 0),
         view.resume: gr.Button(visible=state in RESUMABLE, variant="secondary" if state in ENDED else "primary"),
