@@ -16,7 +16,7 @@ from tests.photos import draw_photos
 
 if TYPE_CHECKING:
     from ui.context import AppContext
-    from ui.tabs.train import TrainView
+    from ui.train_view import TrainView
 
 os.environ |= {
     # One thread, asleep while it waits: on a shared machine spinning threads make torch several times slower.
@@ -110,10 +110,10 @@ def view(context: "AppContext") -> "TrainView":
     """The Train tab's components."""
     import gradio as gr
 
-    from ui.tabs import train
+    from ui import train_view
 
     with gr.Blocks(analytics_enabled=False):
-        return train.build(context)
+        return train_view.build(context)
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from apt_engine.runs.events import (
 )
 from apt_engine.runs.run import Run
 from apt_engine.settings.training import TrainingConfig
-from ui import models, picture_view
+from ui import models, picture_view, train_view
 from ui.context import AppContext, Values
 from ui.photo_tiles import tiles_of
-from ui.tabs import train
 
 
 def engine(context: AppContext) -> Worker:
@@ -61,7 +60,7 @@ def step(number: int) -> StepFinished:
     return StepFinished(step=number, loss=0.2, prior_loss=None, gradient_norm=1, learning_rate=1e-4, seconds=0.5)
 
 
-def form(view: train.TrainView, photos: list[Path], **settings: Any) -> dict[Any, Any]:
+def form(view: train_view.TrainView, photos: list[Path], **settings: Any) -> dict[Any, Any]:
     """What the page hands over when the form shows its first values, but for `settings`."""
     values: dict[Any, Any] = {component: getattr(component, "value", None) for component in view.settings.values()}
     values |= {view.settings[name]: value for name, value in settings.items()}

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from apt_engine.jobs.engine import EngineStatus, describe_status
-from ui import model_folders, models, picture_view, plain_card
+from ui import model_folders, models, picture_view, plain_card, train_view
 from ui.blocks import SpokenBlocks
 from ui.context import AppContext, Values, plain_errors
 from ui.form import can_show
@@ -56,7 +56,7 @@ class PageView:
     tabs: gr.Tabs
     generate_tab: gr.Tab
     runs_tab: gr.Tab
-    train: train.TrainView
+    train: train_view.TrainView
     watch: watch.WatchView
     generate: picture_view.GenerateView
     runs: runs.RunsView
@@ -89,7 +89,7 @@ def build(context: AppContext) -> PageView:
         gr.HTML(f'<p class="quiet">{say(SHARED_NOTE, hours=HOURS_KEPT)}</p>', elem_id="shared-note")
     with gr.Tabs() as tabs:
         with gr.Tab(say("Train"), id="train", elem_id="train-tab"):
-            train_view = train.build(context)
+            train_components = train_view.build(context)
         with gr.Tab(say("Watch"), id="watch"):
             watch_view = watch.build()
         with gr.Tab(say("Generate"), id="generate") as generate_tab:
@@ -107,7 +107,7 @@ def build(context: AppContext) -> PageView:
         tabs=tabs,
         generate_tab=generate_tab,
         runs_tab=runs_tab,
-        train=train_view,
+        train=train_components,
         watch=watch_view,
         generate=generate_view,
         runs=runs_view,

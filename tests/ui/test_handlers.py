@@ -24,7 +24,7 @@ from apt_engine.runs.history import follow
 from apt_engine.settings.training import TrainingConfig
 from tests.histories import count_reads
 from tests.pages import begun, engine, new_run, step
-from ui import models
+from ui import models, train_view
 from ui.context import AppContext, Values, plain_errors
 from ui.layout import (
     PageView,
@@ -213,7 +213,7 @@ def test_comparing_two_long_runs_reads_each_once(
 
 
 def test_a_run_is_trained_again_with_its_photos_and_settings(
-    context: AppContext, view: train.TrainView, photo_dir: Path
+    context: AppContext, view: train_view.TrainView, photo_dir: Path
 ) -> None:
     config = TrainingConfig(subject="car", rank=7, sample_prompts=("a {subject}", "a cat"))
     photos = read_photos(photos_in(photo_dir))

@@ -7,20 +7,19 @@ from typing import Any
 import gradio as gr
 
 from apt_engine.runs.model_folders import remembered
-from ui import model_folders
+from ui import model_folders, train_view
 from ui.context import AppContext
-from ui.tabs import train
 from ui.train_panels import describe
 
 
-def look(view: train.TrainView, context: AppContext, text: str) -> tuple[str, Any]:
+def look(view: train_view.TrainView, context: AppContext, text: str) -> tuple[str, Any]:
     base = view.settings["base"]
     changes = model_folders.look(view.folders, context, base, {view.folders.folders: text, base: "pocket"})
     return changes[view.folders.note], changes.get(base)
 
 
 def test_a_folder_pointed_at_fills_the_list_of_bases_now_and_at_the_next_start(
-    context: AppContext, view: train.TrainView, toy_base: Path, tmp_path: Path
+    context: AppContext, view: train_view.TrainView, toy_base: Path, tmp_path: Path
 ) -> None:
     place = tmp_path / "ComfyUI" / "models" / "diffusers" / "mine"
     shutil.copytree(toy_base, place, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -32,13 +31,13 @@ def test_a_folder_pointed_at_fills_the_list_of_bases_now_and_at_the_next_start(
     assert dropdown.value == "pocket"
     assert model_folders.offered(context) == [*before, ("mine (folder)", str(place))]
     with gr.Blocks(analytics_enabled=False):
-        again = train.build(context)
+        again = train_view.build(context)
     assert again.folders.folders.value == str(tmp_path / "ComfyUI")
     assert ("mine (folder)", str(place)) in again.settings["base"].choices  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_folder_that_is_not_there_is_said_and_nothing_is_forgotten(
-    context: AppContext, view: train.TrainView, tmp_path: Path
+    context: AppContext, view: train_view.TrainView, tmp_path: Path
 ) -> None:
     look(view, context, str(tmp_path))
     note, dropdown = look(view, context, str(tmp_path / "gone"))

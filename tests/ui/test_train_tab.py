@@ -14,6 +14,7 @@ from PIL import Image
 from apt_engine.jobs.engine import EngineStatus
 from apt_engine.settings.training import TrainingConfig
 from tests.pages import engine, form
+from ui import train_view
 from ui.context import AppContext, load_examples
 from ui.photo_tiles import read_tiles, tiles_of
 from ui.tabs import runs, train
@@ -32,7 +33,7 @@ from ui.train_panels import credits_of, describe, draw_warps, warped
 )
 def test_a_mistake_is_one_sentence_where_it_was_made_and_leaves_no_run(
     context: AppContext,
-    view: train.TrainView,
+    view: train_view.TrainView,
     photos: list[Path],
     settings: dict[str, Any],
     count: int,
@@ -48,7 +49,7 @@ def test_a_mistake_is_one_sentence_where_it_was_made_and_leaves_no_run(
 
 @pytest.mark.parametrize("job", ["training", "sampling"])
 def test_while_the_engine_is_at_work_a_run_is_put_in_line(
-    context: AppContext, view: train.TrainView, photos: list[Path], job: Literal["training", "sampling"]
+    context: AppContext, view: train_view.TrainView, photos: list[Path], job: Literal["training", "sampling"]
 ) -> None:
     engine(context)._status = EngineStatus(job, "r1")
     for words in ("Your car is in line: it begins when the engine is free.", "Your car is in line: 1 before it."):
@@ -62,7 +63,7 @@ def test_while_the_engine_is_at_work_a_run_is_put_in_line(
 
 
 def test_plain_dreambooth_follows_a_run_if_that_is_wished(
-    context: AppContext, view: train.TrainView, photos: list[Path]
+    context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
     engine(context)._status = EngineStatus("training", "r1")
     values = {**form(view, photos, subject="car", seed=3), view.beside: True}
@@ -82,7 +83,7 @@ def test_plain_dreambooth_follows_a_run_if_that_is_wished(
 
 
 def test_where_there_is_no_line_an_engine_at_work_takes_no_second_run(
-    context: AppContext, view: train.TrainView, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+    context: AppContext, view: train_view.TrainView, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = replace(context.tenants.find_current(), line=None)  # as a visitor's of a Space is
     monkeypatch.setattr(context.tenants, "find_current", lambda: workspace)
@@ -93,13 +94,13 @@ def test_where_there_is_no_line_an_engine_at_work_takes_no_second_run(
     assert engine(context).process_id is None
 
 
-def test_sixty_photos_are_refused(context: AppContext, view: train.TrainView, photos: list[Path]) -> None:
+def test_sixty_photos_are_refused(context: AppContext, view: train_view.TrainView, photos: list[Path]) -> None:
     said = train.start(view, context, lambda run_id: {}, form(view, photos * 15, subject="car"))
     assert "60 photos are too many" in said[view.notes]
 
 
 def test_of_sixty_photos_the_first_are_shown_and_one_may_choose(
-    context: AppContext, view: train.TrainView, tmp_path: Path
+    context: AppContext, view: train_view.TrainView, tmp_path: Path
 ) -> None:
     folder = context.uploads_dir
     folder.mkdir(parents=True)
@@ -115,7 +116,7 @@ def test_of_sixty_photos_the_first_are_shown_and_one_may_choose(
 
 
 def test_a_bad_file_is_named_and_the_good_ones_stay(
-    context: AppContext, view: train.TrainView, photos: list[Path]
+    context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
     bad = photos[0].with_name("notes.jpg")
     bad.write_text("no picture")
@@ -130,7 +131,7 @@ def test_a_bad_file_is_named_and_the_good_ones_stay(
 
 
 def test_a_tile_shows_the_square_around_the_subject_until_another_is_chosen(
-    context: AppContext, view: train.TrainView, photos: list[Path]
+    context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
     wide = photos[0].with_name("wide.png")
     picture = Image.new("RGB", (300, 100), "gray")
@@ -151,7 +152,7 @@ def test_a_tile_shows_the_square_around_the_subject_until_another_is_chosen(
 
 
 def test_a_file_that_was_not_brought_is_never_opened(
-    context: AppContext, view: train.TrainView, photo_dir: Path
+    context: AppContext, view: train_view.TrainView, photo_dir: Path
 ) -> None:
     elsewhere = sorted(photo_dir.iterdir())
     tiles = train.show_photos(view, context, form(view, elsewhere, subject=""))[view.photos]
@@ -162,7 +163,7 @@ def test_a_file_that_was_not_brought_is_never_opened(
 
 
 def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
-    context: AppContext, view: train.TrainView, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+    context: AppContext, view: train_view.TrainView, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = form(view, photos, subject="car")
     values[view.photos]["photos"][1]["caption"] = "a red thing"
@@ -176,7 +177,7 @@ def test_a_caption_without_the_subject_is_a_sentence_and_others_go_into_the_run(
 
 
 def test_captions_the_model_cannot_hear_to_the_end_are_marked_before_the_start(
-    context: AppContext, view: train.TrainView, photos: list[Path]
+    context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
     values = form(view, photos[:3], subject="car")
     captions = ("", f"a {{subject}}{28 * ' cat'}", f"a {{subject}}{27 * ' cat'}")  # of 33 tokens in all, then of 32
@@ -192,7 +193,7 @@ def test_captions_the_model_cannot_hear_to_the_end_are_marked_before_the_start(
 
 
 def test_doubles_and_small_photos_are_marked_on_their_tiles(
-    context: AppContext, view: train.TrainView, photos: list[Path]
+    context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
     double = photos[0].with_name("double.png")
     shutil.copy(photos[1], double)
@@ -202,7 +203,9 @@ def test_doubles_and_small_photos_are_marked_on_their_tiles(
     assert "512 px or more are better" in notes
 
 
-def test_another_base_moves_the_settings_but_not_what_was_typed(context: AppContext, view: train.TrainView) -> None:
+def test_another_base_moves_the_settings_but_not_what_was_typed(
+    context: AppContext, view: train_view.TrainView
+) -> None:
     classic = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     chosen: dict[Any, Any] = {view.chosen: view.chosen.value}
     radios: dict[Any, Any] = {radio: radio.value for radio in view.presets.values()}
@@ -224,7 +227,7 @@ def test_another_base_moves_the_settings_but_not_what_was_typed(context: AppCont
     ],
 )
 def test_a_word_says_what_it_will_be_and_whether_the_model_knows_it(
-    context: AppContext, view: train.TrainView, subject: str, base: str, is_warned: bool
+    context: AppContext, view: train_view.TrainView, subject: str, base: str, is_warned: bool
 ) -> None:
     (said,) = train.explain_word(view, form(view, [], subject=subject, base=base)).values()
     assert f'<span class="chip">zwx {html.escape(subject)}</span>' in said
@@ -232,7 +235,7 @@ def test_a_word_says_what_it_will_be_and_whether_the_model_knows_it(
     assert train.explain_word(view, form(view, [], subject=" ")) == {view.meaning: ""}
 
 
-def test_each_base_model_stands_once_in_the_list(view: train.TrainView) -> None:
+def test_each_base_model_stands_once_in_the_list(view: train_view.TrainView) -> None:
     base = view.settings["base"]
     assert isinstance(base, gr.Dropdown)
     names = [name for name, _ in base.choices]
@@ -240,7 +243,7 @@ def test_each_base_model_stands_once_in_the_list(view: train.TrainView) -> None:
 
 
 def test_each_preset_says_what_it_does_and_dreambooth_trains_without_apt(
-    context: AppContext, view: train.TrainView
+    context: AppContext, view: train_view.TrainView
 ) -> None:
     assert all(radio.info for radio in view.presets.values())
     chosen: dict[Any, Any] = {view.chosen: view.chosen.value}
@@ -252,7 +255,7 @@ def test_each_preset_says_what_it_does_and_dreambooth_trains_without_apt(
     assert [changed[view.settings[name]] for name in names] == [0, 0, 0, False, True]
 
 
-def test_an_example_brings_photos_and_word(view: train.TrainView, photo_dir: Path, tmp_path: Path) -> None:
+def test_an_example_brings_photos_and_word(view: train_view.TrainView, photo_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(photo_dir, tmp_path / "discs")
     (tmp_path / "examples.json").write_text(
         '[{"key": "disc", "folder": "discs", "subject": "disc", "title": "Disc", "credit": "By A & B.", "licence": "CC0"}]'
@@ -265,7 +268,7 @@ def test_an_example_brings_photos_and_word(view: train.TrainView, photo_dir: Pat
 
 
 def test_re_framing_is_shown_on_ones_own_photos_and_only_where_it_is_on(
-    context: AppContext, view: train.TrainView, photos: list[Path]
+    context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
     values = form(view, photos, subject="car")
     shown = train.show_photos(view, context, values)[view.warps]
@@ -290,7 +293,7 @@ def test_a_re_framed_photo_is_smaller_turned_the_trainers_way_and_black_around()
 
 
 def test_a_run_trained_again_has_its_whole_photos_cut_and_captioned_as_before(
-    context: AppContext, view: train.TrainView, photos: list[Path]
+    context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
     wide = photos[0].with_name("wide.png")
     Image.new("RGB", (300, 100), "gray").save(wide)
