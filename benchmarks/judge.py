@@ -45,19 +45,33 @@ class Judge:
         self._network = JudgeNetwork([len(names) for names in self._names]).eval()
         self._network.load_state_dict(weights)
 
-    @torch.no_grad()
     def look(self, pictures: Sequence[Image.Image]) -> list[Verdict]:
         """Tells what each picture shows."""
         answers: list[Verdict] = []
-        for start in range(0, len(pictures), 100):
-            scores = self._network(pictures_to_batch(pictures[start : start + 100]))
-            chosen = zip(*(head.argmax(1).tolist() for head in scores), strict=True)
-            for row in chosen:
-                thing, place, treatment = (names[index] for names, index in zip(self._names, row, strict=True))
-                assert place is not None
-                assert treatment is not None
-                answers.append(Verdict(thing, place, treatment))
+        for row in zip(*(head.argmax(1).tolist() for head in self._scores(pictures)), strict=True):
+            thing, place, treatment = (names[index] for names, index in zip(self._names, row, strict=True))
+            assert place is not None
+            assert treatment is not None
+            answers.append(Verdict(thing, place, treatment))
         return answers
+
+    def chances(self, pictures: Sequence[Image.Image], asked: Sequence[tuple[str, str]]) -> list[float]:
+        """For each picture how likely it shows the place and the treatment that were asked for, both, from 0 to 1."""
+        _, places, treatments = self._scores(pictures)
+        _, place_names, treatment_names = self._names
+        rows = zip(places.softmax(1), treatments.softmax(1), asked, strict=True)
+        return [
+            float(in_places[place_names.index(place)] * treated[treatment_names.index(treatment)])
+            for in_places, treated, (place, treatment) in rows
+        ]
+
+    @torch.no_grad()
+    def _scores(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
+        """Of objects, places and treatments, (pictures, names) each."""
+        batches = [
+            self._network(pictures_to_batch(pictures[start : start + 100])) for start in range(0, len(pictures), 100)
+        ]
+        return [torch.cat(heads) for heads in zip(*batches, strict=True)]
 
 
 def pictures_to_batch(pictures: Sequence[Image.Image]) -> Tensor:

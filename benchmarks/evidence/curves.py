@@ -100,13 +100,13 @@ def best_of(run: Trajectory, part: slice = ALL) -> Best | None:
     fit = [
         index
         for index in range(len(steps))
-        if before.mean() - follows[index].mean() <= numpy.hypot(_share_error(before), _share_error(follows[index]))
+        if before.mean() - follows[index].mean() <= numpy.hypot(_error(before), _error(follows[index]))
         and copies[index].mean() < numpy.mean(run.nearest)
     ]
     if not fit:
         return None
     best = max(fit, key=lambda index: likeness[index].mean())
-    error = likeness[best].std(ddof=1) / likeness.shape[1] ** 0.5
+    error = _error(likeness[best])
     alike = [index for index in fit if likeness[index].mean() >= likeness[best].mean() - error]
     return Best(step=steps[best], first=steps[alike[0]], last=steps[alike[-1]])
 
@@ -125,17 +125,10 @@ def _of(rows: Iterable[Row], kind: type[Kind]) -> list[Kind]:
 
 
 def _values(row: Pictures, measure: str) -> list[float]:
-    """Numbers of a checkpoint, one a picture; prompts are followed where place or treatment is the one asked for."""
-    match measure:
-        case "follows":
-            return [float(right) for right in (*row.places, *row.treatments)]
-        case "drift":
-            return [row.drift]
-        case _:
-            return list(getattr(row, measure))
+    """Numbers of a checkpoint, one a picture."""
+    return [row.drift] if measure == "drift" else list(getattr(row, measure))
 
 
-def _share_error(right: numpy.ndarray) -> float:
-    """Standard error of a share, one right and one wrong added so that it is not 0 where all are right."""
-    share = (right.sum() + 1) / (len(right) + 2)
-    return float((share * (1 - share) / len(right)) ** 0.5)
+def _error(values: numpy.ndarray) -> float:
+    """Standard error of the mean."""
+    return float(values.std(ddof=1) / len(values) ** 0.5)

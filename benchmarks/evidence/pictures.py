@@ -8,23 +8,22 @@ from PIL import Image
 from torch import Tensor
 
 from apt_engine.bases.base import BaseModel
-from apt_engine.lora.adapter import reference_pass
+from apt_engine.lora.adapter import fused, reference_pass
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
 from benchmarks.features import embed
 from benchmarks.judge import Judge
 from benchmarks.likeness import Subject, open_photos
-from benchmarks.pocket import is_place_right
 from benchmarks.runs import SIDE
 from tools.pocket.grid import GUIDANCE_SCALE
-from tools.pocket.vocabulary import PLACES, TREATMENTS, Label, article_of
+from tools.pocket.vocabulary import PLACES, TREATMENTS, article_of
 
 DRAWING_STEPS = 8  # of DPM++ 2M; with 20 the judge says the same, and likeness is within its error
-SEEDS = range(1, 4)
+SEEDS = range(1, 8)
 PLACES_ASKED = ("beach", "snow", "desert", "mountains", "blue background", "white background")  # no photo shows them
-TREATMENTS_ASKED = ("pencil sketch", "watercolor")
-TREATED_SEEDS = (1, 2)
-CAPTION_SEEDS = range(1, 5)
+TREATED_PLACES = PLACES_ASKED[:4]  # in a sketch nobody can tell a blue background from a red one
+TREATMENTS_ASKED = ("pencil sketch", "pixel art", "watercolor", "black and white")
+CAPTION_SEEDS = range(1, 9)
 OTHERS_SEEDS = (1,)
 
 
@@ -33,8 +32,7 @@ class Seen:
     """What is seen in the pictures of a checkpoint; see `rows.Pictures`."""
 
     likeness: list[float]
-    places: list[int]
-    treatments: list[int]
+    follows: list[float]
     captioned: list[float]
     copies: list[float]
     moved: list[float]
@@ -68,19 +66,20 @@ class Observer:
 
     def observe(self, base: BaseModel) -> Seen:
         """Looks at a base model with whatever LoRA is attached to it."""
-        in_places = [f"a photo of a {{subject}} {_where(place)}" for place in PLACES_ASKED]
-        treated = [TREATMENTS[treatment][0].format("a {subject}") for treatment in TREATMENTS_ASKED]
-        placed = self._draw(base, in_places, SEEDS)
-        drawn = self._draw(base, treated, TREATED_SEEDS)
-        captioned = self._draw(base, [self._config.caption], CAPTION_SEEDS)
-        features, by_caption = embed(placed), embed(captioned)
+        asked = [(place, "photo") for place in PLACES_ASKED for _ in SEEDS]
+        treated = [(place, treatment) for treatment in TREATMENTS_ASKED for place in TREATED_PLACES]
+        others_before = self._others_before(base)
+        with fused(base.denoiser):
+            placed = self._draw(base, [_prompt(place, "photo") for place in PLACES_ASKED], SEEDS)
+            drawn = self._draw(base, [_prompt(*both) for both in treated], SEEDS[:1])
+            captioned = embed(self._draw(base, [self._config.caption], CAPTION_SEEDS))
+            others = self._others(base)
         return Seen(
-            likeness=(features @ self._held_out.T).mean(dim=1).tolist(),
-            places=_places_right(placed, self._judge),
-            treatments=_treatments_right(drawn, self._judge),
-            captioned=(by_caption @ self._held_out.T).mean(dim=1).tolist(),
-            copies=(by_caption @ self._photos.T).max(dim=1).values.tolist(),
-            moved=(1 - (self._others(base) * self._others_before(base)).sum(dim=1)).tolist(),
+            likeness=(embed(placed) @ self._held_out.T).mean(dim=1).tolist(),
+            follows=self._judge.chances([*placed, *drawn], [*asked, *treated]),
+            captioned=(captioned @ self._held_out.T).mean(dim=1).tolist(),
+            copies=(captioned @ self._photos.T).max(dim=1).values.tolist(),
+            moved=(1 - (others * others_before).sum(dim=1)).tolist(),
         )
 
     def _others(self, base: BaseModel) -> Tensor:
@@ -111,19 +110,6 @@ class Observer:
         return list(Sampler(base).generate(pictures))
 
 
-def _where(place: str) -> str:
-    return PLACES[place][0] if place in PLACES else f"on {article_of(place)} {place}"
-
-
-def _label(place: str, treatment: str) -> Label:
-    return Label(object=None, rendition=0, place=place, treatment=treatment)
-
-
-def _places_right(pictures: Sequence[Image.Image], judge: Judge) -> list[int]:
-    asked = [_label(place, "photo") for place in PLACES_ASKED for _ in SEEDS]
-    return [int(is_place_right(*pair)) for pair in zip(judge.look(pictures), asked, strict=True)]
-
-
-def _treatments_right(pictures: Sequence[Image.Image], judge: Judge) -> list[int]:
-    asked = [treatment for treatment in TREATMENTS_ASKED for _ in TREATED_SEEDS]
-    return [int(seen.treatment == wish) for seen, wish in zip(judge.look(pictures), asked, strict=True)]
+def _prompt(place: str, treatment: str) -> str:
+    where = PLACES[place][0] if place in PLACES else f"on {article_of(place)} {place}"
+    return f"{TREATMENTS[treatment][0].format('a {subject}')} {where}"

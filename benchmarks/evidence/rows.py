@@ -40,8 +40,8 @@ class Pictures(Row):
 
     Attributes:
         likeness: mean cosine to held-out photos, in places that no photo shows.
-        places: 1 where the judge sees the place that was asked for; of the same pictures.
-        treatments: 1 where it sees the treatment; sketches and watercolors.
+        follows: how likely the judge calls it that they show the place and the treatment that were asked for, from 0 to 1;
+            of the same pictures, then of sketches and the like in some of the places.
         captioned: mean cosine to held-out photos of pictures by the caption alone.
         copies: of the same pictures the cosine to the nearest photo trained on.
         moved: of pictures without the subject 1 - cosine to the base's own.
@@ -49,8 +49,7 @@ class Pictures(Row):
     """
 
     likeness: list[float]
-    places: list[int]
-    treatments: list[int]
+    follows: list[float]
     captioned: list[float]
     copies: list[float]
     moved: list[float]

@@ -64,8 +64,7 @@ def recording(subject: str = "thing", method: str = "plain") -> list[Row]:
             Pictures(
                 **whose,
                 likeness=[likeness - 0.02, likeness, likeness + 0.02, likeness],
-                places=[0] * wrong + [1] * (12 - wrong),
-                treatments=[1] * 6,
+                follows=[0.0] * wrong + ([0.9, 1.0] * 9)[wrong:],
                 captioned=[likeness],
                 copies=[0.5, 0.5 + step / 2000],
                 moved=[step / 1000],
@@ -156,7 +155,7 @@ def test_what_is_lost_against_the_best_step() -> None:
     rows = recording()
     (last,), (early,) = outcomes([run_of(rows)], at_last), outcomes([run_of(rows)], at(150))
     assert last.likeness == pytest.approx(0)
-    assert last.follows == pytest.approx(6 / 18)
+    assert last.follows == pytest.approx(0.95 * 6 / 18)
     assert not last.is_hit and last.saved == 0
     assert early.likeness == pytest.approx(0.05)  # .55 read off the line
     assert early.saved == pytest.approx(0.7)
