@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy
 
-from benchmarks.evidence.curves import Trajectory, best_of, interval
+from benchmarks.evidence.curves import FOLLOWS_WITHIN, Trajectory, best_of, interval
 from benchmarks.evidence.equal import at_equal_likeness, pairs, ratio
 from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, STEPS
 from benchmarks.evidence.pictures import PLACES_ASKED, SEEDS
@@ -27,13 +27,14 @@ prompts and seeds for all, and looked at by networks that no rule sees:
 
 - **likeness**: cosine (EfficientNet-Lite0) to held-out photos, of {len(PLACES_ASKED) * len(SEEDS)} pictures, in places that
   no photo shows: {", ".join(PLACES_ASKED)};
-- **prompts**: share of pictures that show the place or the treatment that was asked for, by the judge (`benchmarks/judge.py`);
+- **prompts**: how likely the judge (`benchmarks/judge.py`) calls it that a picture shows the place and the treatment that were
+  asked for, 0 to 1; of the same pictures and of sketches, pixel art, watercolors and black and white in four of the places;
 - **copies**: cosine of pictures by the caption alone to the nearest photo;
 - **others moved**: 1 - cosine of pictures without the subject to the untrained model's own;
 - **drift**: mean squared change of the model's predictions where the subject is not asked for.
 
-The **best step** is the checkpoint with the best likeness among those that follow prompts as the untrained model does, within one
-standard error, and whose pictures are less like a photo than the photos are like each other. Checkpoints that qualify and are
+The **best step** is the checkpoint with the best likeness among those that follow prompts at most {FOLLOWS_WITHIN} worse than the
+untrained model and whose pictures are less like a photo than the photos are like each other. Checkpoints that qualify and are
 within one standard error of it are as good; a **hit** is a kept step between the first and the last of them, or within 20 % of
 that. What is **lost** is the best step's figure minus the kept one's; for likeness half of the pictures choose the best step and
 the other half tell the loss, so it is not flattered by luck and can be below 0. Between the steps that were drawn figures are
