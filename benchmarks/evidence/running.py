@@ -35,7 +35,7 @@ def measure_all(rows: Rows, store: RunStore, wanted: Sequence[tuple[Subject, str
         wanted: subject, method and seed of each run, in the order of doing.
     """
     for subject, method, seed in wanted:
-        if rows.has(Finished, subject.key, method, seed, STEPS):
+        if _is_measured(rows, subject.key, method, seed):
             continue
         settings = {"subject": subject.name, "seed": seed, **FIXED, **settings_of(method)}
         with trained_as(method):
@@ -43,6 +43,13 @@ def measure_all(rows: Rows, store: RunStore, wanted: Sequence[tuple[Subject, str
         for row in Measuring(subject, method, run).missing(rows):
             rows.add(row)
             yield row
+
+
+def _is_measured(rows: Rows, subject: str, method: str, seed: int) -> bool:
+    """Whether nothing of a run is missing, so that neither it nor a base model need be opened."""
+    return rows.has(Finished, subject, method, seed, STEPS) and all(
+        rows.has(Pictures, subject, method, seed, step) for step in DRAWN_AT
+    )
 
 
 class Measuring:
@@ -67,6 +74,8 @@ class Measuring:
         yield from self._of_base(rows)
         for step in range(CHECK_EVERY, STEPS + 1, CHECK_EVERY):
             yield from self._of_step(rows, step)
+        if rows.has(Finished, **self._own, step=STEPS):
+            return
         ends = [event for event in self._run.events()[0] if isinstance(event, RunFinished)]
         yield Finished(
             **self._own,
