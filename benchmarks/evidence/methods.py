@@ -10,6 +10,7 @@ from benchmarks.parts import OFF
 
 STEPS = 500  # what five photos are given by default
 CHECK_EVERY = 25
+CHECKED_AT = range(CHECK_EVERY, STEPS + 1, CHECK_EVERY)
 DRAWN_AT = (50, 100, 150, 200, 300, 400, 500)
 FIXED: dict[str, Any] = {
     "steps": STEPS,

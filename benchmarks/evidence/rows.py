@@ -35,6 +35,13 @@ class Split(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drift(Row):
+    """The drift as a run measures it, a noise level a prompt; see `apt_engine.training.drift`."""
+
+    drift: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pictures(Row):
     """What was seen in the pictures of a checkpoint, each number one picture; the same prompts and seeds for all.
 
@@ -45,7 +52,7 @@ class Pictures(Row):
         captioned: mean cosine to held-out photos of pictures by the caption alone.
         copies: of the same pictures the cosine to the nearest photo trained on.
         moved: of pictures without the subject 1 - cosine to the base's own.
-        drift: of the model's predictions without the subject, see `apt_engine.training.drift`.
+        drift: as in `Drift`, but of all noise levels for each prompt.
     """
 
     likeness: list[float]
@@ -96,7 +103,7 @@ class Judged(Row):
     seen: dict[str, float]
 
 
-KINDS: dict[str, type[Row]] = {kind.__name__: kind for kind in (Split, Pictures, Photos, Finished, Judged)}
+KINDS: dict[str, type[Row]] = {kind.__name__: kind for kind in (Split, Drift, Pictures, Photos, Finished, Judged)}
 
 
 class Rows:

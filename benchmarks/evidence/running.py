@@ -17,9 +17,9 @@ from apt_engine.training.captions import Captions
 from apt_engine.training.drift import PriorDrift
 from apt_engine.training.latents import encode_photos
 from apt_engine.training.split import SplitProbe, encode_framings
-from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, FIXED, STEPS, settings_of, trained_as
+from benchmarks.evidence.methods import CHECKED_AT, DRAWN_AT, FIXED, STEPS, settings_of, trained_as
 from benchmarks.evidence.pictures import Observer
-from benchmarks.evidence.rows import Finished, Photos, Pictures, Row, Rows, Split
+from benchmarks.evidence.rows import Drift, Finished, Photos, Pictures, Row, Rows, Split
 from benchmarks.likeness import ROOT, Subject
 from benchmarks.runs import finished_run
 
@@ -47,9 +47,8 @@ def measure_all(rows: Rows, store: RunStore, wanted: Sequence[tuple[Subject, str
 
 def _is_measured(rows: Rows, subject: str, method: str, seed: int) -> bool:
     """Whether nothing of a run is missing, so that neither it nor a base model need be opened."""
-    return rows.has(Finished, subject, method, seed, STEPS) and all(
-        rows.has(Pictures, subject, method, seed, step) for step in DRAWN_AT
-    )
+    wanted = [(Finished, STEPS), *((Pictures, step) for step in DRAWN_AT), *((Drift, step) for step in CHECKED_AT)]
+    return all(rows.has(kind, subject, method, seed, step) for kind, step in wanted)
 
 
 class Measuring:
@@ -72,7 +71,7 @@ class Measuring:
     def missing(self, rows: Rows) -> Iterator[Row]:
         """What is not there yet, one after the other."""
         yield from self._of_base(rows)
-        for step in range(CHECK_EVERY, STEPS + 1, CHECK_EVERY):
+        for step in CHECKED_AT:
             yield from self._of_step(rows, step)
         if rows.has(Finished, **self._own, step=STEPS):
             return
@@ -96,14 +95,16 @@ class Measuring:
             yield Pictures(**own, **dataclasses.asdict(self._observer.observe(self._base)), drift=0.0)
 
     def _of_step(self, rows: Rows, step: int) -> Iterator[Row]:
-        needs_split, needs_pictures = (not rows.has(kind, **self._own, step=step) for kind in (Split, Pictures))
-        needs_pictures = needs_pictures and step in DRAWN_AT
-        if needs_split or needs_pictures:
+        kinds = (Split, Drift, Pictures) if step in DRAWN_AT else (Split, Drift)
+        missing = [kind for kind in kinds if not rows.has(kind, **self._own, step=step)]
+        if missing:
             files.load(self._base, self._run.checkpoint(str(step)).lora_path)
-        if needs_split:
+        if Split in missing:
             yield Split(**self._own, step=step, gains=self._split())
-        if needs_pictures:
-            seen, drift = self._observer.observe(self._base), self._drift.measure()
+        if Drift in missing:
+            yield Drift(**self._own, step=step, drift=self._drift.measure())
+        if Pictures in missing:
+            seen, drift = self._observer.observe(self._base), self._thorough_drift.measure()
             yield Pictures(**self._own, step=step, **dataclasses.asdict(seen), drift=drift)
 
     def _split(self) -> list[list[list[float]]]:
@@ -123,6 +124,10 @@ class Measuring:
 
     @functools.cached_property
     def _drift(self) -> PriorDrift:
+        return PriorDrift(self._base, self._config)
+
+    @functools.cached_property
+    def _thorough_drift(self) -> PriorDrift:
         return PriorDrift(self._base, self._config.replace(thorough_checks=True))
 
     @functools.cached_property

@@ -243,7 +243,7 @@ def test_a_half_measured_run_goes_on_where_it_was(
 ) -> None:
     subject = list_subjects("tuning")[0]
     monkeypatch.setattr(running, "STEPS", 2)
-    monkeypatch.setattr(running, "CHECK_EVERY", 1)
+    monkeypatch.setattr(running, "CHECKED_AT", (1, 2))
     monkeypatch.setattr(running, "DRAWN_AT", ())
     toy = {"base": str(toy_base), "resolution": 32, "rank": 4, "learning_rate": 0.03, "sample_steps": 2}
     monkeypatch.setattr(running, "FIXED", {**methods.FIXED, **toy, "steps": 2, "save_every_steps": 1})
