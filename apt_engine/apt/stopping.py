@@ -1,15 +1,15 @@
-"""When to stop [ours], and which checkpoint to keep: told from the split alone, by one pure function over the checks of a run.
+"""When to stop [ours], and which checkpoint to keep: told from the split and the drift, by one pure function over a run's checks.
 
 While a thing is learnt, new views of the photos are fitted better and better, as the photos themselves are. From some point on
-they are fitted no better, and then worse, while the photos go on: from there it only memorizes. While they are fitted no worse,
-pictures still come closer to the thing, so the last checkpoint that is as good as the best is kept, not the first. Only the
-coarser half of the noise levels is asked, where shapes and colors are decided: at the finer ones new views are fitted worse long
-before pictures are. Both were found on recorded runs of the tuning subjects, where together they halve the likeness that is lost
-(`python -m benchmarks.evidence tune`).
+they are fitted no better, and then worse, while the photos go on: from there it only memorizes. The top is flat, and on it all
+else the model knows goes on changing, which prompts pay for. So what is kept is the checkpoint at which the gain on new views
+less half of the drift is largest. Only the coarser half of the noise levels is asked, where shapes and colors are decided: at the finer
+ones new views are fitted worse long before pictures are. Both were found on recorded runs of the tuning subjects, where this
+loses the least of likeness and prompts (`python -m benchmarks.evidence tune`).
 
 A check measures a few cells; between its own measurements a cell's gain is read off the straight line through them, from 0 at
 step 0, where the untrained model is as good as itself, and after its newest one it stays. So all checks are compared over the
-same cells, and what was not measured again neither helps nor hurts. K checks, N cells.
+same cells, and what was not measured again neither helps nor hurts. The drift is read the same way. K checks, N cells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,7 @@ class Rule:
     Attributes:
         least_steps, least_steps_a_photo: it never ends a run before the larger of both.
         first_bin: finer noise levels do not count.
+        drift_weight: how much of the gain on new views, a share of the loss, a drift of 1 outweighs.
         kept_within: the latest checkpoint no more standard errors below the best is kept: it is as good as can be told.
         patience_checks, patience_share: since that one it waits for so many checks, and for this share of the steps so far.
         memorized, cleared: the memorized share of the gain is too large above the one, and no longer below the other.
@@ -38,7 +39,8 @@ class Rule:
     least_steps: int = 150
     least_steps_a_photo: int = 40
     first_bin: int = BINS // 2
-    kept_within: float = 1.0
+    drift_weight: float = 0.5
+    kept_within: float = 0.0
     patience_checks: int = 4
     patience_share: float = 0.2
     memorized: float = 0.5
@@ -58,11 +60,15 @@ LEARNING = ": it is learning."
 
 @dataclass(frozen=True)
 class Check:
-    """What was measured after a step: gains by cell, on the shots and on new views; any number may be not finite."""
+    """What was measured after a step: gains by cell, on the shots and on new views; any number may be not finite.
+
+    `drift` is None where it was not measured, or is not a number.
+    """
 
     step: int
     shots: Mapping[int, float]
     views: Mapping[int, float]
+    drift: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,13 +106,13 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
     shots = _gains(steps, [check.shots for check in checks], rule).mean(axis=1)
     cells = _gains(steps, [check.views for check in checks], rule)  # (K, N)
     views = cells.mean(axis=1)
+    worth = cells - _price(checks, rule)
     curves = tuple(shots.tolist()), tuple(views.tolist())
     obstacle = obstacle or _nothing_learnt(steps[-1], shots, cells, photos, rule)
     if obstacle:
         return Standing(0, False, unknown(obstacle), *curves)
     finite = [k for k, check in enumerate(checks) if is_finite(check)]
-    best = max(finite, key=lambda k: views[k])
-    kept = max(k for k in finite if _lead(cells, best, k) <= rule.kept_within)
+    kept = _kept(worth, finite, rule)
     if not is_finite(checks[-1]):
         return Standing(
             steps[kept], False, f"At step {steps[-1]:,} the check gave numbers that are not finite.", *curves
@@ -120,18 +126,18 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
 def choosable(checks: Sequence[Check], rule: Rule = RULE) -> list[int]:
     """Steps of the checkpoints that `stand` may keep at a later check; what it keeps then is one of these or newer.
 
-    It keeps none before the best. A check's gains are settled once each of its cells was measured again, which the newest few
-    wait for. Of the settled checks the best stays the best, or a later one becomes it; while it stays, the latest that is as
-    good as can be told stays that too.
+    It keeps none before the best. A check is settled once each of its cells was measured again, which the newest few wait for,
+    and the drift too. Of the settled checks the best stays the best, or a later one becomes it; while it stays, the latest that
+    is as good as can be told stays that too.
     """
     steps = [check.step for check in checks]
-    settled = [k for k, check in enumerate(checks[:-SETTLED_AFTER]) if is_finite(check)]
+    with_drift = [k for k, check in enumerate(checks) if check.drift is not None]
+    count = min(len(checks) - SETTLED_AFTER, with_drift[-1] + 1 if with_drift else len(checks))
+    settled = [k for k in range(count) if is_finite(checks[k])]
     if not settled:
         return steps
-    cells = _gains(steps, [check.views for check in checks], rule)  # (K, N)
-    best = max(settled, key=lambda k: cells[k].mean())
-    kept = max(k for k in settled if _lead(cells, best, k) <= rule.kept_within)
-    return [steps[kept], *steps[-SETTLED_AFTER:]]
+    worth = _gains(steps, [check.views for check in checks], rule) - _price(checks, rule)
+    return [steps[_kept(worth, settled, rule)], *steps[count:]]
 
 
 def unknown(obstacle: str) -> str:
@@ -176,6 +182,19 @@ def _gains(steps: Sequence[int], measured: Sequence[Mapping[int, float]], rule: 
     return numpy.stack(curves, axis=1)
 
 
+def _price(checks: Sequence[Check], rule: Rule) -> numpy.ndarray:
+    """What the drift at each check takes from its gains (K, 1); nothing where it was never measured."""
+    known = [(0, 0.0), *((check.step, check.drift) for check in checks if check.drift is not None)]
+    steps, drifts = zip(*known, strict=True)
+    return rule.drift_weight * numpy.interp([check.step for check in checks], steps, drifts)[:, None]
+
+
+def _kept(worth: numpy.ndarray, choice: Sequence[int], rule: Rule) -> int:
+    """Of some checks the latest that is as good as can be told, by what each of its cells is worth (K, N)."""
+    best = max(choice, key=lambda k: worth[k].mean())
+    return max(k for k in choice if _lead(worth, best, k) <= rule.kept_within)
+
+
 def _error(values: numpy.ndarray) -> float:
     """Standard error of the mean."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
@@ -201,9 +220,16 @@ def _is_memorizing(shots: numpy.ndarray, views: numpy.ndarray, rule: Rule) -> bo
 
 
 def _message(steps: Sequence[int], shots: numpy.ndarray, views: numpy.ndarray, kept: int, is_over: bool) -> str:
+    if is_over and views[-1] > views[kept]:
+        return (
+            f"Since step {steps[kept]:,} new views of your photos gain less than everything else changes; from here it "
+            "only overfits."
+        )
     if is_over:
         return f"New views of your photos are fitted no better since step {steps[kept]:,}; from here it only memorizes."
     now = f"Your photos are fitted {_told(shots[-1])} than before, new views of them {_told(views[-1])}"
+    if kept + 1 < len(steps) and views[-1] > views[kept]:
+        return f"{now}; since step {steps[kept]:,} that has grown by less than everything else has changed."
     if kept + 1 < len(steps):
         return f"{now}; that has not grown since step {steps[kept]:,}."
     return f"{now}{LEARNING}"

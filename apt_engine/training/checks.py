@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Iterable, Sequence
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -56,12 +57,12 @@ class Checks:
         """Steps that may be kept at a later check; see `stopping.choosable`."""
         return stopping.choosable(self.made)
 
-    def take_up(self, earlier: Iterable[SplitMeasured]) -> None:
-        """Go on after the checks that earlier sessions made."""
-        self.made = [check_of(event) for event in earlier]
+    def take_up(self, earlier: Iterable[SplitMeasured], drifts: Mapping[int, float]) -> None:
+        """Go on after the checks that earlier sessions made, with the drifts they measured by step."""
+        self.made = [check_of(event, drifts.get(event.step)) for event in earlier]
 
-    def measure(self, step: int) -> SplitMeasured:
-        """Make the check of a step. All processes call it together."""
+    def measure(self, step: int, drift: float | None = None) -> SplitMeasured:
+        """Make the check of a step, where the drift may have been measured. All processes call it together."""
         cells = self._phases[len(self.made) % len(self._phases)]
         gains = torch.zeros(len(cells), dtype=torch.float64)
         if self._processes.is_first:
@@ -69,7 +70,7 @@ class Checks:
             gains = torch.tensor([measured[cell] for cell in cells], dtype=torch.float64)
         found = tuple(self._processes.add_up(gains).tolist())
         event = SplitMeasured(step=step, cells=tuple(cell.code for cell in cells), gains=found)
-        self.made.append(check_of(event))
+        self.made.append(check_of(event, drift))
         standing = self.standing
         return dataclasses.replace(
             event,
@@ -80,11 +81,12 @@ class Checks:
         )
 
 
-def check_of(event: SplitMeasured) -> Check:
-    """What a check found, as the rule wants it."""
+def check_of(event: SplitMeasured, drift: float | None) -> Check:
+    """What a check found, as the rule wants it; a drift that is no number counts as not measured."""
     gains = dict(zip(event.cells, event.gains, strict=True))
     shots = {code: gain for code, gain in gains.items() if Cell.of(code).framing == SHOT}
-    return Check(event.step, shots, {code: gain for code, gain in gains.items() if code not in shots})
+    views = {code: gain for code, gain in gains.items() if code not in shots}
+    return Check(event.step, shots, views, drift if drift is not None and math.isfinite(drift) else None)
 
 
 def end_when_all_turned(judge: Callable[[Sequence[Check]], Standing], checks: Sequence[Check]) -> Standing:

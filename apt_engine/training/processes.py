@@ -1,5 +1,6 @@
 """The processes that share the samples of each step. One alone unless started by `accelerate launch`."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,6 +55,14 @@ class Processes:
     def any(self, fact: bool) -> bool:
         """Whether it holds in any process."""
         return bool(self.add_up(torch.tensor(float(fact)))) if self.count > 1 else fact
+
+    def from_first(self, number: float | None) -> float | None:
+        """What process 0 found, in all of them; None where it found nothing or no finite number."""
+        if self.count == 1:
+            return number
+        own = math.nan if number is None else number
+        shared = float(self.add_up(torch.tensor(own if self.is_first else 0.0, dtype=torch.float64)))
+        return shared if math.isfinite(shared) else None
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Give each parameter the mean of its gradients over all processes, in one exchange."""

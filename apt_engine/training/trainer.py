@@ -105,6 +105,7 @@ class Trainer:
         self._prompts = so_far.sample_prompts
         self._sampled_step = -1
         self._splits = so_far.splits_until(self._first_step)
+        self._drifts = dict(so_far.drifts)
         self._may_end = self._config.stop == "auto" and not so_far.ended_by_itself  # who resumes such a run wants more
         self._base: BaseModel | None = None
         self._started = time.monotonic()
@@ -143,9 +144,11 @@ class Trainer:
     def _learn(self, loaded: Loaded) -> Generator[Event, None, Ending]:
         """Prepare, make what is missing of the step to start from, and train."""
         prepared = yield from prepare(self._run, loaded, self._checkpoint, self._last_step)
+        drift = yield from self._measure(prepared, self._first_step)
+        if drift is not None:  # the session before died too soon to tell it
+            self._drifts[self._first_step] = drift
         if prepared.checks:
-            prepared.checks.take_up(self._splits)
-        yield from self._measure(prepared, self._first_step)
+            prepared.checks.take_up(self._splits, self._drifts)
         if self._first_step and self._told_step != self._first_step:  # the session before died when it had saved it
             yield self._saved(self._first_step)
         if self._is_enough(prepared, self._first_step):  # and had seen that
@@ -193,10 +196,10 @@ class Trainer:
 
     def _check(self, prepared: Prepared, step: int, skipped: int) -> Generator[Event, None, Ending | None]:
         """After a step: measure, decide, save, sample."""
-        yield from self._measure(prepared, step)
+        drift = yield from self._measure(prepared, step)
         if prepared.checks and step % self._check_steps == 0:
             with prepared.worn():
-                self._splits.append(prepared.checks.measure(step))
+                self._splits.append(prepared.checks.measure(step, drift))
             yield self._splits[-1]
         ending = self._decide(prepared, step, skipped)
         if ending and ending.kind == "broken":
@@ -216,15 +219,15 @@ class Trainer:
             yield StageChanged(stage="training", message="Learning the photos.")
         return ending
 
-    def _measure(self, loaded: Loaded, step: int) -> Generator[Event, None, None]:
-        """The drift, at the steps where the settings ask for it and it is not known yet."""
-        every = self._config.drift_every_steps
-        if not every or step % every or not loaded.processes.is_first:
-            return
-        if self._is_at_checkpoint(step) and RunSummary.of(self._run).has_drift(step):
-            return
-        with contextlib.suppress(Stopped), loaded.worn():
-            yield DriftMeasured(step=step, drift=loaded.drift.measure())
+    def _measure(self, loaded: Loaded, step: int) -> Generator[Event, None, float | None]:
+        """The drift, where the settings ask for it and it is not known yet; told to all processes, which call it together."""
+        every, drift = self._config.drift_every_steps, None
+        is_known = self._is_at_checkpoint(step) and RunSummary.of(self._run).has_drift(step)
+        if every and step % every == 0 and loaded.processes.is_first and not is_known:
+            with contextlib.suppress(Stopped), loaded.worn():
+                drift = loaded.drift.measure()
+                yield DriftMeasured(step=step, drift=drift)
+        return loaded.processes.from_first(drift)
 
     def _decide(self, prepared: Prepared, step: int, skipped: int) -> Ending | None:
         """How training ends after this step, or None to go on; asked once a step, the same in all processes."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy
 
-from benchmarks.evidence.rows import Finished, Photos, Pictures, Row, Split
+from benchmarks.evidence.rows import Drift, Finished, Photos, Pictures, Row, Split
 
 Kind = TypeVar("Kind", bound=Row)
 MEASURES = ("likeness", "follows", "copies", "moved", "drift")
@@ -24,6 +24,7 @@ class Trajectory:
     Attributes:
         checks: steps of the checks (K,).
         gains: the split, by framing, photo and bin (K, 3, P, B).
+        drifts: at the steps of checks, as a run measures it.
         drawn: step 0, the untrained model, and the checkpoints whose pictures were looked at.
         nearest: of each photo the likeness to the nearest other one.
     """
@@ -31,6 +32,7 @@ class Trajectory:
     finished: Finished
     checks: list[int]
     gains: numpy.ndarray
+    drifts: dict[int, float]
     drawn: list[Pictures]
     nearest: list[float]
 
@@ -77,6 +79,7 @@ def trajectories(rows: Iterable[Row]) -> list[Trajectory]:
                 finished=run,
                 checks=[row.step for row in splits],
                 gains=numpy.array([row.gains for row in splits]),
+                drifts={row.step: row.drift for row in _of(own, Drift)},
                 drawn=_of(bare, Pictures) + sorted(_of(own, Pictures), key=lambda row: row.step),
                 nearest=_of(bare, Photos)[0].nearest,
             )

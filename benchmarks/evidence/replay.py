@@ -9,9 +9,11 @@ import numpy
 from apt_engine.apt.bins import BINS
 from apt_engine.apt.split import MIRROR, SHOT, ZOOM, Cell, phases
 from apt_engine.apt.stopping import RULE, Check, Rule, stand
+from apt_engine.settings.training import TrainingConfig
 from benchmarks.evidence.curves import Trajectory
 
 Choose = Callable[[Trajectory], "Choice"]
+DRIFT_EVERY = TrainingConfig(subject="thing").drift_every_steps  # as a run does by default
 DVAR_THRESHOLD, DVAR_STEPS = 0.15, 200  # the defaults of its authors' code
 
 
@@ -48,7 +50,7 @@ def checks_of(run: Trajectory, cells: Sequence[Sequence[Cell]], every: int = 1) 
         chosen = {cell: float(gains[cell.framing, cell.photo, cell.bin]) for cell in cells[number % len(cells)]}
         shots = {cell.code: gain for cell, gain in chosen.items() if cell.framing == SHOT}
         views = {cell.code: gain for cell, gain in chosen.items() if cell.framing != SHOT}
-        checks.append(Check(step, shots, views))
+        checks.append(Check(step, shots, views, run.drifts.get(step) if step % DRIFT_EVERY == 0 else None))
     return checks
 
 

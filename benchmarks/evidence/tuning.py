@@ -21,6 +21,7 @@ from benchmarks.evidence.scores import mean_regret, outcomes
 
 TRIED: dict[str, tuple[float, ...]] = {
     "first_bin": (0, 5, 7),
+    "drift_weight": (0.0, 0.5, 1.0, 2.0, 4.0),
     "kept_within": (0.0, 1.0, 2.0),
     "patience_checks": (2, 4, 6),
     "memorized_checks": (1, 3),

@@ -28,6 +28,8 @@ from apt_engine.runs.events import (
 from apt_engine.runs.history import checkpoint_of, summarize
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
+from apt_engine.sampling.sampler import Stopped
+from apt_engine.training.drift import PriorDrift
 from apt_engine.training.exports import export_checkpoint
 from apt_engine.training.split import SplitProbe
 
@@ -142,6 +144,32 @@ def test_in_slices_it_takes_the_same_decision(make: Make, whole: Run) -> None:
         assert isinstance(finish(run, pause_at=step)[-1], StageChanged)
     finish(run)
     is_like(run, whole)
+
+
+def test_a_drift_that_a_stop_cut_short_counts_when_the_run_goes_on(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule is asked with the same drifts, those of earlier sessions included."""
+    asked: list[list[float | None]] = []
+    stand, measure, calls = stopping.stand, PriorDrift.measure, iter(range(100))
+
+    def recording(checks: Sequence[Check], *arguments: Any, **more: Any) -> Standing:
+        asked.append([check.drift for check in checks])
+        return stand(checks, *arguments, **more)
+
+    def cut_short(drift: PriorDrift) -> float:
+        if next(calls) == 2:  # at steps 0, 2, 4
+            raise Stopped("Stopped, as asked.")
+        return measure(drift)
+
+    monkeypatch.setattr(stopping, "stand", recording)
+    finish(make(drift_every_steps=2))
+    undisturbed = asked[-1]
+    assert len(undisturbed) == ENDS_AT // 2 and all(undisturbed)
+    monkeypatch.setattr(PriorDrift, "measure", cut_short)
+    run = make(drift_every_steps=2)
+    finish(run, stop_at=4)
+    assert asked[-1] == [undisturbed[0], None]
+    finish(run)
+    assert asked[-1] == undisturbed
 
 
 @pytest.mark.parametrize("moment", ['"SplitMeasured".*"step": 6,', '"stage": "exporting"'])

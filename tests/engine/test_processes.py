@@ -38,6 +38,16 @@ def test_samples_are_shared_out_and_means_are_of_all() -> None:
     ]
 
 
+def test_what_process_0_found_is_known_to_all() -> None:
+    """A sum over two, of which the other has .25 or nothing, or is not the first."""
+    nothing = float("nan")
+    first, second = Processes(0, 2, add_up=lambda own: own + 0.0), Processes(1, 2, add_up=lambda own: own + 0.25)
+    assert (first.from_first(0.25), second.from_first(None), second.from_first(7.0)) == (0.25, 0.25, 0.25)
+    assert Processes(1, 2, add_up=lambda own: own + nothing).from_first(None) is None
+    assert first.from_first(None) is None
+    assert (Processes().from_first(0.25), Processes().from_first(None)) == (0.25, None)
+
+
 def test_two_processes_learn_what_one_learns_with_the_joint_batch(
     tmp_path: Path, toy_base: Path, photo_dir: Path
 ) -> None:

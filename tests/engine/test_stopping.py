@@ -111,8 +111,45 @@ def test_what_is_lower_by_noise_alone_is_as_good() -> None:
         )
         for one in made
     ]
-    assert stand(noisy, 500, 3).kept == 500
-    assert stand(noisy, 500, 3, rule=replace(RULE, kept_within=0.0)).kept < 500  # the best itself is an earlier one
+    assert stand(noisy, 500, 3, rule=replace(RULE, kept_within=1.0)).kept == 500
+    assert stand(noisy, 500, 3).kept < 500  # the best itself is an earlier one
+
+
+def drifting(made: Sequence[Check], drift: Curve, every: int = 50) -> list[Check]:
+    """The same checks with a drift, which is measured less often."""
+    return [replace(one, drift=None if one.step % every else drift(one.step)) for one in made]
+
+
+def test_where_new_views_gain_less_than_all_else_changes_it_ends() -> None:
+    """Views gain .2 to step 100, then .01 a hundred steps; the drift grows by .03 a hundred steps, and half of it counts."""
+
+    def creeping(step: int) -> float:
+        return 0.2 * min(1, step / 100) + max(0, step - 100) / 10_000
+
+    made = checks(creeping, thin=False)
+    assert ended(made)[1].kept == 500
+    drifts = drifting(made, lambda step: 3 * step / 10_000)
+    step, standing = ended(drifts)
+    assert (step, standing.kept) == (300, 100)
+    assert standing.message == (
+        "Since step 100 new views of your photos gain less than everything else changes; from here it only overfits."
+    )
+    waiting = stand(drifts[:6], 500, 3).message
+    assert waiting.endswith(" better; since step 100 that has grown by less than everything else has changed.")
+    assert ended(drifting(made, lambda step: step / 10_000))[1].kept == 500  # of which half is half of what views gain
+
+
+def test_a_drift_is_read_off_the_line_between_its_measurements() -> None:
+    """Views gain .001 a step to step 175 and no more; the drift lies at 0 to step 100, and rises by .0004 a step to 200."""
+    made = drifting(
+        checks(lambda step: min(step, 175) / 1000, until=200, thin=False), lambda step: step / 5000, every=100
+    )
+    made = [replace(one, drift=0.0 if one.step == 100 else one.drift) for one in made]
+    assert stand(made, 500, 3).kept == 175
+    assert stand(made[:7], 500, 3).kept == 175
+    costly = replace(RULE, drift_weight=6.0)  # .0012 a step: from 100 on it costs more than is gained
+    assert stand(made, 500, 3, rule=costly).kept == 100
+    assert stand(made[:7], 500, 3, rule=costly).kept == 175, "until it is known it stays as it was"
 
 
 def test_a_curve_that_falls_late_once_is_forgiven_when_it_rises_again() -> None:
@@ -204,6 +241,7 @@ def test_what_a_later_check_keeps_could_be_told_to_be_choosable(seed: int) -> No
     """On curves that rise and turn, with much noise or little, some with numbers that are not finite."""
     draw = random.Random(seed)
     photos, rounds, turn = draw.randint(2, 5), draw.randint(1, 4), draw.uniform(50, 600)
+    has_drift, drift_each = draw.choice([False, True]), draw.choice([1, 2, 8])
     noise, broken = draw.choice([0, 0.003, 0.03, 0.1]), draw.choice([0, 0, 0.02])
     views = [(photo, framing) for photo in range(photos) for framing in (MIRROR, ZOOM)]
     turns = phases(photos, views, rounds, RULE.first_bin)
@@ -219,13 +257,22 @@ def test_what_a_later_check_keeps_could_be_told_to_be_choosable(seed: int) -> No
             for cell in turns[number % len(turns)]
         }
         shots = {cell.code: gain for cell, gain in gains.items() if cell.framing == SHOT}
-        made.append(Check(step, shots, {cell.code: gain for cell, gain in gains.items() if cell.framing != SHOT}))
+        drift = None if number % drift_each else (step / 400) ** 2 * (0.01 + draw.gauss(0, noise / 50))
+        seen = {cell.code: gain for cell, gain in gains.items() if cell.framing != SHOT}
+        made.append(Check(step, shots, seen, drift if has_drift else None))
         there.add(step)
         most = max(most, len(there))
         kept = stand(made, 1000, photos).kept
         assert not kept or kept in there
         there &= set(choosable(made))
-    assert SETTLED_AFTER < most <= SETTLED_AFTER + 2
+    assert SETTLED_AFTER < most <= SETTLED_AFTER + 3 + has_drift * drift_each
+
+
+def test_what_the_next_drift_may_bring_back_stays_choosable() -> None:
+    """Measured at step 200 and 400 alone: what lies between is dearer than it seemed."""
+    made = drifting(checks(lambda step: step / 1000, until=400, thin=False), lambda step: step / 400 - 0.5, every=200)
+    assert [stand(made[:count], 500, 3).kept for count in (15, 16)] == [375, 200]
+    assert 200 in choosable(made[:15])
 
 
 def test_a_check_that_only_looks_the_best_until_its_cells_are_measured_again_displaces_none() -> None:
