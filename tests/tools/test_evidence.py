@@ -31,7 +31,7 @@ from benchmarks.evidence.replay import (
     checks_of,
     live_phases,
 )
-from benchmarks.evidence.rows import Finished, Photos, Pictures, Row, Rows, Split, read
+from benchmarks.evidence.rows import Drift, Finished, Photos, Pictures, Row, Rows, Split, read
 from benchmarks.evidence.scores import HALVES, hits_of_halves, outcomes
 from benchmarks.evidence.tuning import best_constant
 from benchmarks.likeness import list_subjects
@@ -132,6 +132,15 @@ def test_the_replay_decides_as_the_live_run_does() -> None:
     ended = next(step for step in run.checks if live.measure(step) and live.standing.is_over)
     assert by_rule()(run) == Choice(live.standing.kept, ended)
     assert live.made == checks_of(run, live_phases(run))[: len(live.made)]
+
+
+def test_the_drift_is_told_to_the_rule_as_often_as_to_a_run_by_default() -> None:
+    drifts = [
+        Drift(subject="thing", method="plain", seed=1, step=step, drift=step / 1000) for step in range(25, 501, 25)
+    ]
+    run = run_of([*recording(), *drifts])
+    told = [check.drift for check in checks_of(run, live_phases(run))]
+    assert told[:4] == [None, 0.05, None, 0.1]
 
 
 def test_thinner_checks_take_their_cells_from_the_recording() -> None:
@@ -254,11 +263,13 @@ def test_a_half_measured_run_goes_on_where_it_was(
     rows.add(next(row for row in recording(subject.key) if isinstance(row, Pictures)))
     wanted = [(subject, "plain", 1)]
     made = [row.key[0] for row in running.measure_all(rows, store, wanted)]
-    assert made == ["Split", "Split", "Finished"]
+    assert made == ["Split", "Drift", "Split", "Drift", "Finished"]
     lines = path.read_bytes().splitlines(keepends=True)
-    assert any(abs(value) > 1e-4 for value in json.loads(lines[3])["gains"][1][0])  # it has learnt something by step 2
-    path.write_bytes(b"".join(lines[:3]) + lines[3][:40])
+    assert any(abs(value) > 1e-4 for value in json.loads(lines[4])["gains"][1][0])  # it has learnt something by step 2
+    path.write_bytes(b"".join(lines[:4]) + lines[4][:40])
     made = [row.key[0] for row in running.measure_all(Rows(path), store, wanted)]
-    assert made == ["Split", "Finished"]
-    assert path.read_bytes().splitlines(keepends=True)[4:] == lines[3:]  # behind the torn line the same again
+    assert made == ["Split", "Drift", "Finished"]
+    assert path.read_bytes().splitlines(keepends=True)[5:] == lines[4:]  # behind the torn line the same again
+    path.write_bytes(b"".join(line for line in lines if b'"Drift"' not in line))
+    assert [row.key[0] for row in running.measure_all(Rows(path), store, wanted)] == ["Drift", "Drift"]
     assert not list(running.measure_all(Rows(path), store, wanted))
