@@ -3,9 +3,9 @@
 While a thing is learnt, new views of the photos are fitted better and better, as the photos themselves are. From some point on
 they are fitted no better, and then worse, while the photos go on: from there it only memorizes. The top is flat, and on it all
 else the model knows goes on changing, which prompts pay for. So what is kept is the checkpoint at which the gain on new views
-less half of the drift is largest. Only the coarser half of the noise levels is asked, where shapes and colors are decided: at the finer
-ones new views are fitted worse long before pictures are. Both were found on recorded runs of the tuning subjects, where this
-loses the least of likeness and prompts (`python -m benchmarks.evidence tune`).
+less half of the drift is largest. Only the coarser half of the noise levels is asked, where shapes and colors are decided: at
+the finer ones new views are fitted worse long before pictures are. Both were found on recorded runs of the tuning subjects,
+where this loses the least of likeness and prompts (`python -m benchmarks.evidence tune`).
 
 A check measures a few cells; between its own measurements a cell's gain is read off the straight line through them, from 0 at
 step 0, where the untrained model is as good as itself, and after its newest one it stays. So all checks are compared over the
