@@ -15,14 +15,13 @@ from apt_engine.bases.profiles import NEEDS, needs_of
 from apt_engine.bases.registry import load_base
 from apt_engine.bases.z_image import ZImage
 from apt_engine.errors import BaseModelError
-from apt_engine.lora import adapter, files
-from apt_engine.runs.events import DriftMeasured, ExportReady, SampleReady, SplitMeasured, StepFinished
+from apt_engine.runs.events import SplitMeasured
 from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.captions import Captions
 from apt_engine.training.watch import attention_map
-from tests.engine.test_klein import finish, new_run
-from tests.laws import OFF, gradients, output, run, step_of, tuned_base
+from tests.engine.test_klein import check_training, lora_bytes
+from tests.laws import output, tuned_base
 from tests.z_image import (
     LATENT_CHANNELS,
     PROMPT_TOKENS,
@@ -163,16 +162,6 @@ def test_what_is_seen_is_what_the_layers_attend_with(captions: list[str]) -> Non
         assert attention.key.shape[2] == 32 + (64 if LONG in captions else 32)
 
 
-@pytest.mark.parametrize("part", ["stabilization", "alignment"])
-def test_features_and_maps_each_reach_the_lora(part: str) -> None:
-    found = []
-    for settings in (OFF, {**OFF, part: 100}):
-        base = tuned_base("z-image")
-        run(step_of(base, **settings))
-        found.append(gradients(base))
-    assert any(not torch.allclose(found[0][name], value) for name, value in found[1].items())
-
-
 def test_turbo_is_refused_in_a_sentence_by_its_name_or_its_scheduler() -> None:
     for turbo in (
         toy_z_image(shift=TURBO_SHIFT),
@@ -190,11 +179,7 @@ def test_sizes_are_those_of_the_real_model() -> None:
     assert sum(parameter.numel() for parameter in transformer.parameters()) == pytest.approx(6.155e9, rel=1e-3)
     base = toy_z_image()
     base.pipeline.transformer = transformer
-    sizes = []
-    for endings in (base.lora.attention, base.lora.feed_forward):
-        layers = adapter.layers_of(transformer, endings).values()
-        sizes.append(sum(4 * 16 * sum(layer.weight.shape) for layer in layers))
-    assert NEEDS["base-z-image"].lora == (*(pytest.approx(size, rel=0.01) for size in sizes), 0)
+    assert NEEDS["base-z-image"].lora == pytest.approx(lora_bytes(base), rel=0.01)
     assert len(base.watched_layers.features) == 15
 
 
@@ -202,28 +187,5 @@ def test_it_trains_with_all_of_the_method_resumes_bit_for_bit_and_is_exported(
     z_image_base: Path, photo_dir: Path, tmp_path: Path
 ) -> None:
     settings = {"check_every_steps": 3, "new_views": "mirrored"}
-    whole, stopped = (new_run(tmp_path / name, z_image_base, photo_dir, **settings) for name in ("whole", "stopped"))
-    events = finish(whole)
-    steps = [event for event in events if isinstance(event, StepFinished)]
-    assert len(steps) == 6
-    assert not any(step.was_skipped for step in steps)
-    assert all(step.stabilization and step.alignment for step in steps[1:])
-    drifts = [event.drift for event in events if isinstance(event, DriftMeasured)]
-    assert drifts[0] == 0 < drifts[-1]
+    events = check_training(z_image_base, toy_z_image, photo_dir, tmp_path, **settings).events
     assert [event.step for event in events if isinstance(event, SplitMeasured)] == [3, 6]
-    assert len([event for event in events if isinstance(event, SampleReady)]) == 2
-    (export,) = [event for event in events if isinstance(event, ExportReady)]
-    assert export.layout == "diffusers"
-
-    finish(stopped, stop_after=3)
-    finish(stopped)
-    for name in ("lora_path", "optimizer_path"):
-        one, other = (getattr(run.checkpoint(), name).read_bytes() for run in (whole, stopped))
-        assert one == other
-
-    tuned, bare, stock = toy_z_image(), toy_z_image(), toy_z_image()
-    files.load(tuned, whole.checkpoint().lora_path)
-    stock.pipeline.load_lora_weights(whole.path / "exports", weight_name=Path(export.path).name)
-    with torch.no_grad():
-        assert float((output(stock) - output(tuned)).abs().max()) < 1e-3
-        assert float((output(bare) - output(tuned)).abs().max()) > 1e-2
