@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apt_engine.bases.checkpoints import SingleFile
+from apt_engine.bases.transformer_files import TransformerFile
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ class LoraLayers:
         return self.attention + self.feed_forward * feed_forward + self.convolutions * convolutions
 
 
-Source = Path | SingleFile  # a folder in diffusers layout, a checkpoint in one file
+Source = (
+    Path | SingleFile | TransformerFile
+)  # a folder in diffusers layout, a checkpoint in one file, a transformer in one
 OnFeatures = Callable[[str, Tensor], None]  # a layer's name, and (B, positions, channels) before its output projection
 OnAttention = Callable[[str, Attention], None]  # a layer's name, and what it attends with
 OnStep = Callable[[int, Tensor], None]  # steps done, and the latents (B, C, h, w) that the pictures seem to become

@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from apt_engine.bases.transformer_files import TransformerFile, family_of, inspect_transformer
 from apt_engine.bases.variants import SHOWN
 from apt_engine.errors import BaseModelError
 from apt_engine.reading import tensor_files
@@ -37,12 +38,13 @@ STRANGERS = {
     ".lora_down.": "a LoRA",
     ".lora.down.": "a LoRA",
     "control_model.": "a ControlNet",
+    "control_layers.": "a ControlNet",
     "controlnet_cond_embedding": "a ControlNet",
     "input_hint_block": "a ControlNet",
     "emb_params": "a textual inversion",
-    "double_blocks.": "a FLUX transformer",
+    "double_blocks.": "a FLUX.1 transformer",
     "joint_blocks.": "a Stable Diffusion 3 transformer",
-    "cap_embedder.": "a Lumina or Z-Image transformer",
+    "cap_embedder.": "a Lumina transformer",
     "conditioner.embedders.0.model.": "the SDXL refiner",
 }
 ALONE = {
@@ -89,13 +91,16 @@ class SingleFile:
         return json.loads((self.configs / "model_index.json").read_text(encoding="utf-8"))
 
 
-def inspect(path: Path) -> SingleFile:
-    """What a file is.
+def inspect(path: Path) -> SingleFile | TransformerFile:
+    """What a file is: a whole model, or a flow transformer that others' parts make one.
 
     Raises:
         BaseModelError: no checkpoint that can be trained; says what it is instead.
     """
     tensors, about = read_header(path)
+    flow = family_of(tensors)
+    if flow:
+        return inspect_transformer(path, tensors, flow, ASSETS / flow / "transformer" / "config.json")
     _refuse_strangers(path, tensors)
     channels = tensors[FIRST_CONVOLUTION].shape[1]
     if channels != 4:

@@ -6,6 +6,7 @@ A prompt stands in a template of the chat model; the transformer attends in one 
 import abc
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import numpy
@@ -29,7 +30,9 @@ from apt_engine.bases.checkpoints import SingleFile
 from apt_engine.bases.flow import FlowNoise, shift_for
 from apt_engine.bases.guests import Guests
 from apt_engine.bases.prompts import RecentPrompts
-from apt_engine.errors import BaseModelError, ConfigError
+from apt_engine.bases.quantized import place
+from apt_engine.bases.single_file import load_transformer
+from apt_engine.errors import BaseModelError
 
 MOST_PROMPT_TOKENS = 512  # of each prompt, template and padding included
 PATCH = 2  # latent cells of the VAE a side that make one token, and one cell of ours
@@ -74,17 +77,22 @@ class FlowTransformer(FlowNoise, abc.ABC):
         attention: str,  # noqa: ARG003  # fused alone can be watched
         precision: str,
     ) -> Self:
-        if precision != "full":
-            raise ConfigError(
-                f"{name} cannot be kept in {precision}, only Stable Diffusion can; set base_precision to full."
+        assert not isinstance(source, SingleFile)  # which holds a whole Stable Diffusion
+        folder = source if isinstance(source, Path) else source.parts
+        if isinstance(source, Path):
+            transformer = cls.transformer_class.from_pretrained(
+                folder, subfolder="transformer", dtype=dtype, use_safetensors=True
             )
-        assert not isinstance(source, SingleFile)  # none is told to be of such a family
-        transformer = cls.transformer_class.from_pretrained(
-            source, subfolder="transformer", dtype=dtype, use_safetensors=True
-        ).to(device)  # first, so that the host never holds it beside the language model
+        else:
+            transformer = load_transformer(cls.transformer_class, source, dtype)
+        place(
+            transformer.requires_grad_(False), device, precision
+        )  # first: the host never holds both language model and it
         pipeline = cls.pipeline_class.from_pretrained(
-            source, transformer=transformer, dtype={"text_encoder": dtype}, use_safetensors=True
+            folder, transformer=transformer, dtype={"text_encoder": dtype}, use_safetensors=True
         )
+        if not isinstance(source, Path) and source.is_distilled is not None:
+            pipeline.register_to_config(is_distilled=source.is_distilled)
         return cls(pipeline, name=name, device=device, dtype=dtype)
 
     @property

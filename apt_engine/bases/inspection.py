@@ -87,8 +87,8 @@ _FAILURES = (
 )
 
 
-def inspect_folder(name: str, folder: Path) -> None:
-    """Look at all that would be loaded of a folder in diffusers layout.
+def inspect_folder(name: str, folder: Path, *, without: str = "") -> None:
+    """Look at all that would be loaded of a folder in diffusers layout; one part may come from elsewhere.
 
     Raises:
         BaseModelError: something is missing, damaged, does not fit, or names code; says which file and what to do.
@@ -98,6 +98,8 @@ def inspect_folder(name: str, folder: Path) -> None:
     for part, value in index.items():
         _check_part(name, part, value, parts)
     for part, classes in parts.items():
+        if part == without:
+            continue
         listed = index.get(part)
         if not isinstance(listed, list) or listed[0] is None:
             raise BaseModelError(f"{name} has no {part} in its model_index.json; get the model again.")

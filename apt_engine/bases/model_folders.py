@@ -15,9 +15,9 @@ from apt_engine.reading.regular import read_json
 from apt_engine.settings.presets import POCKET_DIR
 
 # Where each program keeps whole models, below its own folder or below that of its models.
-BELOW = ("checkpoints", "diffusers", "Stable-diffusion")
+BELOW = ("checkpoints", "diffusers", "diffusion_models", "Stable-diffusion")
 ENDINGS = (".safetensors", ".sft")
-FAMILIES = {"sd15": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+FAMILIES = {"sd15": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "klein": "FLUX.2 klein", "z-image": "Z-Image"}
 DEEPEST = 4  # folders below the one that was pointed at
 MOST_LOOKED_AT = 2_000  # files and folders; somebody may point at a whole disk
 

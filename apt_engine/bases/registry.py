@@ -9,14 +9,15 @@ import transformers.utils.logging
 from torch import nn
 
 from apt_engine.bases import hub, variants
-from apt_engine.bases.base import BaseModel, unanswered
-from apt_engine.bases.checkpoints import SingleFile, inspect
+from apt_engine.bases.base import BaseModel, Source, unanswered
+from apt_engine.bases.checkpoints import inspect
 from apt_engine.bases.hub import parts_of
 from apt_engine.bases.inspection import inspect_folder
 from apt_engine.bases.klein import Klein
 from apt_engine.bases.precision import check_precision
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.bases.sdxl import StableDiffusionXL
+from apt_engine.bases.transformer_files import TransformerFile
 from apt_engine.bases.trial import try_out
 from apt_engine.bases.z_image import ZImage
 from apt_engine.errors import BaseModelError, ConfigError, EngineError, is_out_of_memory
@@ -100,6 +101,8 @@ def load_base(
         kind = kind_of(name, source)
         if isinstance(source, Path):
             inspect_folder(name, source)
+        elif isinstance(source, TransformerFile):
+            inspect_folder(str(source.parts), source.parts, without="transformer")
         base = FAMILIES[kind].load(
             source,
             name=name,
@@ -128,7 +131,7 @@ def load_base(
     return base
 
 
-def _find(name: str) -> Path | SingleFile:
+def _find(name: str) -> Source:
     """A folder, a checkpoint in one file, or of an id of the hub the folder in its cache, fetched first if need be."""
     if name == "pocket":
         return POCKET_DIR
@@ -158,9 +161,9 @@ def _find(name: str) -> Path | SingleFile:
     return folder
 
 
-def kind_of(name: str, source: Path | SingleFile) -> str:
+def kind_of(name: str, source: Source) -> str:
     """The class of diffusers' pipelines that a model is of, once it is supported and whole."""
-    if isinstance(source, SingleFile):
+    if not isinstance(source, Path):
         return str(source.index["_class_name"])
     return _kind_of_folder(name, source)
 

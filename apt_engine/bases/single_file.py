@@ -4,19 +4,22 @@ diffusers fetches them from the hub otherwise, even when it is told to stay offl
 """
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTokenizer
 
-from apt_engine.bases.checkpoints import TOKENIZER_DIR, SingleFile
+from apt_engine.bases.checkpoints import ASSETS, TOKENIZER_DIR, SingleFile
+from apt_engine.bases.transformer_files import PREFIX, TransformerFile
 from apt_engine.errors import BaseModelError
 
 PipelineT = TypeVar("PipelineT", StableDiffusionPipeline, StableDiffusionXLPipeline)
 # Stable Diffusion 2.x and the second encoder of XL were trained with this in place of words that are not there.
 OPEN_CLIP_PADDING = "!"
+INCOMPLETE = "{path} does not hold all weights of such a model; get the file again."
 
 
 def load_pipeline(kind: type[PipelineT], file: SingleFile, dtype: torch.dtype) -> PipelineT:
@@ -29,7 +32,7 @@ def load_pipeline(kind: type[PipelineT], file: SingleFile, dtype: torch.dtype) -
     try:
         pipeline = _assemble(kind, file, dtype)
     except NotImplementedError as error:  # what the file does not have stays on the meta device, and cannot be moved
-        raise BaseModelError(f"{file.path} does not hold all weights of such a model; get the file again.") from error
+        raise BaseModelError(INCOMPLETE.format(path=file.path)) from error
     for name, part in pipeline.components.items():
         gap = next((key for key, weight in _weights(part) if weight.is_meta), None)
         if gap:
@@ -38,6 +41,23 @@ def load_pipeline(kind: type[PipelineT], file: SingleFile, dtype: torch.dtype) -
         pipeline.scheduler.config, prediction_type=file.prediction_type
     )
     return pipeline
+
+
+def load_transformer(kind: Any, file: TransformerFile, dtype: torch.dtype) -> Any:
+    """The flow transformer of a file on the CPU, by its class of diffusers.
+
+    Raises:
+        BaseModelError: weights are missing.
+        OSError, ValueError, KeyError, RuntimeError: as safetensors and diffusers raise them.
+    """
+    own = file.parts / "transformer" / "config.json"
+    config = own.parent if own.is_file() else ASSETS / file.family / "transformer"
+    weights = {PREFIX.sub("", name): value for name, value in load_file(file.path).items()}
+    # diffusers' reader of Z-Image leaves the prefix of ComfyUI's files away, that of klein does not.
+    try:
+        return kind.from_single_file(weights, config=str(config), dtype=dtype, local_files_only=True)
+    except NotImplementedError as error:  # as above
+        raise BaseModelError(INCOMPLETE.format(path=file.path)) from error
 
 
 def _assemble(kind: type[PipelineT], file: SingleFile, dtype: torch.dtype) -> PipelineT:
