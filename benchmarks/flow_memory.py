@@ -12,20 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import Flux2Transformer2DModel, ZImageTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from apt_engine.bases import flow_footprint
 from apt_engine.bases.footprint import Training
-from apt_engine.lora import adapter
-from apt_engine.settings.training import TrainingConfig
-from apt_engine.training.latents import LatentSource, View
 from benchmarks.flow_shapes import KLEIN, Z_IMAGE
 from benchmarks.flow_step import bare_base, numberless
-from benchmarks.memory import Alive
+from benchmarks.memory import Alive, make_numberless, numberless_step
 from benchmarks.step_cost import PARTS, NumberlessStep
 
 
@@ -41,6 +37,7 @@ class Setting:
     rank: int = 16
     feed_forward: bool = False
     is_checkpointed: bool = False
+    precision: str = "full"
 
     @property
     def training(self) -> Training:
@@ -52,15 +49,26 @@ class Setting:
             rank=self.rank,
             feed_forward=self.feed_forward,
             is_checkpointed=self.is_checkpointed,
+            precision=self.precision,
         )
 
 
+# torch's counter knows the fused attention of GPUs alone.
+_ATEN: Any = torch.ops.aten
+FUSED: dict[Any, Any] = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),  # noqa: SLF001
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (  # noqa: SLF001
+        lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+    ),
+}
 MODELS = {"klein 4B": (Flux2Transformer2DModel, KLEIN), "Z-Image": (ZImageTransformer2DModel, Z_IMAGE)}
 LARGE: dict[str, Any] = {"side": 32, "rank": 64, "feed_forward": True, "batch": 2, "is_checkpointed": True}
 SIZES: dict[str, dict[str, Any]] = {
     "512 px": {"side": 32},
     "1024 px, checkpointing": {"side": 64, "is_checkpointed": True},
     "512 px, rank 64, feed-forward, batch 2, checkpointing": LARGE,
+    "1024 px, checkpointing, 8 bits": {"side": 64, "is_checkpointed": True, "precision": "8bit"},
+    "1024 px, checkpointing, 4 bits": {"side": 64, "is_checkpointed": True, "precision": "4bit"},
 }
 REAL = {
     f"{name}, {size}": Setting(kind=kind, shapes=shapes, **values)
@@ -88,56 +96,18 @@ def counted(setting: Setting) -> int:
 def _step_of(setting: Setting, mode: FakeTensorMode) -> NumberlessStep:
     with torch.device("meta"):
         net = setting.kind(**setting.shapes)
-    endings = bare_base(net).lora
-    adapter.attach(
-        net,
-        setting.rank,
-        float(setting.rank),
-        endings.attention + (endings.feed_forward if setting.feed_forward else ()),
-        0,
-    )
-    if setting.is_checkpointed:
-        net.enable_gradient_checkpointing()
-
-    def pretend(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        with mode:
-            return torch.empty(tensor.shape, dtype=dtype)
-
-    for module in net.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            is_trained = parameter.requires_grad
-            stand_in = pretend(parameter, torch.float32 if is_trained else torch.bfloat16)
-            module.register_parameter(name, nn.Parameter(stand_in, requires_grad=is_trained))
-        if isinstance(module, nn.LayerNorm):
-            setattr(module, "forward", _norm_in_fp32(module))  # noqa: B010
-    base: Any = numberless(net, torch.bfloat16)
-    side = setting.side
-    channels = 128 if setting.kind is Flux2Transformer2DModel else 64
-    if setting.shapes.get("in_channels"):
-        channels = setting.shapes["in_channels"] * (1 if setting.kind is Flux2Transformer2DModel else 4)
-    latents, mask = torch.empty(channels, side, side, device="meta"), torch.empty(side, side, device="meta")
-    view = View(pretend(latents), pretend(latents), pretend(mask))
-    config = TrainingConfig.from_dict(
-        {
-            "subject": "backpack",
-            "stabilization_lambda": 1,
-            "alignment_lambda": 1,
-            "batch_size": setting.batch,
-            **PARTS[setting.part],
-        }
-    )
-    return NumberlessStep(config, base, LatentSource([view], lambda _photo, _generator: view))
-
-
-def _norm_in_fp32(norm: nn.LayerNorm) -> Any:
-    """As CUDA's autocast calls it."""
-    return lambda inputs: F.layer_norm(inputs.float(), list(norm.normalized_shape), None, None, norm.eps)
+    layers = bare_base(net).lora
+    endings = layers.attention + (layers.feed_forward if setting.feed_forward else ())
+    pretend = make_numberless(net, mode, setting, endings, torch.bfloat16)
+    base = numberless(net, torch.bfloat16)
+    side = setting.side * base.size_multiple
+    return numberless_step(base, pretend, base.latent_shape(side, side), PARTS[setting.part], setting.batch)
 
 
 def flops(setting: Setting) -> int:
-    """FLOPs of one step, both passes and backward; matrix products alone are counted."""
+    """FLOPs of one step, both passes and backward; matrix products alone are counted, those inside fused attention too."""
     step = _step_of(setting, FakeTensorMode(allow_non_fake_inputs=True))
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
         step(1, Tensor.backward)
     return counter.get_total_flops()
 

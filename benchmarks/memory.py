@@ -167,10 +167,32 @@ def _step_of(setting: Setting, mode: FakeTensorMode) -> NumberlessStep:
     with torch.device("meta"):
         net = UNet2DConditionModel(**setting.unet)
     endings = tuple(ending for kind in setting.trained for ending in ENDINGS[kind])
+    frozen = torch.bfloat16 if setting.is_half else torch.float32
+    pretend = make_numberless(net, mode, setting, endings, frozen)
+    base: Any = HalfBase(net, "cpu")  # a step asks a base for no more
+    base.dtype = frozen
+    side = setting.side or setting.unet["sample_size"]
+    return numberless_step(base, pretend, (4, side, side), PARTS[setting.part], setting.batch)
+
+
+def make_numberless(
+    net: Any, mode: FakeTensorMode, setting: Any, endings: tuple[str, ...], frozen: torch.dtype
+) -> Callable[..., Tensor]:
+    """Give a network on the meta device a LoRA in fp32, and weights in a format that have shapes and no numbers.
+
+    Args:
+        net: a denoiser.
+        mode: in which tensors have no numbers.
+        setting: its rank, is_checkpointed and precision count.
+        endings: of the names of layers that get a LoRA.
+        frozen: the format of all other weights; in half precision norms compute in fp32.
+
+    Returns:
+        What makes such a tensor in the shape of another.
+    """
     adapter.attach(net, setting.rank, float(setting.rank), endings, 0)
     if setting.is_checkpointed:
         net.enable_gradient_checkpointing()
-    frozen = torch.bfloat16 if setting.is_half else torch.float32
 
     def pretend(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         with mode:
@@ -181,26 +203,24 @@ def _step_of(setting: Setting, mode: FakeTensorMode) -> NumberlessStep:
             is_trained = parameter.requires_grad
             stand_in = pretend(parameter, torch.float32 if is_trained else frozen)
             module.register_parameter(name, nn.Parameter(stand_in, requires_grad=is_trained))
-        if isinstance(module, nn.GroupNorm | nn.LayerNorm) and setting.is_half:
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm) and frozen != torch.float32:
             setattr(module, "forward", _norm_in_fp32(module))  # noqa: B010  # that it may be replaced is not typed
     if setting.precision != "full":
         # The first one makes the library's table, which must have numbers.
         PackedLinear(nn.Linear(64, 64), torch.device("cpu"), setting.precision)
         with mode:
             pack(net, torch.device("cpu"), setting.precision)
-    base: Any = HalfBase(net, "cpu")  # a step asks a base for no more
-    base.dtype = frozen
-    side = setting.side or setting.unet["sample_size"]
-    latents, mask = torch.empty(4, side, side, device="meta"), torch.empty(side, side, device="meta")
+    return pretend
+
+
+def numberless_step(
+    base: Any, pretend: Callable[..., Tensor], shape: tuple[int, int, int], part: dict[str, Any], batch: int
+) -> NumberlessStep:
+    """A step with one photo, whose latents (C, h, w) have no numbers either."""
+    latents, mask = torch.empty(shape, device="meta"), torch.empty(shape[1:], device="meta")
     view = View(pretend(latents), pretend(latents), pretend(mask))
     config = TrainingConfig.from_dict(
-        {
-            "subject": "backpack",
-            "stabilization_lambda": 1,
-            "alignment_lambda": 1,
-            "batch_size": setting.batch,
-            **PARTS[setting.part],
-        }
+        {"subject": "backpack", "stabilization_lambda": 1, "alignment_lambda": 1, "batch_size": batch, **part}
     )
     return NumberlessStep(config, base, LatentSource([view], lambda _photo, _generator: view))
 
@@ -209,7 +229,7 @@ def _norm_in_fp32(norm: nn.GroupNorm | nn.LayerNorm) -> Callable[[Tensor], Tenso
     """As CUDA's autocast calls it."""
 
     def forward(inputs: Tensor) -> Tensor:
-        weight, bias = norm.weight.float(), norm.bias.float()
+        weight, bias = (None if value is None else value.float() for value in (norm.weight, norm.bias))
         if isinstance(norm, nn.GroupNorm):
             return F.group_norm(inputs.float(), norm.num_groups, weight, bias, norm.eps)
         return F.layer_norm(inputs.float(), list(norm.normalized_shape), weight, bias, norm.eps)

@@ -8,7 +8,7 @@ too.
 
 from dataclasses import dataclass
 
-from apt_engine.bases.footprint import FP32, Config, Training
+from apt_engine.bases.footprint import FP32, Config, Training, bytes_of_weights
 
 PATCH = 2  # latent cells a side of one token
 KLEIN_WORDS = 512  # tokens of every prompt, padding included
@@ -24,6 +24,9 @@ class Block:
 
     Attributes:
         weights: numbers in it.
+        packable: how many of them are in linear layers that may be packed.
+        largest: numbers of the largest such layer, which is made whole when it computes.
+        streams: into how many the tokens are parted, each with weights of its own.
         tokens: of the sequence that attends.
         trained: tokens that go through layers with a LoRA.
         kept: numbers that backward needs of each token: in fp32, and in the format of the model.
@@ -36,6 +39,9 @@ class Block:
     """
 
     weights: int
+    packable: int
+    largest: int
+    streams: int
     tokens: int
     trained: int
     kept: tuple[float, float]
@@ -52,6 +58,14 @@ class Block:
         numbers = FP32 * (wide + self.heads) + training.bytes * own
         lora = training.bytes * (self.given + self.ranked * training.rank)
         return int(self.tokens * numbers + self.trained * lora)
+
+    def flops(self, passes: int) -> float:
+        """Of matrix products for one sample: forward so many times, and back, where weights get no gradient.
+
+        Fused attention forms its map anew on the way back, five products where forward has two.
+        """
+        linear = 2 * self.packable * self.tokens / self.streams
+        return (passes + 1) * linear + (passes + 2.5) * 4 * self.tokens**2 * self.width
 
     def entrance(self, training: Training) -> int:
         """Bytes of what it can be computed again from."""
@@ -99,19 +113,28 @@ def lora_numbers(config: Config, training: Training) -> int:
 
 def resident_bytes(config: Config, training: Training) -> int:
     """What is there all through a training: the frozen weights, and in fp32 the LoRA with AdamW's two moments."""
-    return training.bytes * weight_numbers(config) + 3 * FP32 * lora_numbers(config, training)
+    packable = sum(block.packable for block in blocks_of(config, training))
+    weights = bytes_of_weights(weight_numbers(config), packable, training)
+    return weights + 3 * FP32 * lora_numbers(config, training)
 
 
 def step_bytes(config: Config, training: Training) -> int:
     """What a step takes at its most beside the weights, the LoRA and AdamW's moments: on the way back through the network."""
     blocks = blocks_of(config, training)
     gradients = FP32 * lora_numbers(config, training)
+    made_whole = max(block.largest for block in blocks) * training.bytes * (training.precision != "full")
     if not training.is_checkpointed:
         kept = sum(block.bytes_kept(training) for block in blocks) + blocks[-1].gradient(training)
-        return training.batch * kept + gradients // 2
+        return training.batch * kept + gradients // 2 + made_whole
     entrances = sum(block.entrance(training) for block in blocks)
     piece = max(block.bytes_kept(training) + block.gradient(training) for block in blocks)
-    return training.batch * (entrances + piece) + gradients // 2
+    return training.batch * (entrances + piece) + gradients // 2 + made_whole
+
+
+def step_flops(config: Config, training: Training, *, has_reference: bool) -> float:
+    """Of matrix products in a step, those of LoRA, RS and AA left out, which are a few in a hundred."""
+    passes = 1 + has_reference + training.is_checkpointed
+    return training.batch * sum(block.flops(passes) for block in blocks_of(config, training))
 
 
 def text_numbers(encoder: Config) -> int:
@@ -135,6 +158,9 @@ def _klein_blocks(config: Config, picture: int, training: Training) -> list[Bloc
     feed = training.feed_forward
     double = Block(
         weights=8 * c * c + 6 * c * inside + 4 * head,
+        packable=8 * c * c + 6 * c * inside,
+        largest=2 * c * inside,
+        streams=2,
         tokens=tokens,
         trained=picture,
         kept=(4 * c, 6 * c + 3 * inside),
@@ -147,6 +173,9 @@ def _klein_blocks(config: Config, picture: int, training: Training) -> list[Bloc
     )
     single = Block(
         weights=c * (3 * c + 2 * inside) + (c + inside) * c + 2 * head,
+        packable=c * (3 * c + 2 * inside) + (c + inside) * c,
+        largest=c * (3 * c + 2 * inside),
+        streams=1,
         tokens=tokens,
         trained=tokens,
         kept=(3 * c, 6 * c + 3 * inside),
@@ -168,6 +197,9 @@ def _z_image_blocks(config: Config, picture: int, training: Training) -> list[Bl
     def block(tokens: int, told: int) -> Block:
         return Block(
             weights=4 * c * c + 3 * c * inside + 4 * c + 2 * head + 4 * c * (told + 1) * bool(told),
+            packable=4 * c * c + 3 * c * inside,
+            largest=c * inside,
+            streams=1,
             tokens=tokens,
             trained=tokens,
             kept=(6 * c, 10 * c + 3 * inside),

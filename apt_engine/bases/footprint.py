@@ -242,12 +242,16 @@ def resident_bytes(unet: Config, training: Training) -> int:
 
 def weight_bytes(unet: Config, training: Training) -> int:
     """Of a U-Net's frozen weights as they are kept."""
-    whole = weight_numbers(unet)
-    if training.precision == "full":
-        return training.bytes * whole
     packed = sum(block.packed for block in blocks_of(unet) if isinstance(block, Transformer))
+    return bytes_of_weights(weight_numbers(unet), packed, training)
+
+
+def bytes_of_weights(count: int, packable: int, training: Training) -> int:
+    """Of so many weights, of which some are packed where that is wished."""
+    if training.precision == "full":
+        return training.bytes * count
     bits, block = BITS[training.precision], BLOCKS[training.precision]
-    return training.bytes * (whole - packed) + packed * bits // 8 + packed * FP32 // block
+    return training.bytes * (count - packable) + packable * bits // 8 + packable * FP32 // block
 
 
 def step_bytes(unet: Config, training: Training) -> int:

@@ -5,6 +5,7 @@ their weights anew in a pass without gradients, such as the reference pass, and 
 whole once more instead of keeping it.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 
 from apt_engine.bases.precision import BLOCKS
 
-PACKED = ".attentions."  # in the names of layers
+# By the names of layers: attention and feed-forward layers of a U-Net's attention blocks, of klein's and of Z-Image's blocks.
+PACKED = re.compile(
+    r"\.attentions\.|^(single_)?transformer_blocks\.|^(layers|noise_refiner|context_refiner)\.\d+\.(attention|feed_forward)\."
+)
 
 
 def place(denoiser: nn.Module, device: torch.device, precision: str) -> None:
@@ -26,7 +30,7 @@ def place(denoiser: nn.Module, device: torch.device, precision: str) -> None:
 def pack(denoiser: nn.Module, device: torch.device, precision: str) -> None:
     """Pack the frozen linear layers of attention blocks on a device, one after the other."""
     for name, layer in list(denoiser.named_modules()):
-        if type(layer) is nn.Linear and PACKED in name and not layer.weight.requires_grad:
+        if type(layer) is nn.Linear and PACKED.search(name) and not layer.weight.requires_grad:
             parent, _, own = name.rpartition(".")
             setattr(denoiser.get_submodule(parent), own, PackedLinear(layer, device, precision))
 

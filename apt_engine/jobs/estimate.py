@@ -34,6 +34,7 @@ VAE_BYTES_PER_PIXEL = 3 * 256 * 4  # measured: three times the widest layer of i
 POCKET_SECONDS_PER_STEP = 0.23  # on one core, batch 4, samples in between
 # Without a GPU: a step of Stable Diffusion 1.5 at 512 px, batch 1, all parts of APT, on two cores (benchmarks.single_file).
 CPU_SECONDS, CPU_NUMBERS, CPU_PIXELS, CPU_CORES = 6.0, 860e6, 512**2, 2
+CPU_FLOPS = 3.1e12  # of that step's matrix products, with gradient checkpointing (benchmarks.step_cost)
 GPU_TOOLS = ("nvidia-smi", "rocm-smi", "xpu-smi")
 
 
@@ -89,8 +90,13 @@ def _pace_without_gpu(config: TrainingConfig) -> float | None:
     denoiser = denoiser_config(config.base, load_presets())
     if not denoiser or config.base == "pocket":
         return None
-    work = _shapes(denoiser).weight_numbers(denoiser) / CPU_NUMBERS * config.resolution**2 / CPU_PIXELS
-    return CPU_SECONDS * work * config.batch_size * config.accumulate * CPU_CORES / (os.cpu_count() or 1)
+    if flow_footprint.is_flow(denoiser):
+        training = _training(config)
+        work = flow_footprint.step_flops(denoiser, training, has_reference=config.needs_reference) / CPU_FLOPS
+    else:
+        numbers = footprint.weight_numbers(denoiser) / CPU_NUMBERS
+        work = numbers * config.resolution**2 / CPU_PIXELS * config.batch_size
+    return CPU_SECONDS * work * config.accumulate * CPU_CORES / (os.cpu_count() or 1)
 
 
 def verdict_seconds(summary: RunSummary, checkpoints: int) -> float | None:
@@ -185,20 +191,7 @@ def memory_of(config: TrainingConfig, *, largest_whole: int = LARGEST_WHOLE) -> 
     denoiser = denoiser_config(config.base, load_presets())
     if not denoiser or config.base == "pocket":  # whose libraries take more than the model
         return None
-    is_auto = config.dtype == "auto" and config.device not in ("cpu", "mps")
-    side = -(-config.resolution // LATENT_CELL)
-    training = footprint.Training(
-        height=side,
-        width=side,
-        batch=config.batch_size,
-        rank=config.rank,
-        feed_forward=config.feed_forward,
-        convolutions=config.convolutions,
-        is_half=is_auto or config.dtype in HALF,
-        is_plain=config.attention == "plain",
-        is_checkpointed=config.gradient_checkpointing,
-        precision=config.base_precision,
-    )
+    training = _training(config)
     shapes = _shapes(denoiser)
     resident = shapes.resident_bytes(denoiser, training)
     pixels = min(config.resolution**2, largest_whole)
@@ -210,6 +203,24 @@ def memory_of(config: TrainingConfig, *, largest_whole: int = LARGEST_WHOLE) -> 
     if flow_footprint.is_flow(denoiser):  # which goes out for a language model that does not fit beside it
         return max(resident + max(step, vae + picture), text)
     return resident + max(step, vae + picture, text)
+
+
+def _training(config: TrainingConfig) -> footprint.Training:
+    """What of a training counts for memory and time."""
+    is_auto = config.dtype == "auto" and config.device not in ("cpu", "mps")
+    side = -(-config.resolution // LATENT_CELL)
+    return footprint.Training(
+        height=side,
+        width=side,
+        batch=config.batch_size,
+        rank=config.rank,
+        feed_forward=config.feed_forward,
+        convolutions=config.convolutions,
+        is_half=is_auto or config.dtype in HALF,
+        is_plain=config.attention == "plain",
+        is_checkpointed=config.gradient_checkpointing,
+        precision=config.base_precision,
+    )
 
 
 def _shapes(denoiser: footprint.Config) -> Any:

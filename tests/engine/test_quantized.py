@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from apt_engine.bases import footprint, precision
-from apt_engine.bases.klein import Klein
 from apt_engine.bases.quantized import PackedLinear, pack, place
 from apt_engine.bases.registry import load_base
 from apt_engine.bases.sd import StableDiffusion
@@ -29,8 +28,10 @@ from apt_engine.settings.training import TrainingConfig
 from apt_engine.training import exports
 from benchmarks.memory import Setting, measure
 from tests.engine.test_footprint import SMALL
-from tests.laws import output, run, step_of
+from tests.klein import save_toy_klein
+from tests.laws import Base, bare_base, output, run, step_of
 from tests.toy import toy_pipeline
+from tests.z_image import save_toy_z_image
 
 WORDS = "base_precision 8bit needs bitsandbytes, which is not installed; run pip install -r requirements-quantized.txt"
 CPU = torch.device("cpu")
@@ -44,9 +45,13 @@ def store(data_dir: Path) -> RunStore:
     return RunStore(data_dir)
 
 
-def packed_base(bits: str) -> StableDiffusion:
+def packed_base(kind: str, bits: str) -> Base:
     options: Any = {"name": "toy", "device": CPU, "dtype": torch.float32, "attention": "fused"}
-    return StableDiffusion(toy_pipeline(), precision=bits, **options)
+    if kind == "epsilon":
+        return StableDiffusion(toy_pipeline(), precision=bits, **options)
+    base = bare_base(kind)
+    pack(base.denoiser, CPU, bits)
+    return base
 
 
 @needs_backend
@@ -90,15 +95,17 @@ def test_nothing_of_a_packed_weight_is_kept_whole_for_backward(bits: str) -> Non
 
 @needs_backend
 @BITS
-def test_the_reference_is_the_packed_base_and_at_the_start_nothing_has_changed(bits: str) -> None:
-    bare, base = packed_base(bits), packed_base(bits)
+@pytest.mark.parametrize("kind", ["epsilon", "klein", "z-image"])
+def test_the_reference_is_the_packed_base_and_at_the_start_nothing_has_changed(kind: str, bits: str) -> None:
+    bare, base = packed_base(kind, bits), packed_base(kind, bits)
     adapter.attach(base.denoiser, 4, 4.0, base.lora.attention, 0)
     assert any(isinstance(layer.get_base_layer(), PackedLinear) for layer in adapter.lora_layers(base.denoiser))
     result = run(step_of(base, augmentation=0), range(1, 12))
     assert result.reference_loss is not None
     assert result.loss.item() == result.reference_loss.item()
     assert result.stabilization is not None
-    assert result.stabilization.item() == 0
+    assert result.alignment is not None
+    assert (result.stabilization.item(), result.alignment.item()) == (0, 0)
     with torch.no_grad():
         for parameter in adapter.trainable_parameters(base.denoiser).values():
             parameter.add_(0.3)
@@ -106,6 +113,8 @@ def test_the_reference_is_the_packed_base_and_at_the_start_nothing_has_changed(b
     with adapter.reference_pass(base.denoiser):
         assert torch.equal(output(base), output(bare))
     assert (tuned - output(bare)).abs().max() > 1e-3
+    if kind != "epsilon":
+        return
     with adapter.fused(base.denoiser):
         assert torch.equal(output(base), tuned)
 
@@ -199,10 +208,38 @@ def test_without_the_backend_one_sentence_says_what_to_install(
     assert list(store.list()) == []
 
 
-def test_a_flow_transformer_is_refused(tmp_path: Path) -> None:
-    options: Any = {"device": CPU, "dtype": torch.float32, "attention": "fused"}
-    with pytest.raises(ConfigError, match="only Stable Diffusion can; set base_precision to full"):
-        Klein.load(tmp_path, name="klein", precision="4bit", **options)
+@needs_backend
+@pytest.mark.parametrize("save", [save_toy_klein, save_toy_z_image])
+def test_a_run_on_a_packed_flow_transformer_resumes_to_the_bit_and_its_files_fit_the_whole_one(
+    store: RunStore, new_run: Callable[..., Run], tmp_path: Path, save: Callable[[Path], Path]
+) -> None:
+    folder = save(tmp_path / "base")
+    runs = whole, cut, full = new_run(), new_run(), new_run()
+    for one, bits in zip(runs, ("4bit", "4bit", "full"), strict=True):
+        one.replace_config(one.config.replace(base=str(folder), base_precision=bits))
+    straight = losses(store, whole)
+    assert losses(store, full) != straight
+    assert {**losses(store, cut, 2), **losses(store, cut, 4)} == straight
+    assert cut.checkpoint().lora_path.read_bytes() == whole.checkpoint().lora_path.read_bytes()
+    (written,) = exports.export_checkpoint(cut, cut.checkpoint(), tmp_path)
+    base = load_base(str(folder), device="cpu")
+    files.load_exported(base, Path(written.path))
+    assert not any(isinstance(module, PackedLinear) for module in base.denoiser.modules())
+
+
+@needs_backend
+@pytest.mark.parametrize("kind", ["klein", "z-image"])
+def test_all_layers_of_a_flow_transformers_blocks_are_packed_and_no_other(kind: str) -> None:
+    base = packed_base(kind, "8bit")
+    packed = {name for name, module in base.denoiser.named_modules() if isinstance(module, PackedLinear)}
+    linear = {name for name, module in base.denoiser.named_modules() if isinstance(module, nn.Linear)}
+    assert {name.partition(".")[0] for name in packed} == (
+        {"transformer_blocks", "single_transformer_blocks"}
+        if kind == "klein"
+        else {"layers", "noise_refiner", "context_refiner"}
+    )
+    assert not any("block" in name or "attention" in name or "feed_forward" in name for name in linear - packed)
+    assert any("modulation" in name.lower() for name in linear - packed)
 
 
 @needs_backend
