@@ -2,7 +2,7 @@
 
 On one core of a processor with AMX, CPU seconds of a step of 64: 2.9 before; with plain attention, whose backward is twice as
 fast as that of the fused one at heads this small, 2.0; without 21 of 27 text layers 1.75; compiled block by block, which joins
-the small operations around the matrix products, 1.2; the rest is Muon in bfloat16.
+the small operations around the matrix products, 1.2.
 """
 
 import copy
