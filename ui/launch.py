@@ -1,10 +1,13 @@
 """How the page is served: at which port, to whom, and with which of Gradio's options."""
 
+import contextlib
 import secrets
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from apt_engine.errors import EngineError
@@ -12,12 +15,11 @@ from ui.context import AppContext
 from ui.serving.guard import Guard, guard_comes_first
 from ui.serving.languages import Languages
 from ui.serving.routes import routes
+from ui.serving.sessions import SESSIONS_KEPT, keep_little
 from ui.theme import STYLE_SHEET, build_theme
 
 USER_NAME = "apt"
 SHORTEST_PASSWORD = 12
-# Sessions of pages that Gradio keeps in memory, up to 1 MB each: an older one that is still open begins anew.
-SESSIONS_KEPT = 100
 FIRST_PORT, PORTS_TRIED = 7860, 20
 
 
@@ -73,7 +75,7 @@ def launch_options(
         "theme": build_theme(),
         "css_paths": STYLE_SHEET,
         "footer_links": [],
-        "app_kwargs": {"middleware": [guard, languages], "routes": own_routes, "lifespan": guard_comes_first},
+        "app_kwargs": {"middleware": [guard, languages], "routes": own_routes, "lifespan": lifespan},
         "ssr_mode": False,
         "state_session_capacity": SESSIONS_KEPT,
         "run_history": False,
@@ -81,6 +83,14 @@ def launch_options(
         "quiet": True,
         "prevent_thread_lock": True,
     }
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Before Gradio's app answers anything: what it keeps of its pages, and who is asked first."""
+    keep_little(app)
+    async with guard_comes_first(app):
+        yield
 
 
 def _is_free(host: str, port: int) -> bool:
