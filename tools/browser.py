@@ -23,7 +23,7 @@ from apt_engine.jobs.worker import ROOT
 from apt_engine.runs.store import RunStore
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 300  # on a machine that does other things as well
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -170,7 +170,7 @@ def serving(data_dir: Path, *arguments: str, **environment: str) -> Iterator[tup
         yield address, process
     finally:
         process.terminate()  # Ctrl-C would be ignored where the tests run in the background
-        process.wait(20)
+        process.wait(60)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -83,14 +83,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _long(folder: Path | None, steps: int) -> int:
-    """The long run, and its table; 0 if it was finished."""
+    """The long run, and its table as it grows; 0 if it was finished."""
     with tempfile.TemporaryDirectory() as other:
         place = folder or Path(other)
         place.mkdir(parents=True, exist_ok=True)
-        rows = list(long_run(place, save_toy_base(place / "toy"), draw_photos(place / "photos"), steps))
+        return int(
+            long_run(place, save_toy_base(place / "toy"), draw_photos(place / "photos"), steps, _keep_long)
+            != "finished"
+        )
+
+
+def _keep_long(rows: Sequence[Mapping[str, object]]) -> None:
     MEASURED_LONG.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     report.write_long(rows)
-    return int(rows[0]["state"] != "finished")
 
 
 def _kept() -> list[dict[str, object]]:

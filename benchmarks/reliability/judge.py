@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from apt_engine.runs.events import CheckpointDropped, CheckpointSaved, ExportReady, SampleReady
+from apt_engine.runs.events import CheckpointDropped, CheckpointSaved, ExportReady, RunFinished, SampleReady
 from apt_engine.runs.history import History
 from apt_engine.runs.run import Run
 
@@ -63,6 +63,11 @@ def _told(run: Run) -> dict[str, object]:
         "losses": history.losses,
         "gammas": history.gammas,
     }
+
+
+def was_over(run: Run, at: float) -> bool:
+    """Whether the run had come to its own end before a time, in seconds since 1970."""
+    return any(isinstance(event, RunFinished) and event.time <= at for event in run.events()[0])
 
 
 def seconds_since(clock: Path) -> float:

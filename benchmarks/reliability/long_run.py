@@ -1,6 +1,7 @@
 """A long training under two pages that are opened anew again and again: whether memory and handles stay where they were.
 
-`python -m benchmarks.reliability --long --folder F` may be stopped and given again: run and measurements lie in the folder.
+`python -m benchmarks.reliability --long --folder F` may be stopped and given again: run and measurements lie in the folder, and
+what they say so far is told every few minutes.
 """
 
 import csv
@@ -9,7 +10,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
+from urllib3.exceptions import HTTPError
 
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
@@ -26,6 +28,7 @@ from tools.browser import browsing, serving
 
 STEPS = 50_000
 SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_TABLES = 120.0
 SECONDS_BETWEEN_LOADS = 20.0
 WARM = 0.05  # of the steps: what is made once is there by then
 BLOCKS = 24  # looks close in time are alike: the line is drawn through the means of so many blocks
@@ -44,39 +47,71 @@ class Look:
     handles: int
 
 
-def long_run(folder: Path, base: Path, photos: Path, steps: int) -> Iterator[dict[str, Any]]:
-    """Train the toy for `steps` steps, with samples, and yield a row for each of page and engine, memory and handles."""
+def long_run(
+    folder: Path, base: Path, photos: Path, steps: int, tell: Callable[[Sequence[Mapping[str, Any]]], object]
+) -> str:
+    """Train the toy for `steps` steps, with samples; returns how it ended.
+
+    Args:
+        folder: holds the run and what is measured.
+        base: the toy.
+        photos: to learn from.
+        steps: of the run.
+        tell: called with what is known of page and engine, memory and handles, every few minutes and at the end.
+    """
     data_dir, log = folder / "data", folder / "looks.csv"
     known = RunStore(data_dir).list()
-    every = {"save_every_steps": max(10, steps // 100), "sample_every_steps": max(10, steps // 200)}
-    run = (
-        known[0] if known else new_run(data_dir, base, photos, steps=steps, stop="never", drift_every_steps=0, **every)
-    )
+    run = known[0] if known else new_run(data_dir, base, photos, **_settings(steps))
     (data_dir / "line.json").write_text(json.dumps([run.id]), encoding="utf-8")
+    told = time.monotonic()
     with serving(data_dir) as (address, app):
         is_over = threading.Event()
-        pages = threading.Thread(target=_reload_two_pages, args=(address, folder, is_over))
+        pages = threading.Thread(target=_reload_two_pages, args=(address, folder, is_over), daemon=True)
         pages.start()
-        while (state := summarize(run)).state not in ("finished", "failed"):
+        while (state := summarize(run)).state not in ("finished", "failed") and app.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
             _write(log, _looks(app.pid, state.step))
+            if time.monotonic() - told > SECONDS_BETWEEN_TABLES:
+                told = time.monotonic()
+                tell(list(rows(_read(log), run, _loads(folder))))
         is_over.set()
         pages.join()
-    loads = len((folder / "loads.txt").read_text(encoding="ascii").split())
-    yield from rows(_read(log), run, loads)
+    tell(list(rows(_read(log), run, _loads(folder))))
+    return state.state
+
+
+def _settings(steps: int) -> dict[str, Any]:
+    """All parts of the method, at the least cost: one photo a step, a hundred checks and checkpoints, samples twice as often."""
+    seldom = max(10, steps // 100)
+    return {
+        "steps": steps,
+        "stop": "never",
+        "batch_size": 1,
+        "save_every_steps": seldom,
+        "check_every_steps": seldom,
+        "sample_every_steps": max(10, steps // 200),
+        "sample_prompts": ("a {subject}",),
+        "drift_every_steps": 0,
+    }
+
+
+def _loads(folder: Path) -> int:
+    log = folder / "loads.txt"
+    return len(log.read_text(encoding="ascii").split()) if log.exists() else 0
 
 
 def rows(looks: Sequence[Look], run: Run, loads: int) -> Iterator[dict[str, Any]]:
-    """What the looks after the first steps say of each part: its level, its spread and its slope."""
+    """What the looks after the first steps say of each part: its level, its spread and its slope; nothing while they are few."""
     state = summarize(run)
     samples = len(list((run.path / "samples").glob("*.png")))
     for part in ("page", "engine"):
         found = [look for look in looks if look.part == part and look.step > WARM * state.step]
-        for what in ("megabytes", "handles"):
+        for what in ("megabytes", "handles") if len(found) >= 2 * BLOCKS else ():
             yield {
                 "kind": "long run",
                 "name": f"{part}, {what}",
                 "steps": state.step,
+                "wanted": run.config.steps,
                 "state": state.state,
                 "samples": samples,
                 "loads": loads,
@@ -117,7 +152,7 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
         return "Not measured yet."
     run = measured[0]
     said = (
-        f"{run['steps']:,} steps of the toy with {run['samples']:,} samples ({run['state']}), "
+        f"{run['steps']:,} of {run['wanted']:,} steps of the toy with {run['samples']:,} samples ({run['state']}), "
         f"{run['loads']:,} loads of the page in two windows of Chromium."
     )
     lines = [said, "", f"| | {' | '.join(HEADS)} |", f"| --- {'| ---: ' * len(HEADS)}|"]
@@ -158,8 +193,8 @@ def _reload_two_pages(address: str, folder: Path, is_over: threading.Event) -> N
                     is_there = bool(browser.find_elements(By.ID, "train"))
                     with (folder / "loads.txt").open("a", encoding="ascii") as file:
                         file.write(f"{int(is_there)}\n")
-        except WebDriverException as error:
-            print(f"another browser: {error.msg}", flush=True)
+        except (WebDriverException, HTTPError) as error:  # it broke, or its driver does not answer
+            print(f"another browser: {error}"[:300], flush=True)
 
 
 def _write(log: Path, looks: Sequence[Look]) -> None:

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,9 +17,9 @@ import psutil
 from apt_engine.jobs.worker import ROOT
 from apt_engine.runs.history import History
 from apt_engine.runs.run import Run
-from benchmarks.reliability.judge import lost
+from benchmarks.reliability.judge import lost, was_over
 from benchmarks.reliability.sessions import Process
-from benchmarks.reliability.trials import Bench, Trial
+from benchmarks.reliability.trials import Bench, Trial, in_time
 from tests.fake_hub import NAME, FakeHub, serve
 
 PHASES = {
@@ -73,9 +74,9 @@ def killed_pages(bench: Bench, count: int) -> Iterator[Trial]:
     """Let it be killed by -9 in each phase in turn, then the other signals, then kill -9 in a download."""
     for number in range(count):
         phase = list(PHASES)[number % len(PHASES)]
-        yield _ended(bench, "kill -9 of the page", phase, [signal.SIGKILL])
+        yield from in_time(partial(_ended, bench, "kill -9 of the page", phase, [signal.SIGKILL]))
     for name, numbers in SIGNALS.items():
-        yield _ended(bench, "signals to the page", "a step", numbers, name)
+        yield from in_time(partial(_ended, bench, "signals to the page", "a step", numbers, name))
     yield _killed_in_a_download(bench)
 
 
@@ -83,12 +84,14 @@ def _ended(bench: Bench, kind: str, phase: str, numbers: list[signal.Signals], n
     run = bench.copy()
     page = Page(run)
     page.wait_for(PHASES[phase])
+    named, sent_at = f"{name}, {phase}" if name else phase, time.time()
     seconds, wrong = page.end(numbers)
+    if was_over(run, sent_at):
+        return Trial(kind=kind, name=named, is_late=True)
     is_failed = History.of(run).state == "failed"
     wrong += ["was called failed"] if is_failed else []
     gone = lost(run)
     more, is_stuck = bench.end(run)
-    named = f"{name}, {phase}" if name else phase
     return Trial(kind=kind, name=named, lost=gone, wrong=wrong + more, is_stuck=is_stuck, seconds=seconds)
 
 

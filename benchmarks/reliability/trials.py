@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from apt_engine.runs.events import StepFinished
@@ -18,6 +19,7 @@ from benchmarks.reliability.judge import SESSIONS_TO_END, differences, lost, sec
 from benchmarks.reliability.sessions import NeverError, Session
 
 KILLS_IN_A_ROW = 12
+TRIES = 5  # of an end that comes too late again and again
 PHASES = {
     "loading": r'tell .*"stage": "loading"',
     "encoding": r'tell .*"stage": "encoding"',
@@ -46,6 +48,7 @@ class Trial:
         wrong: in what the finished run differs from an undisturbed one, or how the end itself was wrong.
         is_stuck: whether the run could not be finished.
         seconds: from the signal to the end of the process; 0 where there was none.
+        is_late: whether the run had ended before the end came, so that this shows nothing.
     """
 
     kind: str
@@ -54,6 +57,7 @@ class Trial:
     wrong: list[str] = field(default_factory=list)
     is_stuck: bool = False
     seconds: float = 0.0
+    is_late: bool = False
 
 
 class Bench:
@@ -89,6 +93,20 @@ class Bench:
                     shutil.rmtree(run.path.parent.parent)
                 return wrong, False
         return [run.events_path.read_text(encoding="utf-8")[-300:]], True
+
+
+def in_time(attempt: Callable[[], Trial]) -> Iterator[Trial]:
+    """An end that is tried again where it came too late; each that did is a row of its own, neither right nor wrong.
+
+    Raises:
+        NeverError: it always comes too late.
+    """
+    for _ in range(TRIES):
+        trial = attempt()
+        yield trial
+        if not trial.is_late:
+            return
+    raise NeverError(f"{trial.kind}, {trial.name}: too late {TRIES} times")
 
 
 def killed_in_training(bench: Bench, count: int, seed: int = 0) -> Iterator[Trial]:
@@ -139,22 +157,28 @@ def killed_at(bench: Bench, kind: str, pattern: str, count: int) -> Iterator[Tri
 
 def signalled(bench: Bench) -> Iterator[Trial]:
     """Each signal in each phase: it ends soon with its exit code, the step is saved, and the run goes on."""
-    for (phase, pattern), (name, (number, to_group)) in itertools.product(PHASES.items(), SIGNALS.items()):
-        run = bench.copy()
-        clock = run.path.parent / "clock"
-        code = Session(run, _signal_at, (str(run.path), pattern, int(number), str(clock), to_group)).wait()
-        seconds = seconds_since(clock)
-        events = run.events()[0]
-        done = max((event.step for event in events if isinstance(event, StepFinished)), default=0)
-        saved = run.checkpoints()[-1].step if run.checkpoints() else 0
-        wrong = [] if code == 128 + number else [f"exit code {code}"]
-        wrong += [] if saved == done else [f"step {done} done, {saved} saved"]
-        wrong += ["exported"] if (run.path / "exports").exists() and phase != "exporting" else []
-        gone = lost(run)
-        more, is_stuck = bench.end(run)
-        yield Trial(
-            kind="signals", name=f"{name}, {phase}", lost=gone, wrong=wrong + more, is_stuck=is_stuck, seconds=seconds
-        )
+    for phase, name in itertools.product(PHASES, SIGNALS):
+        yield from in_time(partial(_signalled, bench, phase, name))
+
+
+def _signalled(bench: Bench, phase: str, name: str) -> Trial:
+    run = bench.copy()
+    clock, (number, to_group) = run.path.parent / "clock", SIGNALS[name]
+    code = Session(run, _signal_at, (str(run.path), PHASES[phase], int(number), str(clock), to_group)).wait()
+    if not clock.exists():  # its moment never came
+        return Trial(kind="signals", name=f"{name}, {phase}", is_late=True)
+    seconds = seconds_since(clock)
+    events = run.events()[0]
+    done = max((event.step for event in events if isinstance(event, StepFinished)), default=0)
+    saved = run.checkpoints()[-1].step if run.checkpoints() else 0
+    wrong = [] if code == 128 + number else [f"exit code {code}"]
+    wrong += [] if saved == done else [f"step {done} done, {saved} saved"]
+    wrong += ["exported"] if (run.path / "exports").exists() and phase != "exporting" else []
+    gone = lost(run)
+    more, is_stuck = bench.end(run)
+    return Trial(
+        kind="signals", name=f"{name}, {phase}", lost=gone, wrong=wrong + more, is_stuck=is_stuck, seconds=seconds
+    )
 
 
 def full_disk(bench: Bench) -> Iterator[Trial]:
