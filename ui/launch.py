@@ -80,6 +80,8 @@ def launch_options(
         "state_session_capacity": SESSIONS_KEPT,
         "run_history": False,
         "share": False,
+        # Gradio asks its page once whether it answers, and gives up after 3 s: too few on a computer that is busy.
+        "_frontend": False,
         "quiet": True,
         "prevent_thread_lock": True,
     }

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from gradio.route_utils import FnIndexInferError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from apt_engine.jobs.queue import JobQueue
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.store import RunStore
-from ui.serving.guard import Guard, guard_comes_first
+from ui.serving.guard import ORDER_ROUTES, Guard, guard_comes_first
 from ui.serving.tenants import SingleTenant, Tenants, VisitorTenants
 
 OWN = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
@@ -136,17 +137,22 @@ def test_the_guard_stands_before_what_was_added_after_it(tmp_path: Path) -> None
     assert "access-control-allow-origin" not in reply.headers
 
 
-def test_an_event_that_does_not_exist_is_a_sentence_with_all_that_an_answer_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error", [KeyError(99999), ValueError("NaN"), FnIndexInferError()], ids=lambda error: type(error).__name__
+)
+def test_an_event_that_does_not_exist_is_a_sentence_with_all_that_an_answer_says(
+    tmp_path: Path, error: Exception
+) -> None:
     def look_up(_: Request) -> Response:
-        raise KeyError(99999)
+        raise error
 
-    paths = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/photos")
+    paths = *sorted(ORDER_ROUTES), "/photos"
     guard = Middleware(Guard, tenants=SingleTenant(tmp_path), is_public=False)
     page = Starlette(routes=[Route(path, look_up, methods=["POST"]) for path in paths], middleware=[guard])
     browser = TestClient(page, base_url="http://127.0.0.1:7860")
-    for path in paths[:2]:
+    for path in ORDER_ROUTES:
         reply = browser.post(path)
         assert (reply.status_code, reply.headers["x-content-type-options"]) == (404, "nosniff")
         assert "load it again" in reply.text
-    with pytest.raises(KeyError):
+    with pytest.raises(type(error)):
         browser.post("/photos")

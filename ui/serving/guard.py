@@ -4,11 +4,14 @@ A page on the net can make a browser talk to 127.0.0.1, by a name that it points
 link. What it must never do is to read an answer, to give an order, or to run a script of its own as this page.
 """
 
+import asyncio
 import contextlib
 import math
+import time
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
+from gradio.route_utils import FnIndexInferError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -23,8 +26,11 @@ from ui.words import language_of, say, speaking
 
 LOGIN_ROUTE = "/login"
 UPLOAD_ROUTES = frozenset({UPLOAD_ROUTE, "/photos"})
-ORDER_ROUTES = frozenset({"/gradio_api/queue/join", "/gradio_api/run/predict"})
+ORDER_ROUTES = frozenset(
+    {"/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel", "/gradio_api/reset"}
+)
 LARGEST_UPLOAD, LARGEST_ORDER = 101_000_000, 2_000_000  # bytes: a photo and its frame; an event with a form's values
+SECONDS_TO_BEGIN, SLOWEST_BODY = 60.0, 20_000  # bytes a second, after the first minute
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 RENEWING_ROUTES = frozenset({PAGE_ROUTE, PULSE_ROUTE})  # an open page asks for the pulse as long as it is open
 # Gradio writes its config and our scripts into the page and compiles the latter: script-src cannot be stricter.
@@ -100,10 +106,11 @@ class Guard:
             most = LARGEST_UPLOAD if path in UPLOAD_ROUTES else LARGEST_ORDER
             try:
                 await self._app(scope, _limited(receive, most), answer)
-            except KeyError:
+            except (KeyError, ValueError, FnIndexInferError):
                 if path not in ORDER_ROUTES:
                     raise
                 # Gradio looks an event up before it answers: a page that was open over an update asks for those of before.
+                # And it cannot write what it says of an order with NaN in it.
                 sentence = say("This page is of another version of the app; load it again.")
                 await PlainTextResponse(sentence, status_code=404)(scope, receive, answer)
 
@@ -157,12 +164,18 @@ async def guard_comes_first(app: Starlette) -> AsyncIterator[None]:
 
 
 def _limited(receive: Receive, most: int) -> Receive:
-    """The body of a request, counted as it comes: a chunked one does not say its length before."""
-    taken = 0
+    """The body of a request, counted as it comes: a chunked one does not say its length before, and some never end."""
+    taken, begun, is_whole = 0, 0.0, False
 
     async def take() -> Message:
-        nonlocal taken
-        message = await receive()
+        nonlocal taken, begun, is_whole
+        begun = begun or time.monotonic()
+        left = begun + SECONDS_TO_BEGIN + taken / SLOWEST_BODY - time.monotonic()
+        try:
+            message = await asyncio.wait_for(receive(), None if is_whole else max(0.0, left))
+        except TimeoutError as error:
+            raise HTTPException(408, say("This comes too slowly; try again over a faster connection.")) from error
+        is_whole = not message.get("more_body", False)
         taken += len(message.get("body", b""))
         if taken > most:
             sentence = say("More than {most} MB at once are not taken; bring a smaller file.", most=most // 1_000_000)
