@@ -29,6 +29,7 @@ ADDRESS_JOBS_AN_HOUR = 30  # of all visitors from one address
 MOST_WAITING = 30  # jobs of all visitors
 ADDRESSES_REMEMBERED = 10_000
 MOST_BYTES = 1_000_000_000  # of a visitor's folder
+ADDRESS_BYTES_A_DAY = 3_000_000_000  # of photos that all visitors from one address bring
 KEPT_FREE = 2_000_000_000  # bytes of the disk that visitors do not get
 
 
@@ -131,31 +132,41 @@ def why_to_end(folder: Path, stopped_at: float) -> str:
 
 
 class Uploads:
-    """What is on its way into the folders of visitors: it counts as it comes, or many at once would pass together."""
+    """What is on its way into the folders of visitors: it counts as it comes, or many at once would pass together.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds that only rise.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._coming = Counter[Path]()
+        self._brought: OrderedDict[str, Counter[int]] = OrderedDict()  # by each address in each of its last hours
 
     @contextlib.contextmanager
-    def into(self, folder: Path, announced: int) -> Iterator[Callable[[int], None]]:
+    def into(self, folder: Path, announced: int, address: str = "") -> Iterator[Callable[[int], None]]:
         """An upload into a visitor's folder; yields what is to be called with the size of each piece that has come.
 
         Args:
             folder: of the visitor.
             announced: bytes that are said to come, 0 if nothing is said.
+            address: where it comes from; empty for what is made here.
 
         Raises:
             LimitError: there is no room for what is announced, or no longer for what comes.
         """
         used, taken = size_of(folder), 0
         check_room(folder, announced)
+        with self._lock:
+            self._count(address, 0, announced)
 
         def count(size: int) -> None:
             nonlocal taken
             with self._lock:
                 taken += size
                 self._coming[folder] += size
+                self._count(address, size)
                 refuse_full(folder, used, self._coming[folder], self._coming.total())
 
         try:
@@ -165,6 +176,23 @@ class Uploads:
                 self._coming[folder] -= taken
                 if not self._coming[folder]:
                     del self._coming[folder]
+
+    def _count(self, address: str, size: int, more: int = 0) -> None:
+        """Note bytes that came from an address; refuse them, or `more` that are announced, where a day's are used up."""
+        if not address:
+            return
+        hour = int(self._clock() // 3600)
+        brought = self._brought.setdefault(address, Counter())
+        for old in [then for then in brought if then <= hour - 24]:
+            del brought[old]
+        brought[hour] += size
+        self._brought.move_to_end(address)
+        if len(self._brought) > ADDRESSES_REMEMBERED:
+            self._brought.popitem(last=False)
+        if brought.total() + more > ADDRESS_BYTES_A_DAY:
+            raise LimitError(
+                f"{ADDRESS_BYTES_A_DAY / 1e6:,.0f} MB a day are all that is taken from one address; try again tomorrow."
+            )
 
 
 class Tally:

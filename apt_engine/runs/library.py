@@ -93,7 +93,7 @@ def pack(run: Run, target: Path, *, with_photos: bool = False) -> Path:
 
     Raises:
         DiskError: it cannot be written; nothing of it is left.
-        RunError: the run's settings are damaged.
+        RunError: the run's settings are damaged, or it goes away meanwhile.
     """
     kept = ["title.txt", "exports", "samples", *(["photos"] if with_photos else [])]
     rewritten = {"config.json": _shared_config(run), "events.jsonl": _shared_events(run)}
@@ -101,12 +101,19 @@ def pack(run: Run, target: Path, *, with_photos: bool = False) -> Path:
     with writing(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+            # A clock may have been wrong when a file was written, and a zip knows no year before 1980.
+            with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
                 for name, content in rewritten.items():
                     archive.writestr(f"{run.id}/{name}", content)
                 for path in _files(run.path, kept):
                     archive.write(path, f"{run.id}/{path.relative_to(run.path).as_posix()}")
             aside.replace(target)
+        except FileNotFoundError as error:
+            if run.path.exists():
+                raise
+            raise RunError(
+                f"Run {run.id} was deleted while it was packed; take it out of the bin, and try again."
+            ) from error
         finally:
             aside.unlink(missing_ok=True)
     return target

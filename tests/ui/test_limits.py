@@ -2,13 +2,17 @@
 
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,6 +29,7 @@ from apt_engine.sampling.generation import Generator
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from ui.launch import LaunchError, choose_credentials
+from ui.serving import guard
 from ui.serving import tenants as serving
 from ui.serving.guard import LARGEST_ORDER, Guard
 from ui.serving.logins import LONGEST_WAIT, Logins
@@ -212,6 +217,127 @@ def test_uploads_at_once_are_counted_together_while_they_come(data_dir: Path, mo
         first(free // 3)
         with pytest.raises(limits.LimitError, match="no room left"):
             other(free // 3)
+
+
+def test_an_address_may_bring_so_much_a_day_whatever_cookies_it_has(
+    tenants: VisitorTenants, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ADDRESS_BYTES_A_DAY", 3000)
+    page = page_of(tenants, data_dir)
+
+    def bring(address: str, size: int = 1200) -> Any:
+        """A photo, each time as another visitor, and a cookie of the proxy's own network in between."""
+        client = TestClient(page, base_url="https://me-apt.hf.space")
+        photo = {"file": ("a.png", b"x" * size)}
+        return client.post("/photos", files=photo, headers={"x-forwarded-for": f"8.8.8.8, {address}"})
+
+    assert [bring("2001:db8::1").status_code, bring("2001:db8::2").status_code] == [200, 200]
+    refused = bring("2001:db8::3")
+    assert refused.status_code == 413
+    assert refused.json()["error"] == "0 MB a day are all that is taken from one address; try again tomorrow."
+    assert bring("2001:db8:0:1::1").status_code == 200
+
+
+def test_bytes_of_an_address_count_while_they_come_and_for_a_day(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ADDRESS_BYTES_A_DAY", 1000)
+    monkeypatch.setattr(limits, "ADDRESSES_REMEMBERED", 3)
+    now = 0.0
+    uploads = limits.Uploads(lambda: now)
+    with uploads.into(data_dir / "ada", 0, "1.1.1.1") as first, uploads.into(data_dir / "bob", 0, "1.1.1.1") as second:
+        first(600)
+        with pytest.raises(limits.LimitError, match="from one address"):
+            second(600)
+    now = 23.5 * 3600
+    with pytest.raises(limits.LimitError, match="from one address"), uploads.into(data_dir / "eve", 1, "1.1.1.1"):
+        pass
+    now = 24.5 * 3600
+    with uploads.into(data_dir / "eve", 900, "1.1.1.1") as again:
+        again(900)
+    for number in range(10):
+        with uploads.into(data_dir / "eve", 0, f"2.2.2.{number}"):
+            pass
+    assert len(uploads._brought) == 3
+
+
+def test_an_upload_that_hardly_moves_is_ended(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "SECONDS_TO_BEGIN", 0.2)
+    page = page_of(SingleTenant(data_dir), data_dir)
+    answers: list[Any] = []
+    pieces = iter([b"--b\r\n", b"x"])
+
+    async def receive() -> dict[str, Any]:
+        """Two pieces, and then nothing any more."""
+        for piece in pieces:
+            return {"type": "http.request", "body": piece, "more_body": True}
+        await anyio.sleep(60)
+        raise AssertionError("it was waited for")
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    head = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=b")]
+    scope = {"type": "http", "method": "POST", "path": "/photos", "headers": head, "query_string": b"", "app": page}
+    anyio.run(page, scope, receive, send)
+    assert answers[0]["status"] == 408
+    assert b"comes too slowly" in answers[1]["body"]
+
+
+def test_an_answer_may_take_its_time_after_a_request_that_was_whole(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "SECONDS_TO_BEGIN", 0.0)
+    taken = guard._limited(whole_and_then_gone, 1000)
+
+    async def take() -> list[str]:
+        return [(await taken())["type"] for _ in range(2)]
+
+    with pytest.raises(HTTPException):
+        anyio.run(take)
+    monkeypatch.setattr(guard, "SECONDS_TO_BEGIN", 5.0)
+    taken = guard._limited(whole_and_then_gone, 1000)
+    first = anyio.run(taken)
+    monkeypatch.setattr(guard, "SECONDS_TO_BEGIN", -5.0)
+    assert (first["type"], anyio.run(taken)["type"]) == ("http.request", "http.request")
+
+
+async def whole_and_then_gone() -> dict[str, Any]:
+    await anyio.sleep(0.01)
+    return {"type": "http.request", "body": b"x", "more_body": False}
+
+
+def test_a_clock_that_is_set_anew_deletes_nobodys_things(data_dir: Path, tenants: VisitorTenants) -> None:
+    folders = [engine_of(tenants, number).store.data_dir for number in range(2)]
+    now = time.time()
+    for folder, hours in zip(folders, (1, 25), strict=True):
+        folder.mkdir(parents=True)
+        os.utime(folder, (now - hours * 3600, now - hours * 3600))
+    jump = 30 * 86_400.0
+    tenants.follow_clock(jump)
+    assert tenants.delete_abandoned(now + jump) == [folders[1].name]
+    tenants.follow_clock(-2 * jump)
+    assert folders[0].stat().st_mtime == pytest.approx(now - 3600 - jump, abs=2)
+    assert tenants.delete_abandoned(now - jump) == []
+    assert tenants.delete_abandoned(now - jump + 24 * 3600) == [folders[0].name]
+
+
+def test_whether_the_clock_was_set_anew_is_looked_at_before_anybody_is_forgotten(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jumped = threading.Event()
+    monkeypatch.setattr(serving, "SECONDS_BETWEEN_CLEAN_UPS", 0.01)
+    real, ahead = time.time, 30 * 86_400.0
+    monkeypatch.setattr(serving.time, "time", lambda: real() + (ahead if jumped.is_set() else 0.0))
+    tenants = VisitorTenants(data_dir, JobQueue(Worker(RunStore(data_dir))))
+    folder = engine_of(tenants, 1).store.data_dir
+    folder.mkdir(parents=True)
+    jumped.set()
+    end = time.monotonic() + 20
+    while folder.exists() and folder.stat().st_mtime < real() + ahead / 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    tenants.close()
+    assert folder.stat().st_mtime == pytest.approx(real() + ahead, abs=60)
 
 
 def test_a_photo_that_does_not_say_its_size_is_counted_as_it_comes(

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
+from apt_engine.jobs import limits
 from apt_engine.runs import library
 from apt_engine.runs.run import Run
 from apt_engine.settings.sampling import SampleRequest
@@ -184,3 +185,78 @@ def test_pictures_asked_for_at_once_are_packed_apart(page: Starlette, own: tuple
         with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
             assert archive.namelist() == [f"{folder.name}/01-seed0.png"]
     assert packed_in(workspace) == []
+
+
+def test_a_zip_takes_no_more_room_than_its_visitor_has(
+    page: Starlette, own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, workspace, run = own
+    draw(workspace)
+    urls = (f"/export/{run.id}/zip", f"/export/{run.id}/zip-with-photos", "/pictures")
+    assert [client.get(url).status_code for url in urls] == [200, 200, 200]
+    used = limits.size_of(workspace.store.data_dir)
+    monkeypatch.setattr(limits, "MOST_BYTES", used + 10)
+    for url in urls:
+        answer = client.get(url)
+        assert answer.status_code == 413
+        assert "delete some of the runs" in answer.json()["error"]
+    assert packed_in(workspace) == []
+
+
+def test_zips_at_once_are_counted_together(
+    page: Starlette, own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, workspace, run = own
+    begun, may_go_on = threading.Event(), threading.Event()
+    real = library.pack
+
+    def slow(*arguments: Any, **options: Any) -> Path:
+        begun.set()
+        assert may_go_on.wait(30)
+        return real(*arguments, **options)
+
+    async def ask() -> list[int]:
+        async with at_once(page, client) as visitor:
+            first = asyncio.create_task(visitor.get(f"/export/{run.id}/zip"))
+            await asyncio.to_thread(begun.wait, 30)
+            second = await visitor.get(f"/export/{run.id}/zip")
+            may_go_on.set()
+            return [(await first).status_code, second.status_code]
+
+    monkeypatch.setattr(library, "pack", slow)
+    room = 3 * limits.size_of(run.path) // 2
+    monkeypatch.setattr(limits, "MOST_BYTES", limits.size_of(workspace.store.data_dir) + room)
+    assert asyncio.run(ask()) == [200, 413]
+    assert packed_in(workspace) == []
+
+
+def test_a_run_that_is_binned_while_it_is_packed_is_a_sentence(
+    own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, workspace, run = own
+    real = zipfile.ZipFile.writestr
+
+    def binned(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+        real(archive, name, content)
+        if name.endswith("events.jsonl"):
+            library.discard(workspace.store, run)
+
+    paths = [*library._files(run.path, ["title.txt", "photos"])]
+    monkeypatch.setattr(library, "_files", lambda _folder, _names: paths)
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", binned)
+    answer = client.get(f"/export/{run.id}/zip-with-photos")
+    assert answer.status_code == 404
+    assert (
+        answer.json()["error"]
+        == f"Run {run.id} was deleted while it was packed; take it out of the bin, and try again."
+    )
+    assert packed_in(workspace) == []
+
+
+def test_a_file_of_a_year_before_1980_is_packed(own: tuple[TestClient, Workspace, Run]) -> None:
+    client, _, run = own
+    os.utime(run.path / "photos" / "01.png", (0, 0))
+    answer = client.get(f"/export/{run.id}/zip-with-photos")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        assert f"{run.id}/photos/01.png" in archive.namelist()

@@ -23,7 +23,7 @@ class Logins:
 
     def wait(self, address: str) -> float:
         """Begin a try: seconds to wait before it is looked at, 0 if it may go on. It counts as failed until `succeed`."""
-        who, now = _network(address), self._clock()
+        who, now = network_of(address), self._clock()
         tries, until = self._tries.get(who, (0, 0.0))
         if now < until:
             return until - now
@@ -36,10 +36,11 @@ class Logins:
 
     def succeed(self, address: str) -> None:
         """The password was right: forget what was before."""
-        self._tries.pop(_network(address), None)
+        self._tries.pop(network_of(address), None)
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
+    """What counts as one: an address of IPv4, or of IPv6 the network of 2 ** 64 that one household has; else as it is."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from apt_engine.errors import DiskError, EngineError, RunError
-from apt_engine.jobs.limits import LimitError, Uploads
+from apt_engine.jobs.limits import LimitError, Uploads, size_of
 from apt_engine.photos.captions import LARGEST_FILE, SUFFIX, read_caption
 from apt_engine.reading.regular import open_regular
 from apt_engine.runs import library
@@ -28,7 +28,7 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.runs.training_lock import training_in
 from ui.serving.allowed import CACHED_FILES, FILE_ROUTE, OWN_FILES, find_file
-from ui.serving.tenants import Tenants, Workspace
+from ui.serving.tenants import Tenants, Workspace, address_of
 from ui.words import say, told
 
 LARGEST_PHOTO = 100_000_000
@@ -46,11 +46,12 @@ def routes(tenants: Tenants, cache_dir: Path) -> list[Route]:
         tenants: who has which workspace.
         cache_dir: Gradio's, with the pictures of the page itself; nothing of a visitor's where visitors share the machine.
     """
+    coming = Uploads()
     return [
         Route(f"{FILE_ROUTE}{{path:path}}", _signed_in(_show(tenants, cache_dir)), methods=["GET"]),
-        Route("/photos", _signed_in(_take_photos(tenants)), methods=["POST"]),
-        Route("/export/{run_id}/{kind}", _signed_in(_export(tenants)), methods=["GET"]),
-        Route("/pictures", _signed_in(_pictures(tenants)), methods=["GET"]),
+        Route("/photos", _signed_in(_take_photos(tenants, coming)), methods=["POST"]),
+        Route("/export/{run_id}/{kind}", _signed_in(_export(tenants, coming)), methods=["GET"]),
+        Route("/pictures", _signed_in(_pictures(tenants, coming)), methods=["GET"]),
         Route("/pulse", _signed_in(_pulse(tenants)), methods=["GET"]),
         Route("/log", _signed_in(_log(tenants)), methods=["GET"]),
     ]
@@ -125,9 +126,7 @@ def _written(store: RunStore, run_id: str, *, with_engine: bool) -> str:
     return f"{log}\n\n{say('What the engine wrote besides:')}\n{engine}" if engine else log
 
 
-def _take_photos(tenants: Tenants) -> Handler:
-    uploads = Uploads()
-
+def _take_photos(tenants: Tenants, uploads: Uploads) -> Handler:
     async def take(request: Request) -> Response:
         """Keep one photo under a name nobody can guess; of a caption file tell what it says, and keep nothing."""
         length = request.headers.get("content-length", "")
@@ -139,7 +138,7 @@ def _take_photos(tenants: Tenants) -> Handler:
             if not tenants.is_shared:
                 return await _keep_photo(request, workspace)
             with contextlib.ExitStack() as upload:
-                coming = uploads.into(workspace.store.data_dir, announced)
+                coming = uploads.into(workspace.store.data_dir, announced, address_of(request.headers))
                 count = await run_in_threadpool(upload.enter_context, coming)
                 return await _keep_photo(Request(request.scope, _counted(request.receive, count)), workspace)
         except LimitError as error:
@@ -180,29 +179,46 @@ async def _keep_photo(request: Request, workspace: Workspace) -> Response:
     return JSONResponse({"path": str(path), "name": name})
 
 
-def _export(tenants: Tenants) -> Handler:
+def _export(tenants: Tenants, coming: Uploads) -> Handler:
     async def export(request: Request) -> Response:
         """A LoRA file of a run, its numbers, or a zip made now. Other requests are answered meanwhile."""
         run_id, kind = request.path_params["run_id"], request.path_params["kind"]
         try:
-            return await run_in_threadpool(_answer, tenants, request.headers, run_id, kind)
+            return await run_in_threadpool(_answer, tenants, request.headers, run_id, kind, coming)
         except EngineError as error:
-            return _refusal(told(str(error)), 507 if isinstance(error, DiskError) else 404)
+            return _not_given(error)
 
     return export
 
 
-def _pictures(tenants: Tenants) -> Handler:
+def _pictures(tenants: Tenants, coming: Uploads) -> Handler:
     async def pack(request: Request) -> Response:
         """A zip of the visitor's own pictures: of the folders that `of` names, or all. Others are answered meanwhile."""
         folders = [name for name in request.query_params.get("of", "").split(",") if name]
         try:
             workspace = tenants.find(request.headers)
-            return await run_in_threadpool(_packed_pictures, workspace, folders)
+            with _room_for(workspace.store.data_dir / "generated", workspace, coming if tenants.is_shared else None):
+                return await run_in_threadpool(_packed_pictures, workspace, folders)
         except EngineError as error:
-            return _refusal(str(error), 507 if isinstance(error, DiskError) else 404)
+            return _not_given(error)
 
     return pack
+
+
+@contextlib.contextmanager
+def _room_for(what: Path, workspace: Workspace, coming: Uploads | None) -> Iterator[None]:
+    """Room in a visitor's folder for a zip of what lies in `what`, while it is made; afterwards it is a file like others.
+
+    Raises:
+        LimitError: there is none.
+    """
+    if coming is None:  # this computer is its owner's
+        yield
+        return
+    size = size_of(what)
+    with coming.into(workspace.store.data_dir, size) as count:
+        count(size)
+        yield
 
 
 def _packed_pictures(workspace: Workspace, folders: list[str]) -> "FileForOnce":
@@ -224,7 +240,7 @@ class FileForOnce(FileResponse):
             shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
-def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str) -> Response:
+def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str, coming: Uploads) -> Response:
     if kind not in EXPORTS:
         known = ", ".join(EXPORTS)
         raise RunError(say("A run cannot be exported as {kind}; choose one of {known}.", kind=kind, known=known))
@@ -234,7 +250,8 @@ def _answer(tenants: Tenants, headers: Mapping[str, str], run_id: str, kind: str
         named = {"content-disposition": f'attachment; filename="{quote(run.id)}.csv"'}
         return Response(to_csv(History.of(run)), media_type="text/csv", headers=named)
     if kind.startswith("zip"):
-        return _packed(workspace, run, with_photos=kind == "zip-with-photos")
+        with _room_for(run.path, workspace, coming if tenants.is_shared else None):
+            return _packed(workspace, run, with_photos=kind == "zip-with-photos")
     exported = summarize(run).exports.get(kind)
     path = run.path / exported.path if exported else None
     if path is None or not path.is_file() or not path.resolve().is_relative_to(run.path.resolve()):
@@ -250,6 +267,11 @@ def _packed(workspace: Workspace, run: Run, *, with_photos: bool) -> FileForOnce
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return FileForOnce(path, filename=path.name)
+
+
+def _not_given(error: EngineError) -> Response:
+    status = 507 if isinstance(error, DiskError) else 413 if isinstance(error, LimitError) else 404
+    return _refusal(told(str(error)), status)
 
 
 def _refusal(sentence: str, status: int) -> Response:

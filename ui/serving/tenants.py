@@ -4,6 +4,7 @@ On a Hugging Face Space strangers share the machine. Each browser gets a random 
 nothing of another visitor's can be read, and what nobody has come back to is deleted.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -30,6 +31,7 @@ from apt_engine.jobs.zerogpu import CALL_SECONDS, ZeroGpuEngine
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
+from ui.serving.logins import network_of
 from ui.words import say
 
 COOKIE = "apt-visitor"
@@ -39,6 +41,7 @@ UPLOADS_KEPT_DAYS = 30
 OWNERS_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 PASSERS_BY = 1000  # remembered at once beside those who left something
 SECONDS_BETWEEN_CLEAN_UPS = 600
+SECONDS_OF_A_JUMP = 60  # less is a clock that is being corrected
 
 
 class NoVisitorError(EngineError):
@@ -194,6 +197,17 @@ class VisitorTenants:
             os.utime(workspace.store.data_dir)
         return workspace
 
+    def follow_clock(self, jump: float) -> None:
+        """Move the last visits along with the computer's clock, which was set anew, or all would be long ago, or to come.
+
+        Args:
+            jump: seconds that it went forward, negative if back.
+        """
+        for folder in self._folder.glob("*"):
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                then = folder.stat().st_mtime + jump
+                os.utime(folder, (then, then))
+
     def delete_abandoned(self, now: float | None = None) -> list[str]:
         """Delete the folders nobody came back to; returns their names. A visitor with a job is kept."""
         oldest = (now or time.time()) - HOURS_KEPT * 3600
@@ -220,7 +234,11 @@ class VisitorTenants:
         self._queue.close()
 
     def _clean_up_for_ever(self) -> None:
+        offset = time.time() - time.monotonic()
         while not self._closed.wait(SECONDS_BETWEEN_CLEAN_UPS):
+            offset, before = time.time() - time.monotonic(), offset
+            if abs(offset - before) > SECONDS_OF_A_JUMP:
+                self.follow_clock(offset - before)
             self.delete_abandoned()
 
 
@@ -267,7 +285,7 @@ def split_cookies(cookies: str) -> tuple[str, list[str]]:
 
 def address_of(headers: Mapping[str, str]) -> str:
     """Where a request came from, as the Space's own proxy adds it at the end of this header; empty without one."""
-    return headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    return network_of(headers.get("x-forwarded-for", "").rpartition(",")[2].strip())
 
 
 def new_token() -> str:
