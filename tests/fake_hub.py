@@ -22,6 +22,7 @@ class FakeHub:
 
     Attributes:
         folder: of the model.
+        name: of the model.
         status: answered to every request for the model, with the hub's own error code; 0 serves it.
         silent: requests whose path has this are never answered.
         cuts: so many answers with a body that has this in its path end in the middle.
@@ -49,6 +50,7 @@ class FakeHub:
     sent: dict[str, int] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
     address: str = ""
+    name: str = NAME
 
     def files(self) -> dict[str, Path]:
         """By their names in the repository."""
@@ -90,24 +92,26 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, *, has_body: bool) -> None:
-        path = unquote(urlsplit(self.path).path)
+        path, name = unquote(urlsplit(self.path).path), self.hub.name
         self.hub.asked.append(f"{self.command} {path}")
         self.hub.tokens.append(self.headers.get("Authorization", ""))
         if self.hub.silent and self.hub.silent in path:
             time.sleep(120)
         if self.hub.status:
             self._send(self.hub.status, b"{}", {"X-Error-Code": self.hub.code} if self.hub.code else {}, has_body)
-        elif path == f"/api/models/{NAME}" or path.startswith(f"/api/models/{NAME}/revision/"):
-            siblings = [{"rfilename": name, "size": file.stat().st_size} for name, file in self.hub.files().items()]
-            self._send(200, json.dumps({"id": NAME, "sha": COMMIT, "siblings": siblings}).encode(), {}, has_body)
-        elif path.startswith(f"/api/models/{NAME}/tree/"):
+        elif path == f"/api/models/{name}" or path.startswith(f"/api/models/{name}/revision/"):
+            siblings = [
+                {"rfilename": file_name, "size": file.stat().st_size} for file_name, file in self.hub.files().items()
+            ]
+            self._send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode(), {}, has_body)
+        elif path.startswith(f"/api/models/{name}/tree/"):
             rows = [
-                {"type": "file", "path": name, "size": file.stat().st_size, "oid": _etag(file)}
-                for name, file in self.hub.files().items()
+                {"type": "file", "path": file_name, "size": file.stat().st_size, "oid": _etag(file)}
+                for file_name, file in self.hub.files().items()
             ]
             self._send(200, json.dumps(rows).encode(), {}, has_body)
-        elif path.startswith(f"/{NAME}/resolve/{COMMIT}/"):
-            self._send_file(path.removeprefix(f"/{NAME}/resolve/{COMMIT}/"), has_body)
+        elif path.startswith(f"/{name}/resolve/{COMMIT}/"):
+            self._send_file(path.removeprefix(f"/{name}/resolve/{COMMIT}/"), has_body)
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, has_body)
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.reliability.report import PAGE, between
-from benchmarks.server import attacks, loads
+from benchmarks.server import attacks, loads, odd
 from benchmarks.server.modes import NAMES, Row, started
 from tests.photos import draw_photos
 from tests.toy import save_toy_base
 
 MEASURED = Path(__file__).with_name("measured.jsonl")
 BEGIN, END = "<!-- server -->", "<!-- /server -->"
-COUNTS = {"joins": 200, "pages": 10_000, "passers-by": 10_000}
+COUNTS = {"joins": 200, "pages": 10_000, "visits": 1000, "passers-by": 10_000}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,6 +75,21 @@ def _pages(place: Path, count: int) -> Iterator[Row]:
     for name in ("local", "Space"):
         with started(name, place) as mode:
             yield loads.page_loads(mode, count or COUNTS["pages"])
+            if name == "Space":
+                yield loads.renewed_loads(mode, count or COUNTS["pages"])
+
+
+def _visits(place: Path, count: int) -> Iterator[Row]:
+    for name in ("local", "Space"):
+        with started(name, place) as mode:
+            yield loads.visits(mode, count or COUNTS["visits"])
+
+
+def _odd(place: Path, _count: int) -> Iterator[Row]:
+    for name in NAMES:
+        with started(name, place) as mode:
+            yield odd.requests(mode)
+            yield odd.connections(mode)
 
 
 def _passers_by(place: Path, count: int) -> Iterator[Row]:
@@ -83,13 +98,17 @@ def _passers_by(place: Path, count: int) -> Iterator[Row]:
 
 
 def _canary(place: Path, _count: int) -> Iterator[Row]:
-    yield loads.canary(place, save_toy_base(place / "toy"), draw_photos(place / "photos"))
+    base, photos = save_toy_base(place / "toy"), draw_photos(place / "photos")
+    yield loads.canary(place, base, photos)
+    yield loads.canary_on_a_space(place, base, photos)
 
 
 PARTS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "attacks": _attacks,
+    "odd": _odd,
     "joins": _joins,
     "pages": _pages,
+    "visits": _visits,
     "passers-by": _passers_by,
     "canary": _canary,
 }
