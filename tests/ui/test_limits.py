@@ -328,7 +328,7 @@ def test_whether_the_clock_was_set_anew_is_looked_at_before_anybody_is_forgotten
     jumped = threading.Event()
     monkeypatch.setattr(serving, "SECONDS_BETWEEN_CLEAN_UPS", 0.01)
     real, ahead = time.time, 30 * 86_400.0
-    monkeypatch.setattr(serving.time, "time", lambda: real() + (ahead if jumped.is_set() else 0.0))
+    monkeypatch.setattr(time, "time", lambda: real() + (ahead if jumped.is_set() else 0.0))
     tenants = VisitorTenants(data_dir, JobQueue(Worker(RunStore(data_dir))))
     folder = engine_of(tenants, 1).store.data_dir
     folder.mkdir(parents=True)

@@ -32,9 +32,14 @@ def client(page: gr.Blocks) -> Iterator[TestClient]:
         yield client
 
 
+def sessions_of(client: TestClient) -> StateHolder:
+    app: Any = client.app
+    return app.state_holder
+
+
 def opened(client: TestClient, page: gr.Blocks, name: str) -> Any:
     """The session of a page after its load event."""
-    sessions: StateHolder = client.app.state_holder  # pyright: ignore[reportAttributeAccessIssue]
+    sessions = sessions_of(client)
     assert client.portal
     client.portal.call(page.process_api, page.fns[0], [], sessions[name])
     return sessions[name]
@@ -56,7 +61,7 @@ def test_of_all_that_a_page_shows_nothing_is_kept_but_states_and_changed_compone
 def test_a_closed_page_is_forgotten_before_an_open_one_and_with_all_that_waits_for_it(
     client: TestClient, page: gr.Blocks
 ) -> None:
-    sessions: Any = client.app.state_holder  # pyright: ignore[reportAttributeAccessIssue]
+    sessions: Any = sessions_of(client)
     assert isinstance(sessions, Sessions)
     for name in ("open", "closed", "new"):
         opened(client, page, name)
