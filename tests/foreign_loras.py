@@ -196,8 +196,24 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
     }
     stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     a_few = torch.zeros(4, 4)
+    turned = torch.zeros(2, 4, 4)
+    for kind, name, blocks in (
+        ("OFT", f"{stem}.oft_blocks", turned),
+        ("OFT", f"{stem.replace('lora', 'oft', 1)}.oft_blocks", turned),
+        ("OFT", f"{stem}.oft_diag", turned),
+        ("OFT", "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.oft_R.weight", turned[0]),
+        ("OFT", "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.oft_r", turned),
+        ("BOFT", f"{stem}.oft_blocks", turned[None]),
+        ("BOFT", "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.boft_R", turned[None]),
+    ):
+        yield Row(
+            name=f"{kind} {name.rpartition('.')[2]}",
+            family="sd",
+            tensors={name: blocks.clone()},
+            layers=[],
+            words=f"is a file of the kind {kind}, which",
+        )
     for kind, keys in {
-        "OFT": ("oft_blocks", "alpha"),
         "GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
         "IA3": ("weight", "on_input"),
         "Tucker": ("lora_mid.weight", "lora_down.weight", "lora_up.weight"),

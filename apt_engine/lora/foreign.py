@@ -24,11 +24,13 @@ from apt_engine.lora import adapter, lycoris
 from apt_engine.lora.adapter import ADAPTER
 from apt_engine.lora.tensors import read
 
-# By a part of a key: formats that change a layer otherwise than by B A.
+# By a part of a key: formats that change a layer otherwise than by B A. OFT has no place in PEFT: that of sd-scripts and LyCORIS
+# turns what a layer puts out, PEFT's own what it takes in; and PEFT's files do not say by which series they were turned.
 FORMATS = {
     ".oft_blocks": "OFT",
     ".oft_diag": "OFT",
     ".oft_R.": "OFT",
+    ".oft_r": "OFT",
     ".boft_": "BOFT",
     ".a1.weight": "GLoRA",
     ".on_input": "IA3",
@@ -38,6 +40,7 @@ FORMATS = {
     "emb_params": "textual inversion",
     "model.diffusion_model.input_blocks.0.0.weight": "whole checkpoint",
 }
+MANY_TURNS = 4  # dimensions of a BOFT's blocks, which turn again and again; an OFT's have three
 # By sd-scripts' name of the base model in the header.
 FAMILIES = {"sd_v1": "Stable Diffusion 1.x", "sd_v2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 STRANGERS = {
@@ -134,9 +137,11 @@ def activate(base: BaseModel, adapter_names: list[str]) -> None:
 
 
 def _refuse_other_formats(path: Path, tensors: dict[str, Tensor]) -> None:
-    for part, kind in FORMATS.items():
-        if any(part in key for key in tensors):
-            raise LoraError(f"{path} is a {kind} file, which this app cannot apply; choose a LoRA.")
+    for part, name in FORMATS.items():
+        found = [tensor for key, tensor in tensors.items() if part in key]
+        if found:
+            kind = "BOFT" if part == ".oft_blocks" and found[0].ndim == MANY_TURNS else name
+            raise LoraError(f"{path} is a file of the kind {kind}, which this app cannot apply; choose a LoRA.")
     if not lycoris.is_lycoris(tensors) and not any(ENDING.search(key) for key in tensors):
         raise LoraError(f"{path} is not a LoRA file; choose one.")
 
