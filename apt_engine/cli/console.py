@@ -1,12 +1,37 @@
 """What a person at a terminal is told, and what one writes after --set."""
 
+import ctypes
 import os
+import signal
 from collections.abc import Callable
 
 from apt_engine.errors import ConfigError
 from apt_engine.runs.events import Event, RunFailed, VerdictReached
 from apt_engine.runs.log import line_of
 from apt_engine.runs.process_rank import process_rank
+
+CUT = (
+    "A file that is in use, most likely the base model's, was cut short or its drive went away; put it back whole, and resume "
+    "the run if one was being trained."
+)
+_handlers: list[object] = []  # of signals; one that was collected would be called all the same
+
+
+def tell_cut_files() -> None:
+    """From now on the program ends with a sentence where a file's pages are gone that it has mapped, instead of a bus error.
+
+    Weights on a CPU are pages of their file. Python's own handlers run only after the read, which never ends; this one is called
+    within it, where nothing but an end is possible.
+    """
+    if not hasattr(signal, "SIGBUS"):  # Windows refuses to cut such a file
+        return
+
+    def end(_number: int) -> None:
+        os.write(2, f"apt_engine: {CUT}\n".encode())
+        os._exit(1)
+
+    _handlers.append(handler := ctypes.CFUNCTYPE(None, ctypes.c_int)(end))
+    ctypes.CDLL(None).signal(int(signal.SIGBUS), handler)
 
 
 def say(line: str) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -193,6 +194,11 @@ class Worker(SharedEngine):
         self._answers.put({"kind": "failed", "message": reason})
 
     def _explain_death(self, code: int) -> str:
+        if hasattr(signal, "SIGBUS") and code == -signal.SIGBUS:
+            return (
+                "The engine was ended, as a file in use, most likely the base model's, was cut short or its drive went away; put "
+                "it back whole."
+            )
         if code < 0:
             cause = "killed; if nobody did that, the memory ran out" if code == -9 else f"ended by signal {-code}"
             return f"The engine was {cause}."

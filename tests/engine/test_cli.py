@@ -1,11 +1,15 @@
 """The command line end to end on the toy model, and one sentence for each bad input."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy
 import pytest
 from PIL import Image
 
+from apt_engine.cli.console import CUT
 from apt_engine.cli.main import main
 from apt_engine.photos.photo_set import photos_in
 from apt_engine.runs.history import NEWER
@@ -13,6 +17,7 @@ from apt_engine.runs.store import RunStore
 from apt_engine.runs.training_lock import training_lock
 from apt_engine.settings.training import TrainingConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 FAST = [
     "--set",
     "sample_steps=2",
@@ -204,3 +209,21 @@ def test_no_picture_in_the_folder_is_replaced(data: Path, tmp_path: Path, toy_ba
         assert generate(data, out, "--base", str(toy_base), prompt=prompt) == 0
     assert {path.name for path in out.glob("[01]*")} == {"10-seed0.png", "11-seed0.png"}
     assert all((out / mine).read_bytes() == b"mine" for mine in ("9-seed0.png", "notes.png", "holiday-seed3.png"))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="a mapped file cannot be cut there")
+def test_a_file_that_is_cut_while_it_is_mapped_ends_in_one_sentence(tmp_path: Path) -> None:
+    script = (
+        "import numpy, os, sys\n"
+        "from apt_engine.cli.console import tell_cut_files\n"
+        "tell_cut_files()\n"
+        "numbers = numpy.memmap(sys.argv[1], dtype='u1', mode='w+', shape=10_000_000)\n"
+        "os.truncate(sys.argv[1], 10)\n"
+        "print(numbers.sum())\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "weights")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr == f"apt_engine: {CUT}\n"
+    assert "tell_cut_files()" in (ROOT / "apt_engine" / "__main__.py").read_text(encoding="utf-8")

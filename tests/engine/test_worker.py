@@ -200,6 +200,12 @@ def test_a_killed_engine_is_noticed_and_the_run_resumes(worker: Worker, new_run:
     assert run.checkpoint().step > before
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="a mapped file cannot be cut there")
+def test_an_engine_that_died_of_a_file_that_was_cut_says_so(worker: Worker) -> None:
+    told = worker._explain_death(-signal.SIGBUS)
+    assert told.startswith("The engine was ended, as a file in use, most likely the base model's, was cut short")
+
+
 def test_the_pages_process_never_imports_torch(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
