@@ -31,10 +31,12 @@ class Generator:
     def __init__(self) -> None:
         self._sampler: Sampler | None = None
         self._loaded: tuple[str, ...] = ()
+        self._worn: list[tuple[Path, int, float]] | None = None  # files on the base, of which time, at which strength
+        self._left_out: list[str] = []  # sentences on what of them is not applied
 
     def forget(self) -> None:
         """Let go of the base model, before something else needs the memory."""
-        self._sampler, self._loaded = None, ()
+        self._sampler, self._loaded, self._worn = None, (), None
 
     def generate(
         self,
@@ -59,7 +61,7 @@ class Generator:
         config = run.config if run else build_config(load_presets(), (), {"subject": "thing", "base": request.base})
         worn = loras_of(store, request)
         sampler = self._ready(config, on_progress, should_stop)
-        for told in stack.put_on(sampler.base, [(lora.path, lora.strength) for lora in worn]):
+        for told in self._put_on(sampler, [(lora.path, lora.strength) for lora in worn]):
             on_progress(told, None)
         prompt = config.fill(request.prompt)
         cut = [said for said in (prompt, request.negative_prompt) if sampler.base.caption_tokens(said).is_cut]
@@ -88,6 +90,15 @@ class Generator:
                 while sampler.base.notices:
                     on_progress(sampler.base.notices.pop(0), None)
                 yield path
+
+    def _put_on(self, sampler: Sampler, loras: list[tuple[Path, float]]) -> list[str]:
+        """Give the base its LoRAs, unless it has them already, as within a grid; returns what of them is not applied."""
+        wanted = [(path, path.stat().st_mtime_ns if path.is_file() else 0, strength) for path, strength in loras]
+        if wanted != self._worn:
+            self._worn = None  # what is raised here leaves the base without any
+            self._left_out = stack.put_on(sampler.base, loras)
+            self._worn = wanted
+        return self._left_out
 
     def _ready(
         self,

@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import torch
 from PIL import Image
 
 from apt_engine.bases import random
+from apt_engine.bases.base import BaseModel
 from apt_engine.bases.registry import load_base
 from apt_engine.bases.sd import StableDiffusion
 from apt_engine.errors import ConfigError, EngineError
-from apt_engine.lora import adapter, files
+from apt_engine.lora import adapter, files, stack
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
@@ -194,6 +196,37 @@ def test_the_model_and_what_it_heard_stay_between_requests(
     assert sum(message.startswith("Loading") for message in messages) == 1
     asked = [prompt for prompt in said if prompt in ("a zwx car", "")]
     assert sorted(asked) == ["", "a zwx car"]  # once each, in both requests
+
+
+def test_loras_are_put_on_once_for_requests_that_follow_each_other_with_the_same(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_on, store, generator = stack.put_on, RunStore(trained.path.parent.parent), Generator()
+    loaded: list[float] = []
+
+    def counted(base: BaseModel, loras: Sequence[tuple[Path, float]]) -> list[str]:
+        loaded.append(loras[0][1])
+        return [*put_on(base, loras), "Something was left out."]
+
+    monkeypatch.setattr(stack, "put_on", counted)
+    messages: list[str] = []
+
+    def draw(name: str, **wishes: Any) -> numpy.ndarray:
+        request = SampleRequest.from_dict({"prompt": "a {subject}", "count": 1, "steps": 2, "strength": 1.0, **wishes})
+        note: Callable[[str, float | None], None] = lambda message, _fraction: messages.append(message)  # noqa: E731
+        return next(pixels(path) for path in generator.generate(store, request, tmp_path / name, note))
+
+    first, other = draw("1"), draw("2", seed=7)
+    assert loaded == [1.0]
+    assert messages.count("Something was left out.") == 2
+    assert numpy.abs(first - other).max() > 1
+    half = draw("3", strength=0.5)
+    assert loaded == [1.0, 0.5]
+    assert numpy.abs(first - half).max() > 1
+    assert (draw("4") == first).all()
+    os.utime(trained.checkpoint().lora_path, (1, 1))  # as another file under the same name would have
+    assert (draw("5") == first).all()
+    assert loaded == [1.0, 0.5, 1.0, 1.0]
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path: Path, toy_base: Path) -> None:
