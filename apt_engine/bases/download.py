@@ -31,7 +31,7 @@ HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 TEXTS = (".json", ".txt", ".model", ".jinja")
 HALF = ".fp16."
 FULL = "The disk of {} is full before {} is all there; free some and try again, the files that arrived whole are kept."
-FREE_AFTERWARDS = 1_000_000_000
+FREE_AFTERWARDS = 1_000_000_000  # bytes; the sentence says so
 
 
 def main() -> int:
@@ -77,14 +77,20 @@ def _load(name: str, *, is_half: bool) -> None:
     small = [file for file in files if file.endswith(TEXTS)]
     folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=small))
     _refuse_others(name, folder, files)
-    total = sum(files.values())
-    free = shutil.disk_usage(folder).free
-    if free < total + FREE_AFTERWARDS:
-        raise BaseModelError(
-            f"{name} takes {total / 1e9:.1f} GB and the disk of {constants.HF_HUB_CACHE} has {free / 1e9:.1f} GB free; free some."
-        )
-    _say("total", total)
+    _refuse_full_disk(name, folder, files)
+    _say("total", sum(files.values()))
     snapshot_download(name, revision=info.sha, allow_patterns=list(files))
+
+
+def _refuse_full_disk(name: str, folder: Path, files: dict[str, int]) -> None:
+    """Before weights are fetched: room for those that are not in a model's folder yet."""
+    needed = sum(size for file, size in files.items() if not (folder / file).exists()) + FREE_AFTERWARDS
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BaseModelError(
+            f"{name} needs {needed / 1e9:.2f} GB, 1 GB of it to spare, and the disk of {constants.HF_HUB_CACHE} has "
+            f"{free / 1e9:.2f} GB free; free some."
+        )
 
 
 def _refuse_others(name: str, folder: Path, files: Iterable[str]) -> None:

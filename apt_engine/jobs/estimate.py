@@ -235,7 +235,15 @@ def _pace(config: TrainingConfig, store: RunStore) -> float | None:
             earlier, summary = run.config, summarize(run)
         except EngineError:
             continue
-        alike = ("base", "resolution", "batch_size", "needs_reference", "gradient_checkpointing", "convolutions")
+        alike = (
+            "base",
+            "resolution",
+            "batch_size",
+            "needs_reference",
+            "gradient_checkpointing",
+            "convolutions",
+            "compile",
+        )
         if any(getattr(earlier, name) != getattr(config, name) for name in alike):
             continue
         pace = summary.seconds_per_step

@@ -38,6 +38,7 @@ PHASES = {
     "apt_engine.training.preparation": Phase("training was prepared", "close other programs, or lower rank"),
     "apt_engine.training.latents": Phase("photos were encoded", "close other programs, or lower resolution"),
     "apt_engine.training.update": STEP,
+    "apt_engine.training.compiled": STEP,  # a pass like those of a step, with its gradients
     "apt_engine.training.drift": Phase(
         "the drift was measured", "set drift_every_steps to 0, shorten drift_prompts, or lower resolution"
     ),

@@ -27,6 +27,7 @@ from apt_engine.training import state as training_state
 from apt_engine.training.averaging import Average
 from apt_engine.training.captions import Captions
 from apt_engine.training.checks import Checks, prepare_checks
+from apt_engine.training.compiled import Compiled, compile_blocks
 from apt_engine.training.drift import PriorDrift
 from apt_engine.training.ending import StopSignal
 from apt_engine.training.latents import LatentSource, encode_photos, encode_with_warps, read_pixels
@@ -62,6 +63,7 @@ class Prepared(Loaded):
     Attributes:
         parameters: the LoRA's, by name.
         average: of them over the steps, if wished.
+        compiled: what of the base model runs compiled in a step.
         views: of the re-framed photos just trained on.
         checks: of what is learnt and what is memorized; None where they are switched off.
     """
@@ -70,6 +72,7 @@ class Prepared(Loaded):
     average: Average
     optimizer: torch.optim.Optimizer
     step: AdaptiveStep
+    compiled: Compiled
     views: RecentViews
     checks: Checks | None
 
@@ -164,6 +167,7 @@ def prepare(
         obey_stop=loaded.stop.obey,
     )
     parameters = yield from _attach_lora(base, config, begun_with)
+    compiled = (yield from _compile(base, config)) if config.compile else Compiled()
     _check_disk(run, parameters, last_step - (checkpoint.step if checkpoint else 0))
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
     scaler = loaded.accelerator.scaler
@@ -187,6 +191,7 @@ def prepare(
         average=Average(parameters, config.ema_decay),
         optimizer=loaded.accelerator.prepare(optimizer),
         step=step,
+        compiled=compiled,
         views=RecentViews(run),
         checks=checks,
     )
@@ -248,6 +253,15 @@ def _attach_lora(
     for told in start.take_over(base, begun_with) if begun_with else ():
         yield Noticed(message=told)
     return adapter.trainable_parameters(base.denoiser)
+
+
+def _compile(base: BaseModel, config: TrainingConfig) -> Generator[Event, None, Compiled]:
+    """What runs compiled; that nothing can is told."""
+    yield StageChanged(stage="compiling", message="Compiling the base model, which can take minutes.")
+    compiled, notice = compile_blocks(base, config)
+    if notice:
+        yield Noticed(message=notice)
+    return compiled
 
 
 def _indicator_from(checks: Checks | None, config: TrainingConfig) -> SplitIndicator | None:

@@ -19,7 +19,8 @@ def take_step(prepared: Prepared, number: int) -> StepFinished:
     learning_rate = config.learning_rate * min(1.0, number / max(1, config.warmup_steps))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    result = prepared.step(number, accelerator.backward, prepared.clip_gradients)
+    with prepared.compiled.used():
+        result = prepared.step(number, accelerator.backward, prepared.clip_gradients)
     for batch in result.batches:
         prepared.views.add(batch.shown)
     event = _describe(prepared, number, result, learning_rate)

@@ -216,3 +216,15 @@ def test_a_disk_that_fills_while_it_comes_is_told_as_such(number: int) -> None:
     kind, told = download._sentence(NAME, OSError(number, "No space left on device"))
     assert kind == "error"
     assert "is full before owner/model is all there; free some and try again" in told
+
+
+def test_a_disk_needs_room_for_what_is_not_here_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "model.safetensors").touch()
+    files = {"unet/model.safetensors": 6_000_000_000, "vae/model.safetensors": 300_000_000}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1_300_000_000))
+    download._refuse_full_disk(NAME, tmp_path, files)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1_299_999_999))
+    with pytest.raises(BaseModelError, match=r"owner/model needs 1\.30 GB, 1 GB of it to spare, .* has 1\.30 GB free"):
+        download._refuse_full_disk(NAME, tmp_path, files)
