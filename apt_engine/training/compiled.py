@@ -9,7 +9,7 @@ the LoRA or take it off, never see that.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,7 +148,9 @@ def _answers(base: BaseModel, predict: Callable[[], Tensor], parameters: list[nn
     with adapter.reference_pass(base.denoiser):
         reference = predict()
     tuned = predict()
-    parts = torch.autograd.grad(tuned.norm(), parameters, materialize_grads=True)
+    parts: Sequence[Tensor] = [torch.zeros_like(parameter) for parameter in parameters]
+    if tuned.requires_grad:
+        parts = torch.autograd.grad(tuned.norm(), parameters, materialize_grads=True)
     gradient = torch.cat([part.flatten() for part in parts])
     return [answer.detach().float().cpu() for answer in (reference, tuned, gradient)]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,11 @@ from tests.laws import KINDS, OFF, config_of, perturb, run, step_of, tuned_base
 # Dynamo looks at gradients of what it traces; pytest makes that an error.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 SIZE = {"resolution": 32, "rank": 4}
+
+
+@pytest.fixture
+def store(data_dir: Path) -> RunStore:
+    return RunStore(data_dir)
 
 
 @pytest.fixture(autouse=True)
