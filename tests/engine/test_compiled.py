@@ -52,10 +52,8 @@ def weights(base: BaseModel) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("kind", "settings"), [("epsilon", {}), ("sdxl", OFF), ("klein", {}), ("z-image", {})])
 def test_steps_are_the_same_compiled(kind: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    if kind == "epsilon":
-        monkeypatch.setattr(
-            compiling, "BACKEND", "aot_eager"
-        )  # backward is traced as well; it takes three times as long
+    if kind == "epsilon":  # backward is traced as well, which takes three times as long
+        monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
     results, gradients = [], []
     for is_compiled in (False, True):
         base = tuned_base(kind, perturbed=False)
@@ -96,7 +94,8 @@ def test_names_weights_and_everything_outside_a_step_stay_as_they_were() -> None
 def test_what_is_watched_stays_uncompiled_and_the_rest_of_its_block_does_not(kind: str) -> None:
     base = tuned_base(kind, perturbed=False)
     whole, made = (compiling._compiled_parts(base, config_of(**settings)) for settings in (OFF, {}))
-    assert {type(part).__name__ for part in whole} == set(base.denoiser._repeated_blocks)
+    denoiser: Any = base.denoiser
+    assert {type(part).__name__ for part in whole} == set(denoiser._repeated_blocks)
     layers = base.watched_layers
     watched = {base.denoiser.get_submodule(name) for name in layers.features + layers.maps}
     assert all(watched.isdisjoint(part.modules()) for part in made)
@@ -162,7 +161,7 @@ def test_gradients_that_are_lost_are_noticed(monkeypatch: pytest.MonkeyPatch) ->
     def cut(self: nn.Module, *_: Any, **__: Any) -> None:
         def call(hidden: torch.Tensor, *inputs: Any, **named: Any) -> Any:
             with torch.no_grad():
-                made = self._call_impl(hidden, *inputs, **named)
+                made: Any = self._call_impl(hidden, *inputs, **named)
             return made + 0 * hidden
 
         self._compiled_call_impl = call
