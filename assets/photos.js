@@ -1,5 +1,5 @@
 // The photos as tiles: drop or choose many, take one out, move the square that is cut out of it.
-// value: {photos: [{path, name, url, whole, box: [left, top, side] or null, caption, warnings: [string]}], problems: [string], round}
+// value: {photos: [{path, name, url, whole, box: [left, top, side] or null, caption, warnings: [string]}], problems: [string], round, unfold: bool}
 // left and top are shares of the width and height, side of the shorter side.
 const root = element.querySelector(".photos-root");
 const LEAST_SIDE = 0.3; // of the photo's shorter side
@@ -7,6 +7,7 @@ let waiting = "";
 let mine = null; // the newest change made here; the answer to an older one must not undo it
 let rounds = 0;
 let said = []; // what could not be taken in, last time
+let wasUnfolded = false; // the captions, once they were written by a model
 let listed = null; // the photos whose captions are listed
 
 // A line a photo, which stays the same elements while the photos are the same: a field keeps its focus.
@@ -44,6 +45,7 @@ function take() {
     props.value = mine;
     trigger("input");
   }
+  if (props.value?.unfold && !wasUnfolded) captions.open = wasUnfolded = true;
   render();
 }
 

@@ -43,7 +43,7 @@ NOT_ON_THE_PAGE = (
 )
 ONE_WORD = (  # said alone, of a training before it starts and of the engine
     *("photo", "photos", "steps", "about", "memory", "disk", "download", "none"),
-    *("ready", "training", "drawing", "judging"),
+    *("ready", "training", "drawing", "judging", "describing"),
 )
 PROMPT = re.compile(r"(a|an) (photo|pencil|watercolor)\b.*")  # drawn, not read
 WORD = re.compile(r"(?<![\w{.])[a-z]{2,}(?![\w}(])")

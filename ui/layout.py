@@ -304,6 +304,7 @@ def tell_status(view: PageView, context: AppContext, values: Values) -> Values:
         "sampling": later("Train: wait for the pictures"),
         "exporting": later("Train: wait for the files"),
         "judging": later("Train: wait for the verdict"),
+        "describing": later("Train: wait for the captions"),
         "waiting": later("Train: in line"),
     }
     button = gr.Button(say(waits.get(status.job, "Train")), interactive=status.job == "idle")

@@ -35,8 +35,8 @@ WARP_SIDE = 96
 WARPS = ((0.25, -0.4), (0.5, 0.7), (0.75, -0.9), (1.0, 1.0))  # shares of the most zoom and turn
 
 
-def build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.Button, Example]]]:
-    """Tiles of the photos, sentences on them, and a button for each example."""
+def build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML]:
+    """Tiles of the photos, and sentences on them."""
     about = (
         say("3 to 10, different places and angles. Click one to crop it.")
         if context.tenants.is_shared
@@ -44,7 +44,11 @@ def build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.B
     )
     gr.HTML(f'<h2 class="title">{say("1. Photos of the thing")}</h2><p>{about}</p>', padding=False)
     photos = scripted("photos", NO_PHOTOS, elem_id="photos")
-    notes = gr.HTML("", elem_id="notes")
+    return photos, gr.HTML("", elem_id="notes")
+
+
+def build_examples(context: AppContext) -> list[tuple[gr.Button, Example]]:
+    """A button for each example."""
     examples = []
     if context.examples:
         gr.HTML(f'<p class="quiet">{say("No photos at hand? Try it with:")}</p>')
@@ -63,7 +67,7 @@ def build_photos(context: AppContext) -> tuple[gr.HTML, gr.HTML, list[tuple[gr.B
                 for key, example in context.examples.items()
             ]
         gr.HTML(credits_of(context.examples.values()))
-    return photos, notes, examples
+    return examples
 
 
 def credits_of(examples: Iterable[Example]) -> str:

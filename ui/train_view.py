@@ -9,10 +9,10 @@ from gradio.components import Component
 
 from apt_engine.bases.profiles import build_config
 from apt_engine.settings.training import TrainingConfig
-from ui import model_folders
+from ui import captioning, model_folders
 from ui.context import AppContext, Example
 from ui.form import build_input, build_settings
-from ui.train_panels import DEFAULTS, build_photos, build_presets, describe
+from ui.train_panels import DEFAULTS, build_examples, build_photos, build_presets, describe
 from ui.vocabulary import known_words
 from ui.words import say
 
@@ -33,6 +33,7 @@ class TrainView:
     Attributes:
         photos: tiles of the photos, drawn by `assets/photos.js`.
         notes: sentences on the photos.
+        captioning: writes captions, where a captioner lies in the hub's cache.
         meaning: what the subject will be called in prompts, and whether the base model knows such a thing.
         examples: a button for each example.
         settings: an input for each field of TrainingConfig, by its name.
@@ -47,6 +48,7 @@ class TrainView:
 
     photos: gr.HTML
     notes: gr.HTML
+    captioning: captioning.Captioning
     meaning: gr.HTML
     examples: list[tuple[gr.Button, Example]]
     settings: dict[str, Component]
@@ -75,7 +77,9 @@ def build(context: AppContext) -> TrainView:
     start = build_config(context.presets, list(DEFAULTS.values()), {"subject": "thing"})
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            photos, notes, examples = build_photos(context)
+            photos, notes = build_photos(context)
+            by_model = captioning.build(context)
+            examples = build_examples(context)
         with gr.Column(scale=4, min_width=320, elem_classes="card"):
             subject = build_input(TrainingConfig, "subject", value="", label=say("2. What is it?"), elem_id="subject")
             words = "".join(f'<option value="{html.escape(word)}">' for word in known_words())
@@ -110,6 +114,7 @@ def build(context: AppContext) -> TrainView:
     return TrainView(
         photos=photos,
         notes=notes,
+        captioning=by_model,
         meaning=meaning,
         examples=examples,
         settings={"subject": subject, "base": base, **settings},

@@ -5,11 +5,12 @@ GPU call by call; `queue.QueuedEngine` is one visitor's place in the queue befor
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from apt_engine.errors import EngineError
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
@@ -25,7 +26,7 @@ class EngineStatus:
         ahead: how many jobs come first while this one waits.
     """
 
-    job: Literal["idle", "waiting", "training", "sampling", "exporting", "judging"] = "idle"
+    job: Literal["idle", "waiting", "training", "sampling", "exporting", "judging", "describing"] = "idle"
     run_id: str = ""
     message: str = ""
     ahead: int = 0
@@ -33,19 +34,21 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class SampleProgress:
-    """How far a sampling job, an export or a verdict is.
+    """How far a sampling job, an export, a verdict or a description is.
 
     Attributes:
         message: what is being done, in a few words.
         fraction: of the work, 0 to 1; None where unknown.
         images: the finished pictures; of an export the finished files, of a verdict none.
         preview: a small picture of what the next one seems to become; the file is gone when the job ends.
+        captions: what a captioner said of the first photos.
     """
 
     message: str
     fraction: float | None
     images: tuple[Path, ...]
     preview: Path | None = None
+    captions: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -102,6 +105,15 @@ class Engine(Protocol):
             BusyError: there is a job already.
             EngineError: the run cannot be judged; says why.
         """
+
+    def describe(self, captioner: str, photos: Sequence[Path]) -> Iterator[SampleProgress]:  # noqa: ARG002 - of those that can
+        """Submit photos to a captioner of the hub's cache; yields how far it is. Only one's own computer offers it.
+
+        Raises:
+            BusyError: there is a job already.
+            EngineError: the captioner cannot be used; says why.
+        """
+        raise EngineError(f"Here photos are not described by {captioner}; write the captions by hand.")
 
     @abstractmethod
     def stop(self) -> None:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,8 @@ class Worker(SharedEngine):
             raise BusyError("The engine is writing LoRA files; wait until they are done.")
         if status.job == "judging":
             raise BusyError("The engine is judging a run; wait for its verdict, or stop it first.")
+        if status.job == "describing":
+            raise BusyError("The engine is describing photos; wait until that is done.")
 
     def start_training(self, run_id: str, *, resume: bool = False, store: RunStore | None = None) -> None:
         store = store or self._default_store
@@ -120,6 +122,15 @@ class Worker(SharedEngine):
             self._store = store
             self._answers = answers = queue.SimpleQueue()
             self._begin(EngineStatus("judging"), {"job": "judge", "run": run.id})
+        return _follow(answers)
+
+    def describe(self, captioner: str, photos: Sequence[Path]) -> Iterator[SampleProgress]:
+        with self._lock:
+            self.refuse_if_busy()
+            self._store = self._default_store
+            self._answers = answers = queue.SimpleQueue()
+            job = {"job": "describe", "captioner": captioner, "photos": [str(path) for path in photos]}
+            self._begin(EngineStatus("describing"), job)
         return _follow(answers)
 
     def stop(self) -> None:
@@ -233,6 +244,8 @@ def _follow(answers: "queue.SimpleQueue[dict[str, Any]]") -> Iterator[SampleProg
                 progress = replace(progress, images=(*progress.images, Path(answer["path"])), preview=None)
             case "preview":
                 progress = replace(progress, preview=Path(answer["path"]))
+            case "caption":
+                progress = replace(progress, captions=(*progress.captions, answer["words"]))
             case "failed":
                 raise EngineError(answer["message"])
             case "stopped":

@@ -1,8 +1,8 @@
 """The engine process: owns the device and runs one job at a time: training, sampling, exporting, judging.
 
 Started by `worker.Worker` as `python -m apt_engine.jobs.worker_process`. Jobs arrive as lines of JSON on standard input: train,
-sample, export, judge, stop; each names its data directory. When standard input ends, the page is gone: what was learnt is saved,
-all else is left, and the process ends. So it does on a signal.
+sample, export, judge, describe, stop; each names its data directory. When standard input ends, the page is gone:
+what was learnt is saved, all else is left, and the process ends. So it does on a signal.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from PIL import Image
 
+from apt_engine.bases.captioner import describe
 from apt_engine.errors import is_device_lost
 from apt_engine.jobs.failures import explain
 from apt_engine.jobs.leaving import Leaving, heard
@@ -70,6 +71,10 @@ class Child:
             elif job["job"] == "judge":
                 self._generator.forget()
                 judge(store, store.open(job["run"]), self._tell_progress)
+            elif job["job"] == "describe":
+                self._generator.forget()
+                for words in describe(job["captioner"], [*map(Path, job["photos"])], self._tell_progress):
+                    self._tell("caption", words=words)
             else:
                 self._sample(store, SampleRequest.from_dict(job["request"]), Path(job["folder"]))
             self._tell("done")

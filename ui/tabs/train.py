@@ -16,7 +16,7 @@ from apt_engine.errors import BusyError, ConfigError, PhotoError
 from apt_engine.photos.photo_set import PhotoSet
 from apt_engine.runs.run import Run
 from apt_engine.settings.training import SUBJECT_SLOT, TrainingConfig
-from ui import model_folders
+from ui import captioning, model_folders
 from ui.context import AppContext, Example, Values, plain_errors
 from ui.form import changed_by, initial_value, to_component
 from ui.photo_tiles import NO_PHOTOS, first_of, read_tiles, show, tiles_of, tiles_of_run
@@ -55,6 +55,13 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
             look, form, shown, show_progress="hidden", api_visibility="private"
         )
     model_folders.connect(view.folders, context, view.settings["base"])
+    captioning.connect(
+        view.captioning,
+        context,
+        view.photos,
+        view.settings["subject"],
+        lambda tiles: read_tiles(first_of(tiles), _own_folders(context)),
+    )
     choices = [view.settings["base"], *view.presets.values()]
     gr.on(
         [choice.input for choice in choices],
