@@ -9,6 +9,7 @@ from benchmarks.evidence.curves import Trajectory
 
 FINE = 5  # steps between the points of an interpolated curve
 NEARLY = 0.95  # the very top of a curve is its luckiest checkpoint
+LEAST_GAIN = 0.02  # likeness; two standard errors of a checkpoint's: below it nothing is gained that could be equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +21,20 @@ class Pair:
 
 
 def pairs(runs: Sequence[Trajectory], method: str) -> list[Pair]:
-    """Those of which both are there."""
+    """Those of which both are there and come closer to the subject."""
     plain = {(run.finished.subject, run.finished.seed): run for run in runs if run.finished.method == "plain"}
-    return [
+    found = [
         Pair(run=run, plain=plain[key])
         for run in runs
         if run.finished.method == method and (key := (run.finished.subject, run.finished.seed)) in plain
     ]
+    return [pair for pair in found if _gain(pair) >= LEAST_GAIN]
+
+
+def _gain(pair: Pair) -> float:
+    """The likeness that both gain at their best."""
+    tops = [float(run.pictures("likeness").mean(axis=1).max()) for run in (pair.run, pair.plain)]
+    return min(tops) - pair.plain.at(0, "likeness")
 
 
 def _first_step_with(run: Trajectory, likeness: float) -> int:
@@ -37,9 +45,7 @@ def _first_step_with(run: Trajectory, likeness: float) -> int:
 
 def at_equal_likeness(pair: Pair, measure: str) -> tuple[float, float]:
     """A measure of the run and of the plain one, each at its first step with NEARLY of the likeness that both gain."""
-    tops = [float(run.pictures("likeness").mean(axis=1).max()) for run in (pair.run, pair.plain)]
-    before = pair.plain.at(0, "likeness")
-    wanted = before + NEARLY * (min(tops) - before)
+    wanted = pair.plain.at(0, "likeness") + NEARLY * _gain(pair)
     run, plain = (one.at(_first_step_with(one, wanted), measure) for one in (pair.run, pair.plain))
     return run, plain
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy
 
 from benchmarks.evidence.curves import FOLLOWS_WITHIN, Trajectory, best_of, interval
-from benchmarks.evidence.equal import at_equal_likeness, pairs, ratio
+from benchmarks.evidence.equal import LEAST_GAIN, at_equal_likeness, pairs, ratio
 from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, STEPS
 from benchmarks.evidence.pictures import PLACES_ASKED, SEEDS
 from benchmarks.evidence.replay import Choose, at, at_last, by_rule
@@ -31,7 +31,7 @@ prompts and seeds for all, and looked at by networks that no rule sees:
   asked for, 0 to 1; of the same pictures and of sketches, pixel art, watercolors and black and white in four of the places;
 - **copies**: cosine of pictures by the caption alone to the nearest photo;
 - **others moved**: 1 - cosine of pictures without the subject to the untrained model's own;
-- **drift**: mean squared change of the model's predictions where the subject is not asked for.
+- **drift**: mean squared change of the model's predictions where the subject is not asked for; the rule is told a quicker form.
 
 The **best step** is the checkpoint with the best likeness among those that follow prompts at most {FOLLOWS_WITHIN} worse than the
 untrained model and whose pictures are less like a photo than the photos are like each other. Checkpoints that qualify and are
@@ -175,7 +175,8 @@ def _at_equal_likeness(runs: Sequence[Trajectory]) -> str:
     """Each method against plain training, where both are equally like the subject."""
     told = (
         "Each run and the plain one of the same subject and seed, each at its first step with 95 % of the likeness that both "
-        "gain: drift and others moved as shares of plain training's, prompts and copies as differences.\n"
+        "gain: drift and others moved as shares of plain training's, prompts and copies as differences. A pair counts if both "
+        f"gain {LEAST_GAIN} or more.\n"
     )
     lines = ["### At equal likeness\n", told, "| method | pairs | drift | others moved | prompts | copies |"]
     lines.append("| --- |" + " ---: |" * 5)

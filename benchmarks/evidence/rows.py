@@ -92,7 +92,6 @@ class Judged(Row):
 
     Attributes:
         photos: its means for the photos.
-        seen: what others saw in their pictures of the same checkpoint, on average; see `Pictures`.
     """
 
     likeness: list[float]
@@ -100,7 +99,6 @@ class Judged(Row):
     copies: list[float]
     drift: float
     photos: dict[str, float]
-    seen: dict[str, float]
 
 
 KINDS: dict[str, type[Row]] = {kind.__name__: kind for kind in (Split, Drift, Pictures, Photos, Finished, Judged)}

@@ -3,14 +3,16 @@
     python -m benchmarks.evidence.verdict measure                   judge POINTS of runs that were measured; row by row
     python -m benchmarks.evidence.verdict                           the rank correlations, from the rows alone
 
-A checkpoint is a point: of a run of the evidence, whose pictures the judge (and EfficientNet-Lite0) has seen. From under- to
-overfitted likeness and copies rise, the model moves, and prompts are followed less. Each side ranks the points by each of its
-four measures, as differences to the untrained model's on the same subject, and orders them by the mean of the four ranks:
+A checkpoint is a point: of a run of the evidence, in whose rows stands what the judge (and EfficientNet-Lite0) saw. From
+under- to overfitted likeness and copies rise, the model moves, and prompts are followed less. Each side ranks the points by
+each of its four measures, as differences to the untrained model's on the same subject, and orders them by the mean of the four
+ranks:
 
     the verdict   likeness, follows, copies by the untouched model's features and losses; drift of its predictions
-    the judge     likeness to held-out photos, places and treatments right, copies, pictures of other things moved
+    the judge     likeness to held-out photos, places and treatments as asked, copies, pictures of other things moved
 
-The points were chosen before any was measured, and the measures' details on tuning subjects alone.
+The points were chosen before any was measured, and the measures' details on tuning subjects alone. The judge looked at more
+pictures after the first five evidence subjects had been measured; the other five were chosen then.
 """
 
 import argparse
@@ -39,14 +41,17 @@ STEPS = (  # plain, then apt
     ((50, 500), (100, 300)),
 )
 SUBJECTS = {
-    "evidence": ("siamese_cat", "leather_armchair", "mountain_bike", "purple_guitar", "wooden_train"),
+    "evidence": (
+        *("siamese_cat", "leather_armchair", "mountain_bike", "purple_guitar", "wooden_train"),
+        *("wooden_car", "blue_truck", "bulldog", "gold_lamp", "blue_vase"),
+    ),
     "tuning": ("orchid", "rocking_horse"),
 }
 TUNED = (50, 100, 200, 350, 500)  # of plain runs
 POINTS = {
     "evidence": [
         (subject, method, step)
-        for subject, both in zip(SUBJECTS["evidence"], STEPS, strict=True)
+        for subject, both in zip(SUBJECTS["evidence"], 2 * STEPS, strict=True)
         for method, steps in zip(("plain", "apt"), both, strict=True)
         for step in steps
     ],
@@ -60,18 +65,14 @@ SIDES = {  # of the verdict and of the judge; -1 where less is more overfitted
 }
 
 
-def measure(
-    rows: Rows, store: RunStore, points: Sequence[tuple[str, str, int]], runs: Sequence[Trajectory]
-) -> Iterator[Judged]:
+def measure(rows: Rows, store: RunStore, points: Sequence[tuple[str, str, int]]) -> Iterator[Judged]:
     """Judge what is not there yet; runs are found by their markers, as `benchmarks.runs` leaves them, and only read.
 
     Args:
         rows: where it is kept.
         store: of the runs.
         points: subject, method and step.
-        runs: what the judge saw of them.
     """
-    seen = {(run.finished.subject, run.finished.method): run for run in runs if run.finished.seed == SEED}
     for subject in dict.fromkeys(subject for subject, _, _ in points):
         missing = [
             point for point in points if point[0] == subject and not rows.has(Judged, *point[:2], SEED, point[2])
@@ -90,7 +91,6 @@ def measure(
             found.append(((point[1], SEED, point[2]), judging.look(point[2])))
         for (method, seed, step), one in found:
             if not rows.has(Judged, subject, method, seed, step):
-                trajectory = seen[subject, method if step else missing[0][1]]
                 row = Judged(
                     subject=subject,
                     method=method,
@@ -101,16 +101,22 @@ def measure(
                     copies=list(one.copies),
                     drift=one.drift,
                     photos=photos,
-                    seen={name: trajectory.at(step, name) for _, name, _ in SIDES.values()},
                 )
                 rows.add(row)
                 yield row
 
 
-def report(rows: Sequence[Judged]) -> str:
-    """The rank correlations of all points that were measured, and a line a point."""
-    before = {row.subject: row for row in rows if row.step == 0}
-    points = [row for row in rows if row.step]
+def report(rows: Sequence[Judged], runs: Sequence[Trajectory]) -> str:
+    """The rank correlations of all points that were measured on both sides, and a line a point.
+
+    Args:
+        rows: what the untouched model saw.
+        runs: what others saw; a run that is not among them has no point.
+    """
+    seen = {(run.finished.subject, run.finished.method): run for run in runs if run.finished.seed == SEED}
+    points = [row for row in rows if (row.subject, row.method) in seen]
+    before = {row.subject: row for row in rows if row.step == 0 and row.subject in {point.subject for point in points}}
+    own_runs = [seen[row.subject, row.method] for row in points]
     ours = {
         name: numpy.array(
             [numpy.mean(getattr(row, own)) - numpy.mean(getattr(before[row.subject], own)) for row in points]
@@ -118,7 +124,9 @@ def report(rows: Sequence[Judged]) -> str:
         for name, (own, _, _) in SIDES.items()
     }
     theirs = {
-        name: numpy.array([row.seen[other] - before[row.subject].seen[other] for row in points])
+        name: numpy.array(
+            [run.at(row.step, other) - run.at(0, other) for row, run in zip(points, own_runs, strict=True)]
+        )
         for name, (_, other, _) in SIDES.items()
     }
     signs = [sign for _, _, sign in SIDES.values()]
@@ -171,10 +179,10 @@ def main() -> None:
     path = options.rows / f"verdict-{options.role}.jsonl"
     if options.do == "measure":
         torch.set_num_threads(1)
-        runs = trajectories(read(options.judged / f"{options.role}.jsonl"))
-        for row in measure(Rows(path), RunStore(options.work), POINTS[options.role], runs):
+        for row in measure(Rows(path), RunStore(options.work), POINTS[options.role]):
             print(*row.key, flush=True)
-    print(report([row for row in read(path) if isinstance(row, Judged)]))
+    runs = trajectories(read(options.judged / f"{options.role}.jsonl"))
+    print(report([row for row in read(path) if isinstance(row, Judged)], runs))
 
 
 if __name__ == "__main__":

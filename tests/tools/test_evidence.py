@@ -19,7 +19,7 @@ from apt_engine.training.checks import Checks
 from apt_engine.training.processes import ALONE
 from benchmarks.evidence import methods, report, running
 from benchmarks.evidence.curves import Trajectory, best_of, interval, trajectories
-from benchmarks.evidence.equal import Pair, at_equal_likeness
+from benchmarks.evidence.equal import Pair, at_equal_likeness, pairs
 from benchmarks.evidence.replay import (
     Choice,
     all_cells_of,
@@ -176,6 +176,18 @@ def test_at_equal_likeness_each_is_read_where_it_first_has_it() -> None:
     one, other = at_equal_likeness(Pair(run=slower, plain=run), "drift")
     # .3 + .95 * .3 = .585: after 190 of 200 steps without the checkpoint at 100, and at 185 with it
     assert (one, other) == pytest.approx((0.019, 0.0185))
+
+
+def test_only_runs_that_both_come_closer_are_held_against_each_other() -> None:
+    def far(row: Row) -> Row:
+        """Never more than .019 nearer than the untrained model."""
+        if not isinstance(row, Pictures) or not row.step:
+            return row
+        return replace(row, likeness=[0.319] * 4)
+
+    learnt = recording()
+    assert len(pairs(trajectories([*learnt, *recording("thing", "apt")]), "apt")) == 1
+    assert not pairs(trajectories([*learnt, *map(far, recording("thing", "apt"))]), "apt")
 
 
 def test_luck_is_not_taken_for_the_best() -> None:
