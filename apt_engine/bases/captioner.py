@@ -57,9 +57,10 @@ def _load(name: str) -> tuple[Any, Any]:
     if folder is None:
         raise BaseModelError(f"{name} is not in the hub's cache any more; write the captions by hand.")
     try:
-        model, told = BlipForConditionalGeneration.from_pretrained(
+        loaded: Any = BlipForConditionalGeneration.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
+        model, told = loaded
         tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise _damaged(name) from error

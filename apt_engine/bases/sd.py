@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x and 2.x in diffusers layout, epsilon or v-prediction; the pocket model is one of them."""
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -26,6 +27,7 @@ class StableDiffusion(UNetBase[StableDiffusionPipeline]):
         if isinstance(source, SingleFile):
             pipeline = single_file.load_pipeline(StableDiffusionPipeline, source, dtype)
             return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention, precision=precision)
+        assert isinstance(source, Path)  # the file of a transformer is another family's
         pipeline = StableDiffusionPipeline.from_pretrained(
             source,
             unet=load_unet(source, device=device, dtype=dtype, precision=precision),

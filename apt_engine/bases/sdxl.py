@@ -1,6 +1,7 @@
 """Stable Diffusion XL in diffusers layout."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class StableDiffusionXL(UNetBase[StableDiffusionXLPipeline]):
         if isinstance(source, SingleFile):
             pipeline = single_file.load_pipeline(StableDiffusionXLPipeline, source, dtype)
             return cls(pipeline, name=name, device=device, dtype=dtype, attention=attention, precision=precision)
+        assert isinstance(source, Path)  # the file of a transformer is another family's
         pipeline = StableDiffusionXLPipeline.from_pretrained(
             source,
             unet=load_unet(source, device=device, dtype=dtype, precision=precision),

@@ -148,7 +148,7 @@ def test_a_step_weighs_and_reframes_by_the_checks_before_it_also_after_a_resume(
     weighed: list[StepFinished] = []
     for event in finish(run):
         if isinstance(event, SplitMeasured):
-            checks.append(check_of(event))
+            checks.append(check_of(event, None))
         if isinstance(event, StepFinished):
             gamma = SplitIndicator(form, lambda: checks).gamma()
             assert event.gamma == tuple(gamma.tolist())

@@ -57,10 +57,16 @@ def test_each_family_is_told_by_its_keys(tmp_path: Path, family: str, count: int
     assert profile_of(str(path), load_presets()).key == f"base-{family}"
 
 
+def prediction_of(path: Path) -> str:
+    file = inspect(path)
+    assert isinstance(file, SingleFile)
+    return file.prediction_type
+
+
 def test_prediction_of_velocity_is_told_by_the_header_by_a_key_or_by_the_weights(tmp_path: Path) -> None:
     said = real_file(tmp_path, "sd2", metadata={"modelspec.prediction_type": "v"})
-    assert inspect(said).prediction_type == "v_prediction"
-    assert inspect(real_file(tmp_path, "sdxl", shapes={"v_pred": (0,)})).prediction_type == "v_prediction"
+    assert prediction_of(said) == "v_prediction"
+    assert prediction_of(real_file(tmp_path, "sdxl", shapes={"v_pred": (0,)})) == "v_prediction"
     path = real_file(tmp_path, "sd2")
     norm = checkpoints.read_header(path)[0][checkpoints.NORM_OF_SD2]
     for spread, expected in ((0.2, "v_prediction"), (0.02, "epsilon")):
@@ -68,7 +74,7 @@ def test_prediction_of_velocity_is_told_by_the_header_by_a_key_or_by_the_weights
         with path.open("r+b") as file:
             file.seek(norm.begin)
             file.write(numbers.tobytes())
-        assert inspect(path).prediction_type == expected
+        assert prediction_of(path) == expected
 
 
 def test_a_file_that_is_cut_off_says_how_much_is_there(tmp_path: Path) -> None:

@@ -45,15 +45,20 @@ def described(view: train_view.TrainView, context: AppContext, values: Values) -
     return list(describe_photos(view.captioning, context, view.photos, subject, read, values))
 
 
+def is_shown(view: train_view.TrainView) -> bool:
+    row: Any = view.captioning.describe.parent
+    return row.visible
+
+
 def test_without_a_captioner_in_the_cache_there_is_no_such_choice(
     context: AppContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: train_view.TrainView
 ) -> None:
     assert view.captioning.captioner.choices == [(NAME, NAME)]
-    assert view.captioning.describe.parent.visible is True
+    assert is_shown(view)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
     with gr.Blocks(analytics_enabled=False):
         bare = train_view.build(context)
-    assert bare.captioning.describe.parent.visible is False
+    assert not is_shown(bare)
 
 
 def test_empty_captions_are_filled_in_and_written_ones_stay(
