@@ -27,6 +27,8 @@ CHECKED: dict[str, Any] = {"check_every_steps": CHECK_EVERY}  # these methods le
 TURN: dict[str, Any] = {"indicator": "turn", **CHECKED}
 METHODS: dict[str, dict[str, Any]] = {
     "plain": OFF,
+    "plain, rate x 0.3": {**OFF, "learning_rate": 3e-4},  # of 1e-3; what is right for one rate is wrong for another
+    "plain, rate x 3": {**OFF, "learning_rate": 3e-3},
     "prior": {**OFF, "prior_preservation": True},
     "augmentation": {"weighting": False, "stabilization": 0, "alignment": 0},
     "weighting": {"augmentation": 0, "stabilization": 0, "alignment": 0},
@@ -62,6 +64,11 @@ _WITHIN: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "apt, 5 bins": partial(stepping, FiveBins),
     "apt, 1 bin": partial(stepping, OneBin),
 }
+
+
+def tuned_as(method: str) -> str:
+    """The method on whose tuning runs a best constant for this one rests: whoever trains otherwise has no other number."""
+    return method.partition(", rate")[0]
 
 
 def settings_of(method: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy
 
 from benchmarks.evidence.curves import FOLLOWS_WITHIN, Trajectory, best_of, interval
 from benchmarks.evidence.equal import LEAST_GAIN, at_equal_likeness, pairs, ratio
-from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, STEPS
+from benchmarks.evidence.methods import CHECK_EVERY, DRAWN_AT, STEPS, tuned_as
 from benchmarks.evidence.pictures import PLACES_ASKED, SEEDS
 from benchmarks.evidence.replay import Choose, at, at_last, by_rule
 from benchmarks.evidence.scores import HEAD, Outcome, hits_of_halves, line, mean_regret, outcomes, signed
@@ -55,7 +55,7 @@ def page(runs: Mapping[str, Sequence[Trajectory]]) -> str:
         parts.append(f"## The {role} subjects\n")
         for method in dict.fromkeys(run.finished.method for run in runs[role]):
             own = [run for run in runs[role] if run.finished.method == method]
-            parts += [_of_rule(role, method, own, controls(_same(runs["tuning"], method) or own)), _of_runs(own)]
+            parts += [_of_rule(role, method, own, controls(_tuned(runs, method) or own)), _of_runs(own)]
         parts += [_of_methods(runs[role]), _at_equal_likeness(runs[role])]
     return "\n".join(parts)
 
@@ -65,7 +65,7 @@ def _in_short(runs: Mapping[str, Sequence[Trajectory]]) -> Iterator[str]:
     for role, planned in PLANNED.items():
         for method in dict.fromkeys(run.finished.method for run in runs[role]):
             own = _same(runs[role], method)
-            step = best_constant(_same(runs["tuning"], method) or own)
+            step = best_constant(_tuned(runs, method) or own)
             ways = {"the rule": outcomes(own, by_rule()), f"always step {step}": outcomes(own, at(step))}
             yield f"- **{role} subjects, {method}, n = {len(own)} of {planned}.** {_comparison(ways)}"
 
@@ -97,6 +97,10 @@ def _comparison(ways: Mapping[str, Sequence[Outcome]]) -> str:
     words = LOSES_LESS if high < 0 else "loses more" if low > 0 else "is not told from that"
     difference = mean_regret(one) - mean_regret(other)
     return f"{told}. The rule {words}: difference {signed(difference)} (95 %, {signed(low)} to {signed(high)})."
+
+
+def _tuned(runs: Mapping[str, Sequence[Trajectory]], method: str) -> list[Trajectory]:
+    return _same(runs["tuning"], tuned_as(method))
 
 
 def _same(runs: Sequence[Trajectory], method: str) -> list[Trajectory]:
