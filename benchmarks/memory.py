@@ -229,7 +229,8 @@ def _norm_in_fp32(norm: nn.GroupNorm | nn.LayerNorm) -> Callable[[Tensor], Tenso
     """As CUDA's autocast calls it."""
 
     def forward(inputs: Tensor) -> Tensor:
-        weight, bias = (None if value is None else value.float() for value in (norm.weight, norm.bias))
+        own = dict(norm.named_parameters())  # none where it has none
+        weight, bias = (own[name].float() if name in own else None for name in ("weight", "bias"))
         if isinstance(norm, nn.GroupNorm):
             return F.group_norm(inputs.float(), norm.num_groups, weight, bias, norm.eps)
         return F.layer_norm(inputs.float(), list(norm.normalized_shape), weight, bias, norm.eps)
