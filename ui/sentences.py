@@ -89,8 +89,7 @@ def sentence(history: History, state: str, ahead: int = 0) -> str:
             doing = say("Learning your {subject}.", subject=subject)
             return _joined(doing, _remark(history)) if is_learning else told(history.message)
         case "finished":
-            known = say("It knows your {subject}.", subject=subject)
-            done = known if history.kept_step else say("Trained on your {subject}.", subject=subject)
+            done = say("Trained on your {subject}.", subject=subject)
             return _joined(done, told(history.message), _kept(history))
         case "stopped":
             return _joined(told(history.message), _kept(history), say("Resume goes on from there."))

@@ -66,7 +66,7 @@ def test_the_sentence_says_where_a_run_stands_and_which_step_is_kept() -> None:
     reason = "New views of your photos are fitted no better since step 5; from here it only memorizes."
     ended = RunFinished(step=9, reason=reason, is_complete=True, seconds=1, peak_memory_bytes=1, is_by_itself=True)
     told = history_of(started(), step(9), check(9, 5, reason), ended)
-    assert sentence(told, "finished") == f"It knows your backpack. {reason} Step 5 is kept."
+    assert sentence(told, "finished") == f"Trained on your backpack. {reason} Step 5 is kept."
     unknown = history_of(started(), step(9), check(9, 0, "It cannot be told."), FINISHED)
     assert sentence(unknown, "finished") == "Trained on your backpack. All 10 steps are done."
 

@@ -82,7 +82,7 @@ def test_a_run_that_ended_leads_to_pictures_of_its_kept_step_or_goes_on(
 ) -> None:
     view = page.watch
     shown = watch.open_run(view, context, run.id)
-    assert f"It knows your backpack. {REASON} Step 4 is kept." in shown[view.sentence]
+    assert f"Trained on your backpack. {REASON} Step 4 is kept." in shown[view.sentence]
     assert (shown[view.pictures].visible, shown[view.resume].visible, shown[view.more].visible) == (True, False, True)
     assert shown[view.go_on].value == "Go on anyway for this many more steps"
     there = make_pictures(page, context, {view.watched: shown[view.watched]})
