@@ -23,6 +23,7 @@ CAPTIONED = 4  # pictures by the caption alone
 PICTURES = len(PROMPTS) * SEEDS + CAPTIONED
 MOST_DRAWING_STEPS = 10  # where a run's samples have more: a judge sees the same in these, in half the time
 BETWEEN = (0.25, 0.5, 0.75)  # shares of the way at which a checkpoint is judged beside the kept one and the last
+MUCH_LESS = 0.95  # of the last step's drift: above this the two are alike
 CLEAR = 2  # standard errors from which on a difference is told
 MEASURES = ("likeness", "follows", "copies")
 
@@ -126,7 +127,7 @@ def describe(photos: PhotosJudged, pictures: Sequence[PicturesJudged], kept: int
     before, last = pictures[0], pictures[-1]
     chosen = next((one for one in pictures if one.step == kept), last) if kept else last
     parts = [_likeness(photos, before, chosen, subject), _follows(before, chosen), _copies(photos, chosen)]
-    if chosen is not last and last.drift > 0:
+    if chosen.drift < MUCH_LESS * last.drift:
         parts.append(f"everything else has changed {chosen.drift / last.drift:.0%} as much as at step {last.step:,}")
     return f"Step {chosen.step:,}: {'; '.join(parts)}."
 

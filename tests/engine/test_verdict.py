@@ -85,6 +85,8 @@ def test_the_kept_step_is_spoken_of_and_the_last_ones_drift_beside_it() -> None:
     kept, last = (describe(PHOTOS, pictures, kept, "cat") for kept in (4, 0))
     assert kept.startswith("Step 4: ")
     assert kept.endswith("everything else has changed 16% as much as at step 8.")
+    near = [*pictures[:2], judged(8, 0.6, 0.1, 0.9, drift=0.0125)]
+    assert "everything else" not in describe(PHOTOS, near, 4, "cat"), "as much as at the last"
     assert last.startswith("Step 8: ")
     assert "moved" not in last
 
