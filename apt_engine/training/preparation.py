@@ -154,8 +154,7 @@ def prepare(
     photos = yield from _encode_photos(run, loaded)
     prior = (yield from _prior_of(run, loaded)) if config.prior_preservation else None
     captions = Captions(base, config, run.captions)
-    for caption in captions.cut:
-        yield Noticed(message=cut_prompt(caption))
+    yield from (Noticed(message=cut_prompt(caption)) for caption in captions.cut)
     checks = yield from prepare_checks(
         base,
         config,

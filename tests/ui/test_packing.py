@@ -67,10 +67,9 @@ def test_who_asks_at_once_gets_what_they_asked_for(page: Starlette, own: tuple[T
     assert packed_in(workspace) == []
 
 
-def test_the_page_answers_while_a_run_is_packed(
-    page: Starlette, own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client, _, run = own
+@pytest.fixture
+def slow_packing(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Packing that tells it has begun, and waits until it may go on."""
     begun, may_go_on = threading.Event(), threading.Event()
     real = library.pack
 
@@ -78,6 +77,18 @@ def test_the_page_answers_while_a_run_is_packed(
         begun.set()
         assert may_go_on.wait(30)
         return real(*arguments, **options)
+
+    monkeypatch.setattr(library, "pack", slow)
+    return begun, may_go_on
+
+
+def test_the_page_answers_while_a_run_is_packed(
+    page: Starlette,
+    own: tuple[TestClient, Workspace, Run],
+    slow_packing: tuple[threading.Event, threading.Event],
+) -> None:
+    client, _, run = own
+    begun, may_go_on = slow_packing
 
     async def ask() -> list[int]:
         async with at_once(page, client) as visitor:
@@ -88,7 +99,6 @@ def test_the_page_answers_while_a_run_is_packed(
             may_go_on.set()
             return [pulse.status_code, (await packing).status_code]
 
-    monkeypatch.setattr(library, "pack", slow)
     assert asyncio.run(ask()) == [200, 200]
 
 
@@ -204,16 +214,13 @@ def test_a_zip_takes_no_more_room_than_its_visitor_has(
 
 
 def test_zips_at_once_are_counted_together(
-    page: Starlette, own: tuple[TestClient, Workspace, Run], monkeypatch: pytest.MonkeyPatch
+    page: Starlette,
+    own: tuple[TestClient, Workspace, Run],
+    slow_packing: tuple[threading.Event, threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client, workspace, run = own
-    begun, may_go_on = threading.Event(), threading.Event()
-    real = library.pack
-
-    def slow(*arguments: Any, **options: Any) -> Path:
-        begun.set()
-        assert may_go_on.wait(30)
-        return real(*arguments, **options)
+    begun, may_go_on = slow_packing
 
     async def ask() -> list[int]:
         async with at_once(page, client) as visitor:
@@ -223,7 +230,6 @@ def test_zips_at_once_are_counted_together(
             may_go_on.set()
             return [(await first).status_code, second.status_code]
 
-    monkeypatch.setattr(library, "pack", slow)
     room = 3 * limits.size_of(run.path) // 2
     monkeypatch.setattr(limits, "MOST_BYTES", limits.size_of(workspace.store.data_dir) + room)
     assert asyncio.run(ask()) == [200, 413]
