@@ -1,8 +1,9 @@
-"""A Space without Gradio, for the tests of who reaches what."""
+"""A Space without Gradio, for the tests of who reaches what; the Generate tab and the whole page, built."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
@@ -14,6 +15,9 @@ from starlette.routing import Route
 from apt_engine.jobs.queue import JobQueue
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.store import RunStore
+from ui import picture_view
+from ui.context import AppContext
+from ui.layout import PageView, build
 from ui.serving.guard import Guard
 from ui.serving.routes import routes
 from ui.serving.tenants import VisitorTenants
@@ -45,3 +49,15 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "my cat.png"
     Image.new("RGB", (80, 80), "red").save(path)
     return path
+
+
+@pytest.fixture
+def generate_view(context: AppContext) -> picture_view.GenerateView:
+    with gr.Blocks(analytics_enabled=False):
+        return picture_view.build(context)
+
+
+@pytest.fixture
+def page_view(context: AppContext) -> PageView:
+    with gr.Blocks(analytics_enabled=False):
+        return build(context)

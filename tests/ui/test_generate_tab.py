@@ -19,20 +19,8 @@ from apt_engine.settings.sampling import SampleRequest
 from tests.pages import begun, checked, drawing_form, engine, new_run
 from ui import model_folders, models, picture_view
 from ui.context import AppContext, Values
-from ui.layout import PageView, build, generate_with, open_generate, tell_status
+from ui.layout import PageView, generate_with, open_generate, tell_status
 from ui.tabs import generate, runs, watch
-
-
-@pytest.fixture
-def generate_view(context: AppContext) -> picture_view.GenerateView:
-    with gr.Blocks(analytics_enabled=False):
-        return picture_view.build(context)
-
-
-@pytest.fixture
-def page_view(context: AppContext) -> PageView:
-    with gr.Blocks(analytics_enabled=False):
-        return build(context)
 
 
 def test_the_generate_tab_offers_the_watched_run_and_what_was_drawn(context: AppContext, page_view: PageView) -> None:

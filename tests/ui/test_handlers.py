@@ -28,7 +28,6 @@ from ui import models, train_view
 from ui.context import AppContext, Values, plain_errors
 from ui.layout import (
     PageView,
-    build,
     build_app,
     come_in,
     generate_with,
@@ -57,12 +56,6 @@ def watch_view() -> watch.WatchView:
 def runs_view(context: AppContext) -> runs.RunsView:
     with gr.Blocks(analytics_enabled=False):
         return runs.build(context)
-
-
-@pytest.fixture
-def page_view(context: AppContext) -> PageView:
-    with gr.Blocks(analytics_enabled=False):
-        return build(context)
 
 
 def test_however_many_pages_watch_a_run_is_read_and_kept_once(

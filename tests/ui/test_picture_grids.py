@@ -13,22 +13,10 @@ from apt_engine.settings.sampling import SampleRequest
 from tests.pages import begun, drawing_form, engine, new_run
 from ui import picture_view
 from ui.context import AppContext
-from ui.layout import PageView, build, tell_status
+from ui.layout import PageView, tell_status
 from ui.tabs import generate
 
 MANY = ", ".join(map(str, range(100)))
-
-
-@pytest.fixture
-def generate_view(context: AppContext) -> picture_view.GenerateView:
-    with gr.Blocks(analytics_enabled=False):
-        return picture_view.build(context)
-
-
-@pytest.fixture
-def page_view(context: AppContext) -> PageView:
-    with gr.Blocks(analytics_enabled=False):
-        return build(context)
 
 
 def test_a_grid_of_steps_strengths_and_prompts_is_one_png_that_comes_back_into_the_form(

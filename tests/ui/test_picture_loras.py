@@ -16,12 +16,6 @@ from ui.context import AppContext
 from ui.tabs import generate
 
 
-@pytest.fixture
-def generate_view(context: AppContext) -> picture_view.GenerateView:
-    with gr.Blocks(analytics_enabled=False):
-        return picture_view.build(context)
-
-
 def test_a_lora_file_becomes_a_choice_of_its_own_and_names_its_pictures(
     context: AppContext, generate_view: picture_view.GenerateView, tmp_path: Path
 ) -> None:
