@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import DiskError, EngineError
+from apt_engine.reading.regular import newest_first
 from apt_engine.runs import library
 from apt_engine.runs.history import summarize
 from apt_engine.runs.run import Run
@@ -77,8 +78,7 @@ def chosen_or_bare(choices: list[Choice], wanted: str) -> str:
 
 def lora_files(context: AppContext) -> list[Path]:
     """The LoRA files that were brought, newest first."""
-    found = context.loras_dir.glob("[!.]*.safetensors")
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    return newest_first(context.loras_dir.glob("[!.]*.safetensors"))
 
 
 def file_of(context: AppContext, model: str) -> Path | None:

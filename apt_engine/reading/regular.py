@@ -3,10 +3,12 @@
 To open a named pipe for reading would wait for ever for somebody who writes into it, and a device may never end.
 """
 
+import contextlib
 import errno
 import json
 import os
 import stat
+from collections.abc import Iterable
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
@@ -79,6 +81,17 @@ def is_regular(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Whether there is a folder; not if that cannot be told, as on a drive that went away."""
     return stat.S_ISDIR(_mode_of(path))
+
+
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """The regular files among these, the one that was changed last before the others."""
+    found: list[tuple[float, Path]] = []
+    for path in paths:
+        with contextlib.suppress(OSError):  # gone meanwhile, a link to a drive that is gone, or one in a circle
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                found.append((status.st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def _mode_of(path: Path) -> int:

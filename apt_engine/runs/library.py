@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from apt_engine.errors import BusyError, ConfigError, EngineError, RunError
-from apt_engine.reading.regular import open_regular, read_regular
+from apt_engine.reading.regular import is_regular, open_regular, read_regular
 from apt_engine.runs.events import Event, Noticed, RunFailed, RunStarted, StageChanged, to_json
 from apt_engine.runs.files import write_atomically, writing
 from apt_engine.runs.run import Run, config_bytes
@@ -124,7 +124,7 @@ def recent_pictures(store: RunStore, most: int) -> list[Path]:
     folders = sorted((store.data_dir / "generated").glob("[0-9]*"), reverse=True)
     found: list[Path] = []
     for folder in folders:
-        found += sorted(folder.glob("*.png"))
+        found += filter(is_regular, sorted(folder.glob("*.png")))
         if len(found) >= most:
             break
     return found[:most]

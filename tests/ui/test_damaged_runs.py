@@ -3,22 +3,32 @@
 import json
 import os
 import shutil
+import socket
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from apt_engine.cli import main as cli
 from apt_engine.runs import library
 from apt_engine.runs.run import Run
 from benchmarks.hostile.folders import damages
 from tests.pages import begun, new_run
-from ui import models
+from ui import models, pictures
 from ui.context import AppContext
 from ui.tabs import runs, watch
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and links")
+PLACES: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a link to nothing": lambda path: path.symlink_to("gone"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a pipe": os.mkfifo,
+    "a socket": lambda path: socket.socket(socket.AF_UNIX).bind(path.name),
+}
 CHEAP = {name: damage for name, damage in damages().items() if "50 MB" not in name and "ten thousand" not in name}
 
 
@@ -53,6 +63,43 @@ def test_damaged_runs_spoil_neither_each_other_nor_a_whole_one(
         watch.open_run(view, context, run_id)
     assert cli.main(["runs", "--data-dir", str(context.store.data_dir)]) == 0
     assert "step 2/10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_what_is_no_file_in_a_folder_that_is_listed_is_passed_over(
+    kind: str, context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = whole_run(context)
+    sheet = context.store.data_dir / "generated" / "20260101-000000"
+    for folder in (context.loras_dir, sheet):
+        folder.mkdir(parents=True, exist_ok=True)
+    (context.loras_dir / "bear.safetensors").touch()
+    Image.new("RGB", (8, 8)).save(sheet / "01-seed1.png")
+    monkeypatch.chdir(whole.path)  # a socket's path may have 107 characters
+    for folder, name in (
+        (context.loras_dir, "odd.safetensors"),
+        (sheet, "02-seed2.png"),
+        (whole.path / "samples", "step-000002-01.png"),
+        (whole.path / "exports", "odd.kohya.safetensors"),
+        (whole.path / "checkpoints", "000002"),
+        (whole.path / "photos", "09.png"),
+        (context.store.runs_dir, "20200101-000000-odd"),
+        (context.store.data_dir / "generated", "20260102-000000"),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)
+        PLACES[kind](Path(name))
+    assert [choice["title"] for choice in models.list_models(context) if choice["mine"]] == ["bear"]
+    assert [path.name for path in pictures.remembered(context)] == ["01-seed1.png"]
+    assert [row["id"] for row in runs.rows(context)["runs"]] == [whole.id]
+    assert [found.step for found in whole.checkpoints()] == [1]
+    with gr.Blocks(analytics_enabled=False):
+        view = watch.build()
+    watch.open_run(view, context, whole.id)
+    packed = library.pack_pictures(context.store, [], context.store.data_dir / "all.zip")
+    assert zipfile.ZipFile(packed).namelist() == ["20260101-000000/01-seed1.png"]
+    packed = library.pack(whole, context.store.data_dir / "run.zip", with_photos=True)
+    assert not [name for name in zipfile.ZipFile(packed).namelist() if "odd" in name or "09.png" in name]
 
 
 def test_a_zip_holds_nothing_that_a_link_leads_to(context: AppContext, tmp_path: Path) -> None:
