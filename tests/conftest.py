@@ -1,5 +1,6 @@
 """Fixtures for all tests. torch and Gradio are imported only by the tests that need them."""
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,6 +27,12 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
 }
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays: the engine collects garbage three times a run, and would look at it for two seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
