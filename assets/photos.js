@@ -1,6 +1,7 @@
 // The photos as tiles: drop or choose many, take one out, move the square that is cut out of it.
-// value: {photos: [{path, name, url, whole, box: [left, top, side] or null, caption, warnings: [string]}], problems: [string], round, unfold: bool}
-// left and top are shares of the width and height, side of the shorter side.
+// value: {photos: [{path, name, url, whole, box: [left, top, side] or null, bucket: [width, height] or null, caption, warnings: [string]}],
+//   problems: [string], round, unfold: bool}
+// left and top are shares of the width and height, side of the shorter side; with a bucket its proportions are learnt, around the square's middle.
 const root = element.querySelector(".photos-root");
 const LEAST_SIDE = 0.3; // of the photo's shorter side
 let waiting = "";
@@ -101,7 +102,8 @@ function crop(index) {
   const square = node("div", { class: "square", tabindex: 0, role: "slider", "aria-label": say("the part that is learnt: arrow keys move it"),
     "aria-valuenow": 0, "aria-valuetext": say("square around the subject") }, ...handles);
   const sizes = node("input", { type: "range", min: 100 * LEAST_SIDE, max: 100, value: 100, "aria-label": say("size of the square") });
-  const stage = node("div", { class: "stage" }, image, square);
+  const learnt = photo.bucket ? [node("div", { class: "learnt" })] : [];
+  const stage = node("div", { class: "stage" }, image, ...learnt, square);
   let [left, top, side] = photo.box ?? [0, 0, 1];
 
   function place() {
@@ -111,6 +113,13 @@ function crop(index) {
     left = Math.max(0, Math.min(left, 1 - length / width));
     top = Math.max(0, Math.min(top, 1 - length / height));
     Object.assign(square.style, { left: `${left * width}px`, top: `${top * height}px`, width: `${length}px`, height: `${length}px` });
+    for (const frame of learnt) {
+      const scale = Math.min(width / photo.bucket[0], height / photo.bucket[1]);
+      const [wide, high] = photo.bucket.map((pixels) => scale * pixels);
+      const x = Math.max(0, Math.min(left * width + (length - wide) / 2, width - wide));
+      const y = Math.max(0, Math.min(top * height + (length - high) / 2, height - high));
+      Object.assign(frame.style, { left: `${x}px`, top: `${y}px`, width: `${wide}px`, height: `${high}px` });
+    }
   }
   // A corner is dragged while the one across from it stays.
   function resize(corner, by, from) {
@@ -158,7 +167,8 @@ function crop(index) {
     dialog.close();
   };
   const dialog = node("dialog", { class: "large", "aria-label": say("crop {name}", { name: photo.name }) },
-    node("p", {}, say("Move the square over the subject, or drag its corners; what is outside is not learnt.")), stage,
+    node("p", {}, photo.bucket ? say("What is bright is learnt. Move the dashed square over what must stay in the picture.")
+      : say("Move the square over the subject, or drag its corners; what is outside is not learnt.")), stage,
     node("label", { class: "choose" }, say("size"), sizes),
     node("label", { class: "choose caption" }, say("caption"), caption),
     node("button", { type: "button", class: "close", onclick: done }, say("Use this part")), " ",

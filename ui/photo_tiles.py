@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from apt_engine.errors import PhotoError
+from apt_engine.photos import buckets
 from apt_engine.photos.captions import LONGEST_CAPTION
 from apt_engine.photos.photo_set import MAXIMUM_COUNT, Photo, PhotoSet, read_photo, shares_of, twins_of
 from apt_engine.runs.run import Run
@@ -65,14 +66,18 @@ def first_of(value: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def show(
-    value: dict[str, Any] | None, photos: PhotoSet, resolution: int, folder: Path, too_long: Sequence[str] = ()
+    value: dict[str, Any] | None,
+    photos: PhotoSet,
+    cut: tuple[int, str],
+    folder: Path,
+    too_long: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The tiles of the photos that could be read, with small pictures and what could be better about each.
 
     Args:
         value: of the component before.
         photos: what `read_tiles` made of it.
-        resolution: that they will be trained at, in px.
+        cut: how they will be trained: resolution in px, and the setting crop.
         folder: where small pictures are kept.
         too_long: names of those whose caption is longer than the base model can hear.
     """
@@ -91,11 +96,11 @@ def show(
     shown: list[dict[str, Any]] = []
     for tile in tiles:
         if photo := by_name.get(tile["path"]):
-            notes = _notes(photo, resolution)
+            notes = _notes(photo, *cut)
             notes += [say("like another one")] * (photo.name in twins) + [say("caption too long")] * (
                 photo.name in too_long
             )
-            shown.append(_tile(tile, photo, notes, folder))
+            shown.append(_tile(tile, photo, notes, cut, folder))
     return {**(value or NO_PHOTOS), "photos": shown, "problems": problems}  # with the round the browser counts
 
 
@@ -120,19 +125,24 @@ def box_of(image: Image.Image, shares: Sequence[float]) -> tuple[int, int, int, 
     return (x, y, x + side, y + side)
 
 
-def _notes(photo: Photo, resolution: int) -> list[str]:
-    box = photo.square
+def _notes(photo: Photo, resolution: int, crop: str) -> list[str]:
+    box = photo.learnt(resolution, crop)
+    width = buckets.nearest(*photo.image.size, resolution)[0] if crop == "buckets" else resolution
     notes = [say("a little blurred")] if photo.warnings else []
-    return [*notes, *([say("small")] if box[2] - box[0] < resolution else [])]
+    return [*notes, *([say("small")] if box[2] - box[0] < width else [])]
 
 
-def _tile(tile: dict[str, Any], photo: Photo, notes: list[str], folder: Path) -> dict[str, Any]:
-    key = hashlib.sha256(f"{photo.source}/{photo.square}".encode()).hexdigest()[:24]
+def _tile(tile: dict[str, Any], photo: Photo, notes: list[str], cut: tuple[int, str], folder: Path) -> dict[str, Any]:
+    resolution, crop = cut
+    box = photo.learnt(resolution, crop)
+    key = hashlib.sha256(f"{photo.source}/{box}".encode()).hexdigest()[:24]
     whole = hashlib.sha256(photo.source.encode()).hexdigest()[:24]
-    square, upright = folder / f"{key}.jpg", folder / f"{whole}-whole.jpg"
+    learnt, upright = folder / f"{key}.jpg", folder / f"{whole}-whole.jpg"
     folder.mkdir(parents=True, exist_ok=True)
-    if not square.exists():
-        photo.image.crop(photo.square).resize((TILE_SIDE, TILE_SIDE)).save(square, quality=85)
+    if not learnt.exists():
+        scale = TILE_SIDE / max(box[2] - box[0], box[3] - box[1])
+        size = (max(1, round(scale * (box[2] - box[0]))), max(1, round(scale * (box[3] - box[1]))))
+        photo.image.crop(box).resize(size).save(learnt, quality=85)
     if not upright.exists():
         reduced = photo.image.copy()
         reduced.thumbnail((WHOLE_SIDE, WHOLE_SIDE))
@@ -140,9 +150,10 @@ def _tile(tile: dict[str, Any], photo: Photo, notes: list[str], folder: Path) ->
     return {
         "path": tile["path"],
         "name": photo.name,
-        "url": file_url(square),
+        "url": file_url(learnt),
         "whole": file_url(upright),
         "box": shares_of(photo.image, photo.square),
+        "bucket": buckets.nearest(*photo.image.size, resolution) if crop == "buckets" else None,
         "caption": photo.caption,
         "warnings": notes,
     }

@@ -110,21 +110,22 @@ def draw_warps(photos: Sequence[Photo], config: TrainingConfig, folder: Path) ->
     for number, (zoom, turn) in enumerate(WARPS):
         photo = photos[number % len(photos)]
         warp = 1 + zoom * (config.max_zoom - 1), turn * config.max_rotation_degrees
-        key = hashlib.sha256(f"{photo.source}/{photo.square}/{warp}".encode()).hexdigest()[:24]
+        box = photo.learnt(config.resolution, config.crop)
+        key = hashlib.sha256(f"{photo.source}/{box}/{warp}".encode()).hexdigest()[:24]
         path = folder / f"{key}-warp.jpg"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            warped(photo.image.crop(photo.square), *warp).save(path, quality=85)
+            warped(photo.image.crop(box), *warp).save(path, quality=85)
         paths.append(path)
     return thumbnails(paths, say("your photo, re-framed"))
 
 
-def warped(square: Image.Image, zoom: float, degrees: float) -> Image.Image:
-    """A square picture shrunk to 1 / zoom and turned counter-clockwise, black around it, WARP_SIDE px a side."""
-    side = max(1, round(WARP_SIDE / zoom))
-    made = Image.new("RGB", (WARP_SIDE, WARP_SIDE))
-    corner = (WARP_SIDE - side) // 2
-    made.paste(square.resize((side, side)), (corner, corner))
+def warped(picture: Image.Image, zoom: float, degrees: float) -> Image.Image:
+    """A picture shrunk to 1 / zoom and turned counter-clockwise, black around it; its longer side has WARP_SIDE px."""
+    scale = WARP_SIDE / max(picture.size)
+    made = Image.new("RGB", (max(1, round(scale * picture.width)), max(1, round(scale * picture.height))))
+    width, height = (max(1, round(side / zoom)) for side in made.size)
+    made.paste(picture.resize((width, height)), ((made.width - width) // 2, (made.height - height) // 2))
     return made.rotate(degrees, Image.Resampling.BILINEAR)
 
 

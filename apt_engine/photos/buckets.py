@@ -30,6 +30,24 @@ def nearest(width: int, height: int, resolution: int) -> tuple[int, int]:
     return min(sizes(resolution), key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
 
 
+def frame(
+    size: tuple[int, int], square: tuple[int, int, int, int], resolution: int
+) -> tuple[float, float, float, float]:
+    """What of a photo its bucket shows: left, top, right and bottom in pixels of the photo.
+
+    Args:
+        size: width and height of the whole photo.
+        square: around its subject, which what is cut away is to spare.
+        resolution: side of the square bucket.
+    """
+    width, height = nearest(*size, resolution)
+    scale = max(width / size[0], height / size[1])
+    wide, high = min(size[0], width / scale), min(size[1], height / scale)
+    left = min(max((square[0] + square[2] - wide) / 2, 0), size[0] - wide)
+    top = min(max((square[1] + square[3] - high) / 2, 0), size[1] - high)
+    return (left, top, left + wide, top + high)
+
+
 def cut(
     image: Image.Image, square: tuple[int, int, int, int], resolution: int
 ) -> tuple[Image.Image, tuple[int, int, int, int]]:
@@ -45,8 +63,7 @@ def cut(
     """
     width, height = nearest(*image.size, resolution)
     scale = max(width / image.width, height / image.height)
-    wide, high = min(image.width, width / scale), min(image.height, height / scale)
-    left = min(max((square[0] + square[2] - wide) / 2, 0), image.width - wide)
-    top = min(max((square[1] + square[3] - high) / 2, 0), image.height - high)
-    made = image.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, left + wide, top + high))
+    box = frame(image.size, square, resolution)
+    made = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    left, top = box[:2]
     return made, (image.height, image.width, round(top * scale), round(left * scale))

@@ -52,6 +52,13 @@ class Photo:
         """The square that is learnt: the chosen one, else the one around the subject."""
         return self.box or square_box(self.image)
 
+    def learnt(self, resolution: int, crop: str) -> tuple[int, int, int, int]:
+        """The part that is learnt with these settings: the square, or with crop buckets what its bucket shows."""
+        if crop != "buckets":
+            return self.square
+        left, top, right, bottom = map(round, buckets.frame(self.image.size, self.square, resolution))
+        return (left, top, right, bottom)
+
 
 @dataclass(frozen=True)
 class PhotoSet:
@@ -99,14 +106,15 @@ class PhotoSet:
             about_set.append(f"{count} photos are many; 3 to 10 that differ work as well and train faster.")
         return (*about_set, *(warning for photo in self.photos for warning in photo.warnings), *_twins(self.photos))
 
-    def smaller_than(self, resolution: int) -> tuple[str, ...]:
-        """A sentence for each photo with fewer pixels a side than it will be trained at."""
-        sides = [(photo.name, min(photo.image.size)) for photo in self.photos]
-        return tuple(
-            f"Photo {name} is small ({side} px); {resolution} px or more are better."
-            for name, side in sides
-            if side < resolution
-        )
+    def smaller_than(self, resolution: int, crop: str = "square") -> tuple[str, ...]:
+        """A sentence for each photo whose shorter side has fewer pixels than it will be trained at."""
+        found: list[str] = []
+        for photo in self.photos:
+            size = buckets.nearest(*photo.image.size, resolution) if crop == "buckets" else (resolution, resolution)
+            side, least = min(photo.image.size), min(size)
+            if side < least:
+                found.append(f"Photo {photo.name} is small ({side} px); {least} px or more are better.")
+        return tuple(found)
 
     def save(self, folder: Path, resolution: int, crop: str = "square") -> None:
         """Write 01.png, 02.png ... into `folder`: RGB squares of `resolution` px around the subject; and own captions.

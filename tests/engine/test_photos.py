@@ -240,6 +240,9 @@ def test_photos_smaller_than_the_training_size_are_named(tmp_path: Path) -> None
     photos = set_of(tmp_path, 3)
     assert photos.smaller_than(100) == ()
     assert photos.smaller_than(512)[0] == "Photo 0.png is small (100 px); 512 px or more are better."
+    wide = PhotoSet((Photo("wide.png", picture(1216, 832)),))
+    assert wide.smaller_than(1024)[0] == "Photo wide.png is small (832 px); 1024 px or more are better."
+    assert wide.smaller_than(1024, "buckets") == ()
 
 
 def test_squares_and_plain_surfaces_are_cropped_to_the_middle() -> None:

@@ -151,6 +151,37 @@ def test_a_tile_shows_the_square_around_the_subject_until_another_is_chosen(
     assert square == (0, 0, 50, 50)
 
 
+def test_with_buckets_a_tile_shows_the_proportions_that_are_learnt(
+    context: AppContext, view: train_view.TrainView, photos: list[Path]
+) -> None:
+    wide = photos[0].with_name("wide.png")
+    picture = Image.new("RGB", (300, 100), "gray")
+    picture.paste("red", (210, 20, 280, 90))
+    picture.save(wide)
+    square = form(view, [wide], subject="", resolution=64)
+    buckets = {**square, view.settings["crop"]: "buckets"}
+    (photo,) = read_tiles(square[view.photos], [context.uploads_dir]).photos
+    assert photo.learnt(64, "square") == photo.square
+    for values, bucket, size, notes in (
+        (square, None, (256, 256), []),
+        (buckets, (64, 32), (256, 128), []),  # twice as wide as high, at most
+        ({**buckets, view.settings["resolution"]: 256}, (256, 128), (256, 128), ["small"]),
+    ):
+        shown = train.show_photos(view, context, values)
+        (tile,) = shown[view.photos]["photos"]
+        assert (tile["bucket"], tile["warnings"]) == (bucket, notes)
+        left, _, right, _ = photo.learnt(64, "buckets" if bucket else "square")
+        red = round((245 - left) / (right - left) * size[0])
+        with Image.open(context.uploads_dir / "tiles" / Path(tile["url"]).name) as learnt:
+            assert learnt.size == size
+            assert learnt.getpixel((red, size[1] // 2)) == pytest.approx((254, 0, 0), abs=8)
+        warp = re.findall(r'src="[^"]*/([^"/]+)"', shown[view.warps])[-1]
+        with Image.open(context.uploads_dir / "tiles" / warp) as warped_photo:
+            assert warped_photo.width == 96
+            assert warped_photo.height == round(96 * size[1] / size[0])
+    assert right - left == 200
+
+
 def test_a_file_that_was_not_brought_is_never_opened(
     context: AppContext, view: train_view.TrainView, photo_dir: Path
 ) -> None:

@@ -54,6 +54,15 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
         button.click(partial(take_example, view, example), None, [view.photos, view.settings["subject"]]).then(
             look, form, shown, show_progress="hidden", api_visibility="private"
         )
+    gr.on(
+        [view.settings[name].input for name in ("crop", "resolution")],  # pyright: ignore[reportAttributeAccessIssue]
+        look,
+        form,
+        shown,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_visibility="private",
+    )
     model_folders.connect(view.folders, context, view.settings["base"])
     captioning.connect(
         view.captioning,
@@ -140,10 +149,10 @@ def show_photos(view: TrainView, context: AppContext, values: Values) -> Values:
     """Show tiles of the photos that can be used, sentences on those that cannot or could be better, and what training takes."""
     photos = read_tiles(first_of(values[view.photos]), _own_folders(context))
     config = _config_or_none(view, values)
-    resolution = config.resolution if config else 64
+    cut = (config.resolution, config.crop) if config else (64, "square")
     too_long = _too_long(context, config, photos) if config else {}
-    tiles = show(values[view.photos], photos, resolution, context.uploads_dir / "tiles", list(too_long))
-    warnings = [*photos.warnings, *photos.smaller_than(resolution), *too_long.values()]
+    tiles = show(values[view.photos], photos, cut, context.uploads_dir / "tiles", list(too_long))
+    warnings = [*photos.warnings, *photos.smaller_than(*cut), *too_long.values()]
     notes = "".join(f"<li>{html.escape(told(warning))}</li>" for warning in warnings)
     return {
         view.photos: tiles,
@@ -184,7 +193,7 @@ def fill_in(view: TrainView, context: AppContext, run: Run) -> Values:
     photos = read_tiles(tiles, _own_folders(context))
     values = config.to_dict()
     return {
-        view.photos: show(tiles, photos, config.resolution, context.uploads_dir / "tiles"),
+        view.photos: show(tiles, photos, (config.resolution, config.crop), context.uploads_dir / "tiles"),
         view.notes: "",
         view.warps: draw_warps(photos.photos, config, context.uploads_dir / "tiles"),
         **_summed_up(view, context, config, len(photos.photos)),
