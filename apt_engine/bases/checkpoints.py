@@ -138,9 +138,7 @@ def read_header(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:
-    """Pickles run code when they are opened, whatever they are called."""
-    is_pickle = start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
-    if is_pickle and not start[2:8] == b"\0" * 6:  # a header of 640 to 1,408 bytes begins alike
+    if tensor_files.is_pickle(start):
         raise BaseModelError(f"{path} is a PyTorch checkpoint, which can run code; get the model as .safetensors.")
     if start.startswith(b"GGUF"):
         raise BaseModelError(f"{path} is a GGUF file of quantized weights; get the model as .safetensors.")

@@ -14,6 +14,7 @@ CUT = (
     "A file that is in use, most likely the base model's, was cut short or its drive went away; put it back whole, and resume "
     "the run if one was being trained."
 )
+ONCE = ", once: "  # of a download's sentence, before how far it is
 _handlers: list[object] = []  # of signals; one that was collected would be called all the same
 
 
@@ -51,12 +52,14 @@ def show(event: Event) -> None:
 
 
 def tell_stage() -> Callable[[str, float | None], None]:
-    """Says each stage of a work once."""
+    """Says each stage of a work once, and of a download each tenth."""
     told: list[str] = []
 
-    def tell(message: str, _fraction: float | None) -> None:
-        if message not in told:
-            told.append(message)
+    def tell(message: str, fraction: float | None) -> None:
+        name, is_download, _ = message.partition(ONCE)
+        stage = f"{name}{int(10 * (fraction or 0))}" if is_download else message
+        if stage not in told:
+            told.append(stage)
             say(message)
 
     return tell

@@ -63,7 +63,7 @@ def _generate(options: argparse.Namespace, store: RunStore) -> int:
         }
     )
     started = time.monotonic()
-    for path in draw(store, request, options.out):
+    for path in draw(store, request, options.out, tell_stage()):
         print(path, flush=True)
     print(f"{request.count} pictures in {time.monotonic() - started:.1f} s")
     return 0

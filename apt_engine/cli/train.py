@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_engine.bases.profiles import build_config, warning_of
-from apt_engine.cli.console import assignment, say, show
+from apt_engine.cli.console import assignment, say, show, tell_stage
 from apt_engine.errors import PhotoError
 from apt_engine.jobs.estimate import sentence
 from apt_engine.jobs.leaving import Leaving, heard
@@ -16,6 +16,7 @@ from apt_engine.jobs.plan import lines
 from apt_engine.jobs.session import create
 from apt_engine.jobs.session import train as session
 from apt_engine.photos.photo_set import photos_in, read_photos
+from apt_engine.runs.events import StageChanged
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.presets import load_presets
@@ -56,7 +57,7 @@ def new_run(store: RunStore, config: TrainingConfig, folder: Path) -> Run:
     if not photos.photos and not photos.unopened:
         raise PhotoError(f"There are no photos in {folder}; add 3 to 10 photos of the thing.")
     photos.check(SUBJECT_SLOT)
-    for warning in (*photos.warnings, *photos.smaller_than(config.resolution)):
+    for warning in (*photos.warnings, *photos.smaller_than(config.resolution, config.crop)):
         say(f"note: {warning}")
     say(sentence(config, len(photos.photos), store))
     for line in (*lines(config), *filter(None, [warning_of(config.base)])):
@@ -76,10 +77,14 @@ def _run_to_the_end(store: RunStore, run: Run, steps: int | None = None) -> int:
         with contextlib.suppress(OSError):
             os.write(2, ENDING)
 
+    tell = tell_stage()
     with heard(leave):
         for event in session(store, run, lambda: False, steps=steps, is_leaving=leaving.is_wished):
             leaving.note(event)
-            show(event)
+            if isinstance(event, StageChanged) and event.stage == "downloading":
+                tell(event.message, event.fraction)
+            else:
+                show(event)
     say(f"kept in {run.path}")
     return code
 

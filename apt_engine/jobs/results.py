@@ -1,6 +1,6 @@
 """What is made of a trained run: pictures, and files for other programs. Torch is imported when the first is asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from apt_engine.runs.events import ExportReady
@@ -9,11 +9,13 @@ from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
 
-def draw(store: RunStore, request: SampleRequest, folder: Path) -> Iterator[Path]:
-    """Draw the pictures of a request, each told as soon as its file is there; errors as of `Generator.generate`."""
+def draw(
+    store: RunStore, request: SampleRequest, folder: Path, on_progress: Callable[[str, float | None], None]
+) -> Iterator[Path]:
+    """Draw the pictures of a request, each told as soon as its file is there; the rest is as of `Generator.generate`."""
     from apt_engine.sampling.generation import Generator
 
-    return Generator().generate(store, request, folder, lambda _message, _fraction: None)
+    return Generator().generate(store, request, folder, on_progress)
 
 
 def export(

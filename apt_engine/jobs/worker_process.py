@@ -23,6 +23,7 @@ from apt_engine.jobs.failures import explain
 from apt_engine.jobs.leaving import Leaving, heard
 from apt_engine.jobs.results import export
 from apt_engine.jobs.session import judge, train
+from apt_engine.runs.files import writing
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
 from apt_engine.sampling.sampler import Stopped
@@ -117,7 +118,8 @@ class Child:
             nonlocal shown
             shown += 1
             path = folder / f"preview-{shown:03d}.jpg"
-            image.save(path)
+            with writing(path):
+                image.save(path)
             self._tell("preview", path=str(path))
 
         shown = 0

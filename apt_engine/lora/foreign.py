@@ -15,11 +15,12 @@ from typing import Any
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from apt_engine.bases.base import BaseModel
 from apt_engine.bases.layer_names import ENDING, layer_of
-from apt_engine.errors import LoraError
+from apt_engine.errors import LoraError, is_out_of_memory
 from apt_engine.lora import adapter, lycoris
 from apt_engine.lora.adapter import ADAPTER
 from apt_engine.lora.tensors import read
@@ -86,7 +87,15 @@ def _add(base: BaseModel, path: Path, adapter_name: str) -> list[str]:
     wanted = {key: value for key, value in tensors.items() if key not in ignored}
     try:
         alphas = _load_with_diffusers(base, path, wanted, header, adapter_name)
-    except (ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError),
+        *(
+            OSError,
+            SafetensorError,
+        ),  # of a file that is changed or taken away meanwhile, which diffusers reads once more
+    ) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise LoraError(
             f"The LoRA file {path} does not fit {base.name} ({reason}); choose the base it was trained on."

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from apt_engine.errors import LoraError
-from apt_engine.reading.tensor_files import FLOATS, read_header
+from apt_engine.reading.regular import open_regular
+from apt_engine.reading.tensor_files import FLOATS, is_pickle, read_header
 
 HIGHEST_RANK = 1024
 HIGHEST_ALPHA = 4096.0
@@ -35,6 +36,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         LoraError: it cannot be read, is damaged, holds numbers that are not finite, or settings that no LoRA has.
     """
     try:
+        with open_regular(path) as file:
+            if is_pickle(file.read(8)):
+                raise LoraError(f"{path} is a PyTorch file, which can run code; get the LoRA as .safetensors.")
         header, about = read_header(path)
         if len(header) > MOST_TENSORS:
             raise ValueError(f"it holds {len(header):,} tensors")
@@ -49,6 +53,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except OSError as error:
         raise LoraError(
             f"The LoRA file {path} cannot be read ({error.strerror or error}); choose another file."
+        ) from error
+    except SafetensorError as error:  # its header was whole a moment ago
+        raise LoraError(
+            f"The LoRA file {path} changed while it was read ({error}); try again once it is whole."
         ) from error
     except ValueError as error:
         raise LoraError(f"The LoRA file {path} is damaged or not a LoRA ({error}); choose another file.") from error

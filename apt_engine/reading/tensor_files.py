@@ -70,9 +70,17 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, about
 
 
+def is_pickle(start: bytes) -> bool:
+    """Whether a file that begins so is PyTorch's own kind, which runs code when it is opened, whatever it is called."""
+    begins_so = start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+    return begins_so and start[2:8] != b"\0" * 6  # a header of 640 to 1,408 bytes begins alike
+
+
 def _entries(file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]:
     length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(LONGEST_HEADER, size - 8):
+    if size < 8 or size - 8 < length <= LONGEST_HEADER:
+        raise ValueError("it ends within its header")
+    if length > LONGEST_HEADER:
         raise ValueError(f"its header would have {length:,} bytes")
     try:
         entries = json.loads(file.read(length), object_pairs_hook=_once)

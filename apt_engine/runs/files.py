@@ -21,10 +21,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        free = shutil.disk_usage(_nearest_existing(path)).free / 1e6
+        free = _free(path) / 1e6
         raise DiskError(
             f"Cannot write {path} ({error.strerror or error}; {free:,.0f} MB free); "
-            "free some disk space or choose another --data-dir."
+            "free some disk space or choose another folder (--data-dir, --out)."
         ) from error
 
 
@@ -77,5 +77,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _nearest_existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+def _free(path: Path) -> int:
+    """Bytes free where a path is or would be; 0 where nothing of it can be asked, as on a drive that went away."""
+    for folder in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return 0

@@ -9,6 +9,8 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import LORA_FILE, SampleRequest, read_lora
 
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
 
 @dataclass(frozen=True)
 class Worn:
@@ -40,6 +42,8 @@ def loras_of(store: RunStore, request: SampleRequest) -> list[Worn]:
     for source, strength in map(read_lora, request.loras):
         if source.lower().endswith(LORA_FILE):
             found.append(_of_file(Path(source), strength))
+        elif source.lower().endswith(PICKLES):
+            raise LoraError(f"{source} is a PyTorch file, which can run code; get the LoRA as .safetensors.")
         else:
             run, _, checkpoint = source.partition("@")
             found.append(_of_run(store.open(run), checkpoint or "kept", strength))
@@ -51,7 +55,12 @@ def loras_of(store: RunStore, request: SampleRequest) -> list[Worn]:
 
 
 def _of_file(path: Path, strength: float) -> Worn:
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as error:  # of a drive that went away
+        reason = error.strerror or error
+        raise LoraError(f"The LoRA file {path} cannot be read ({reason}); check the drive it is on.") from error
+    if not is_there:
         raise LoraError(f"The LoRA file {path.name} is not there any more; choose another, or take it out.")
     return Worn(path, strength, path.stem)
 

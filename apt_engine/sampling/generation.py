@@ -14,9 +14,10 @@ from apt_engine.bases.prompts import cut_prompt
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base_of
 from apt_engine.errors import ConfigError
 from apt_engine.lora import adapter, stack
+from apt_engine.runs.files import writing
 from apt_engine.runs.store import RunStore
 from apt_engine.runs.worn import loras_of
-from apt_engine.sampling.sampler import Picture, Sampler, Stopped
+from apt_engine.sampling.sampler import Picture, Sampler, Stopped, save_picture
 from apt_engine.settings.parameters import write_parameters
 from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
@@ -55,7 +56,7 @@ class Generator:
 
         Raises:
             Stopped: it was to stop.
-            EngineError: the run, checkpoint or base model cannot be used, or what `on_progress` raises.
+            EngineError: the run, checkpoint or base model cannot be used, the folder not written, or what `on_progress` raises.
         """
         run = store.open(request.run) if request.run else None
         config = run.config if run else build_config(load_presets(), (), {"subject": "thing", "base": request.base})
@@ -80,13 +81,14 @@ class Generator:
             for index in range(request.count)
         ]
         _check_area(config, pictures[0])
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         names = Path(config.base).stem, [(lora.name, lora.strength) for lora in worn]
         images = sampler.generate(pictures, lambda fraction: on_progress(message, fraction), on_preview)
         with adapter.fused(sampler.base.denoiser):
             for number, (picture, image) in enumerate(zip(pictures, images, strict=True), _next_number(folder)):
                 path = folder / f"{number:02d}-seed{picture.seed}.png"
-                image.save(path, pnginfo=_settings_inside(request, picture, *names))
+                save_picture(image, path, _settings_inside(request, picture, *names))
                 while sampler.base.notices:
                     on_progress(sampler.base.notices.pop(0), None)
                 yield path

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from apt_engine.bases import random
 from apt_engine.bases.base import BaseModel, OnStep
@@ -149,12 +150,12 @@ class Sampler:
                 )
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all.
+def save_picture(image: Image.Image, path: Path, about: PngInfo | None = None) -> None:
+    """Write a PNG, whole or not at all; `about` is text inside it.
 
     Raises:
         DiskError: it cannot be written.
     """
     content = io.BytesIO()
-    image.save(content, format="PNG")
+    image.save(content, format="PNG", pnginfo=about)
     write_atomically(path, content.getvalue())

@@ -1,17 +1,29 @@
 """The command line end to end on the toy model, and one sentence for each bad input."""
 
+import errno
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from apt_engine.cli.console import CUT
+from apt_engine.bases.hub import described
+from apt_engine.bases.registry import load_base
+from apt_engine.cli.console import CUT, tell_stage
 from apt_engine.cli.main import main
+from apt_engine.errors import LoraError
+from apt_engine.lora import adapter, files, tensors
+from apt_engine.lora.about import ExportInfo
 from apt_engine.photos.photo_set import photos_in
+from apt_engine.runs import files as written
 from apt_engine.runs.history import NEWER
 from apt_engine.runs.store import RunStore
 from apt_engine.runs.training_lock import training_lock
@@ -197,7 +209,7 @@ def test_a_data_dir_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     assert train(photo_dir, toy_base, tmp_path / "file" / "data") == 1
-    assert "choose another --data-dir" in sentence(capsys)
+    assert "choose another folder (--data-dir, --out)" in sentence(capsys)
 
 
 def test_no_picture_in_the_folder_is_replaced(data: Path, tmp_path: Path, toy_base: Path) -> None:
@@ -209,6 +221,181 @@ def test_no_picture_in_the_folder_is_replaced(data: Path, tmp_path: Path, toy_ba
         assert generate(data, out, "--base", str(toy_base), prompt=prompt) == 0
     assert {path.name for path in out.glob("[01]*")} == {"10-seed0.png", "11-seed0.png"}
     assert all((out / mine).read_bytes() == b"mine" for mine in ("9-seed0.png", "notes.png", "holiday-seed3.png"))
+
+
+def lora(folder: Path, base: Path) -> Path:
+    """A LoRA file for a toy, in kohya's layout, that changes its pictures."""
+    loaded = load_base(str(base), device="cpu")
+    adapter.attach(loaded.denoiser, 4, 4.0, loaded.lora.attention, seed=1)
+    for name, parameter in adapter.trainable_parameters(loaded.denoiser).items():
+        if name.endswith(".lora_B.weight"):
+            parameter.data += 0.05
+    path = folder / "wool.safetensors"
+    files.export_kohya(loaded, path, ExportInfo(name="wool", resolution=32, trigger_phrase="wool"))
+    return path
+
+
+def cut_in_two(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_in_its_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def made_a_pickle(path: Path) -> None:
+    torch.save({"a": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (cut_in_two, "is damaged or not a LoRA"),
+        (cut_in_its_header, "is damaged or not a LoRA (it ends within its header); choose another file."),
+        (made_a_pickle, "is a PyTorch file, which can run code; get the LoRA as .safetensors."),
+        (Path.unlink, "The LoRA file wool.safetensors is not there any more"),
+    ],
+)
+def test_a_lora_that_cannot_be_used_is_one_sentence(
+    data: Path,
+    tmp_path: Path,
+    toy_base: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], None],
+    words: str,
+) -> None:
+    path = lora(tmp_path, toy_base)
+    change(path)
+    assert generate(data, tmp_path / "out", "--base", str(toy_base), "--lora", f"{path}:1", prompt="a car") == 1
+    assert words in sentence(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lora_of_another_family_is_named_as_such(
+    data: Path, tmp_path: Path, toy_base: Path, toy_xl_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "xl").mkdir()
+    ours, theirs = lora(tmp_path, toy_base), lora(tmp_path / "xl", toy_xl_base)
+    for base, path, family in (
+        (toy_base, theirs, "Stable Diffusion XL"),
+        (toy_xl_base, ours, "Stable Diffusion 1.x"),
+    ):
+        assert generate(data, tmp_path / "out", "--base", str(base), "--lora", str(path), prompt="a car") == 1
+        assert f"was made for {family}, not for {base}" in sentence(capsys)
+    assert generate(data, tmp_path / "out", "--base", str(ours), prompt="a car") == 1
+    assert f"{ours} is a LoRA; choose a whole Stable Diffusion" in sentence(capsys)
+
+
+def test_a_checkpoint_of_pytorch_is_no_run(
+    data: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = lora(tmp_path, toy_base).rename(tmp_path / "wool.ckpt")
+    assert generate(data, tmp_path / "out", "--base", str(toy_base), "--lora", f"{path}:0.5", prompt="a car") == 1
+    assert "wool.ckpt is a PyTorch file, which can run code; get the LoRA as .safetensors." in sentence(capsys)
+
+
+def truncated(path: Path, _other: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(100)
+
+
+def replaced(path: Path, other: Path) -> None:
+    shutil.copy(other, path)
+
+
+@pytest.mark.parametrize("change", [truncated, replaced])
+def test_a_lora_that_changes_while_it_is_read_is_one_sentence(
+    data: Path,
+    tmp_path: Path,
+    toy_base: Path,
+    toy_xl_base: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path, Path], None],
+) -> None:
+    (tmp_path / "xl").mkdir()
+    path, other = lora(tmp_path, toy_base), lora(tmp_path / "xl", toy_xl_base)
+    read_header = tensors.read_header
+
+    def read_then_change(path: Path) -> Any:
+        found = read_header(path)
+        change(path, other)
+        return found
+
+    monkeypatch.setattr(tensors, "read_header", read_then_change)
+    whole = path.read_bytes()
+    with pytest.raises(LoraError, match="changed while it was read"):
+        tensors.read(path)
+    path.write_bytes(whole)
+    assert generate(data, tmp_path / "out", "--base", str(toy_base), "--lora", str(path), prompt="a car") == 1
+    assert "The LoRA file" in sentence(capsys)
+
+
+def test_a_drive_that_went_away_is_one_sentence(
+    data: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, stat, mkdir = tmp_path / "gone", Path.stat, Path.mkdir
+
+    def unplugged(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(path: Path, *arguments: Any, **named: Any) -> Any:
+            if path.is_relative_to(gone):
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return ask(path, *arguments, **named)
+
+        return asked
+
+    monkeypatch.setattr(Path, "stat", unplugged(stat))
+    monkeypatch.setattr(Path, "mkdir", unplugged(mkdir))
+    for arguments, words in (
+        (("--base", str(toy_base), "--lora", str(gone / "wool.safetensors")), "check the drive it is on"),
+        (("--base", str(gone / "model")), "check the path and the drive"),
+        (("--base", str(toy_base), "--out", str(gone / "out")), "Cannot write"),
+    ):
+        assert generate(data, tmp_path / "out", *arguments, prompt="a car") == 1
+        told = sentence(capsys)
+        assert words in told
+        assert "Input/output error" in told
+
+
+def test_a_disk_that_is_full_leaves_no_half_picture(
+    data: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert generate(data, tmp_path / "file" / "out", "--base", str(toy_base), prompt="a car") == 1
+    assert "Cannot write" in sentence(capsys)
+
+    def full(_path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(written, "sync", full)
+    assert generate(data, tmp_path / "out", "--base", str(toy_base), prompt="a car") == 1
+    told = sentence(capsys)
+    assert "01-seed0.png (No space left on device; " in told
+    assert "free some disk space or choose another folder (--data-dir, --out)" in told
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_of_a_lora_is_not_applied_is_said(
+    data: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = lora(tmp_path, toy_base)
+    save_file({**load_file(path), "lora_unet_time_embed_0.diff": torch.zeros(4)}, path)
+    assert generate(data, tmp_path / "out", "--base", str(toy_base), "--lora", str(path), prompt="a car") == 0
+    assert "Left out of wool.safetensors, being no LoRA, 1 of its tensors: lora_unet_time_embed_0.diff." in (
+        capsys.readouterr().out.splitlines()
+    )
+
+
+def test_a_download_is_told_at_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    tell = tell_stage()
+    for done in range(101):
+        tell(described("owner/model", done * 10**6, 10**8), done / 100)
+    tell("Drawing", 0.0)
+    tell("Drawing", 0.5)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12
+    assert lines[1] == "Downloading owner/model, once: 10.0 of 100.0 MB."
+    assert lines[-1] == "Drawing"
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="a mapped file cannot be cut there")
