@@ -19,15 +19,6 @@ from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 
 PATIENCE_SECONDS = 600  # on a machine that does other things as well
-LOADED = [
-    "apt_engine.cli.main",
-    "apt_engine.training.trainer",
-    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
-    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
-    "diffusers.models.unets.unet_2d_condition",
-    "transformers.models.clip.modeling_clip",
-    "peft",
-]
 
 
 class NeverError(Exception):
@@ -38,7 +29,7 @@ class NeverError(Exception):
 def _context() -> ForkServerContext:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LOADED)
+    context.set_forkserver_preload(["benchmarks.reliability.loaded"])
     return context
 
 

@@ -1,0 +1,22 @@
+"""All that a training session needs, imported once by the process that sessions are forked from.
+
+What is there then stays: a session that collects garbage would look at all of it, for a second, and make it its own copy.
+"""
+
+import gc
+import importlib
+
+LOADED = (
+    "apt_engine.cli.main",
+    "apt_engine.training.trainer",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+    "diffusers.models.unets.unet_2d_condition",
+    "transformers.models.clip.modeling_clip",
+    "peft",
+)
+
+for name in LOADED:
+    importlib.import_module(name)
+gc.collect()
+gc.freeze()
