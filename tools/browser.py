@@ -170,7 +170,7 @@ def serving(data_dir: Path, *arguments: str, **environment: str) -> Iterator[tup
         yield address, process
     finally:
         process.terminate()  # Ctrl-C would be ignored where the tests run in the background
-        process.wait(60)
+        process.wait(PATIENCE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def test_one_child_serves_many_photos_and_ends_when_nobody_asks(
     assert len(before) == 1
     monkeypatch.setattr(pool, "SECONDS_KEPT", 0.05)
     read_photo(tmp_path / "0.png")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while pool._idle and time.monotonic() < deadline:
         time.sleep(0.02)
     assert running() == set()
@@ -64,10 +64,10 @@ def test_a_photo_that_takes_too_long_ends_its_child_once_and_no_other_photo(
         patched.setattr(pool, "SECONDS", 0.3)
         with pytest.raises(PhotoError, match=r"Photo slow\.jpg takes more than 0 seconds to open; save it anew"):
             read_photo(slow(tmp_path / "slow.jpg"))
-    started = time.monotonic()
-    with pytest.raises(PhotoError, match=r"Photo again\.jpg takes more than"):
-        read_photo(tmp_path / "slow.jpg", "again.jpg")
-    assert time.monotonic() - started < 0.2
+    with monkeypatch.context() as patched:
+        patched.setattr(pool, "_take", lambda: pytest.fail("a second child was asked"))
+        with pytest.raises(PhotoError, match=r"Photo again\.jpg takes more than"):
+            read_photo(tmp_path / "slow.jpg", "again.jpg")
     assert read_photo(tmp_path / "good.png").image.size == (120, 100)
 
 
@@ -163,7 +163,7 @@ def test_the_command_line_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
         "--data-dir",
         tmp_path,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert "Photo pipe.jpg cannot be opened" in done.stderr
 

@@ -74,7 +74,7 @@ def new_run(visitor: QueuedEngine) -> Run:
 
 
 def soon(is_true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not is_true():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.02)

@@ -19,7 +19,7 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_an_engine_whose_app_ends_saves_its_step_and_is_never_said_to_have_faile
     else:  # as the system does when the app was killed
         assert process.stdin
         process.stdin.close()
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
     wait_until_idle(worker)
     assert "resume the run to go on" in summarize(run).message
     assert summarize(run).state_while(False) == "interrupted"

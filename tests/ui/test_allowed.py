@@ -28,7 +28,7 @@ from tests.spellings import (
     spelled,
     stored,
 )
-from tools.browser import serving
+from tools.browser import PATIENCE_SECONDS, serving
 from ui.context import AppContext
 from ui.launch import launch_options
 from ui.layout import build_app
@@ -157,7 +157,7 @@ def wire(data_dir_of_app: Path) -> Iterator[http.client.HTTPConnection]:
     """A connection to the running app that sends a path byte by byte as it is given."""
     with serving(data_dir_of_app) as (address, _):
         stored(data_dir_of_app)
-        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=PATIENCE_SECONDS)
         yield connection
         connection.close()
 

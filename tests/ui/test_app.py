@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from apt_engine.jobs.worker import ROOT
+from tools.browser import PATIENCE_SECONDS
 
 # Serves the page to itself, with a run in view, and then names which of the libraries its process has loaded.
 SERVE_AND_LIST = """
@@ -59,7 +60,7 @@ def app(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 def refusal(*arguments: str) -> str:
     """What app.py says when it does not start; at once, and with an exit code."""
     process = app(*arguments)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
     assert len(said.splitlines()) == 1
     return said
@@ -86,7 +87,7 @@ def started(data_dir: Path, *arguments: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         process.stdout.close()
 
 
@@ -97,7 +98,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def fetch(url: str, **headers: str) -> str:
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as reply:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE_SECONDS) as reply:
         return reply.read().decode()
 
 
@@ -114,7 +115,7 @@ def test_letting_others_in_needs_a_long_password() -> None:
 def test_with_a_password_no_route_answers_before_it(data_dir: Path) -> None:
     with (
         started(data_dir, "--listen", "--password", "s3cret-of-twelve") as address,
-        httpx.Client(base_url=address) as browser,
+        httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as browser,
     ):
         for route in ("/pulse?run=", "/export/r1/zip-with-photos", "/log"):
             assert browser.get(route).status_code == 401

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from tests.ui.test_app import app
+from tools.browser import PATIENCE_SECONDS
 from ui.serving.guard import Guard
 from ui.serving.link import link_to, own_address
 from ui.serving.logins import FREE_TRIES
@@ -128,24 +129,24 @@ def listening(data_dir: Path) -> Iterator[tuple[str, str, list[str]]]:
         yield f"http://127.0.0.1:{port}", found[1], later
     finally:
         process.terminate()
-        later.append(process.communicate(timeout=20)[0])
+        later.append(process.communicate(timeout=PATIENCE_SECONDS)[0])
         assert process.returncode == 0
 
 
 def test_the_app_prints_one_link_and_tells_its_token_nowhere_else(data_dir: Path) -> None:
     with listening(data_dir) as (address, token, later):
-        with httpx.Client(base_url=address) as stranger:
+        with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as stranger:
             assert stranger.get("/pulse?run=").status_code == 401
             assert stranger.get("/?token=wrong").status_code == 403
             assert stranger.get("/pulse?run=").status_code == 401
-        with httpx.Client(base_url=address, follow_redirects=True) as friend:
+        with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, follow_redirects=True) as friend:
             page = friend.get("/", params={"token": token})
             assert (page.status_code, str(page.url)) == (200, f"{address}/")
             assert "auth_required" not in page.text
             assert token not in page.text
             assert friend.get("/pulse?run=").status_code == 200
             assert token not in friend.get("/log").text
-        with httpx.Client(base_url=address) as other:
+        with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as other:
             assert other.post("/login", data={"username": "apt", "password": token}).status_code == 200
         time.sleep(0.5)
     assert later and token not in later[0]
