@@ -29,6 +29,11 @@ os.environ |= {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: of the last ones, a long one would keep one process busy while the others have nothing to do."""
+    items.sort(key=lambda item: not item.get_closest_marker("browser"))
+
+
 def pytest_collection_finish() -> None:
     """What the imports made stays: the engine collects garbage three times a run, and would look at it for two seconds."""
     gc.collect()
