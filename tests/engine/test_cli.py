@@ -23,6 +23,7 @@ from apt_engine.errors import LoraError
 from apt_engine.lora import adapter, files, tensors
 from apt_engine.lora.about import ExportInfo
 from apt_engine.photos.photo_set import photos_in
+from apt_engine.reading import tensor_files
 from apt_engine.runs import files as written
 from apt_engine.runs.history import NEWER
 from apt_engine.runs.store import RunStore
@@ -315,7 +316,7 @@ def test_a_lora_that_changes_while_it_is_read_is_one_sentence(
 ) -> None:
     (tmp_path / "xl").mkdir()
     path, other = lora(tmp_path, toy_base), lora(tmp_path / "xl", toy_xl_base)
-    read_header = tensors.read_header
+    read_header = tensor_files.read_header
 
     def read_then_change(path: Path) -> Any:
         found = read_header(path)
