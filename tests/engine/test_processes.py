@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from apt_engine.cli.main import main
 from apt_engine.errors import ConfigError
 from apt_engine.jobs.worker import ROOT
 from apt_engine.runs.events import (
@@ -69,12 +70,11 @@ def test_two_processes_learn_what_one_learns_with_the_joint_batch(
     arguments += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "apt_engine"]
-    runs = {}
-    for name, start in (("one", ["-m", "apt_engine"]), ("two", launch)):
-        command = [sys.executable, *start, *arguments, "--data-dir", str(tmp_path / name)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        (runs[name],) = RunStore(tmp_path / name).list()
+    assert main([*arguments, "--data-dir", str(tmp_path / "one")]) == 0
+    command = [sys.executable, *launch, *arguments, "--data-dir", str(tmp_path / "two")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    runs = {name: RunStore(tmp_path / name).list()[0] for name in ("one", "two")}
     weights = {name: load_file(run.checkpoint().lora_path) for name, run in runs.items()}
     for key, tensor in weights["one"].items():
         torch.testing.assert_close(tensor, weights["two"][key], rtol=0, atol=1e-6)
