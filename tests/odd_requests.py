@@ -8,6 +8,9 @@ LONGEST_ANSWER = 20_000_000  # bytes
 SECONDS_FOR_AN_ANSWER, SECONDS_TO_HANG_UP = 20.0, 60.0  # on a machine that does other things as well
 FORM = "Content-Type: multipart/form-data; boundary=b\r\n"
 PART = '--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{value}\r\n'
+ONE_FILE = PART.format(name="file", more='; filename="a.png"', value="x")
+END = "--b--\r\n"
+WHOLE = ONE_FILE + END
 SPELLINGS = (  # of what is there: it may answer as itself, or not at all
     *(
         "//pulse",
@@ -69,6 +72,71 @@ RANGES = (
     ),
 )
 LENGTHS = ("-1", "+5", "0x10", "5, 5", "5, 6", "1e3", "99999999999999999999999", "", " ", "5\r\nContent-Length: 6")
+UPGRADE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+LINES = {
+    "an address in place of a path": "GET http://example.org/etc/passwd",
+    "a star": "OPTIONS *",
+    "no path": "GET",
+    "a path of 1 MB": f"GET /{'a' * 1_000_000}",
+    "a query of 50 kB": f"GET /pulse?{'run=a&' * 8000}",
+}
+OTHER_VERSIONS = {
+    "no host": "GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+    "HTTP/0.9": "GET /pulse\r\n\r\n",
+    "HTTP/3.7": "GET /pulse HTTP/3.7\r\nHost: {host}\r\n\r\n",
+}
+NO_HTTP = {
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(50),
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+    "zeros": bytes(70_000),
+}
+HEADS = {
+    "two hosts": "Host: evil.example\r\n",
+    "a head of 1 MB": f"X: {'x' * 1_000_000}\r\n",
+    "20,000 heads": "".join(f"X{number}: y\r\n" for number in range(20_000)),
+    "a cookie of 60 kB": f"Cookie: {'a=b; ' * 12_000}\r\n",
+    "a folded head": "X: a\r\n b\r\n",
+    "a head with a line break": "X: a\rb\nc\r\n",
+    "a head without a colon": "nonsense\r\n",
+}
+ENCODINGS = {  # of a body, and what comes for one
+    "both lengths": (
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "0\r\n\r\nGET /config HTTP/1.1\r\n\r\n",
+    ),
+    "an odd encoding": ("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"),
+    "a chunk that lies": ("Transfer-Encoding: chunked\r\n", "ffffffffffffffffff\r\nx"),
+    "more than was said": ("Content-Length: 9\r\n", WHOLE),
+}
+LOG_IN = "Content-Type: application/x-www-form-urlencoded\r\n"
+JSON = "Content-Type: application/json\r\n"
+ORDERS = {
+    "an order that is no JSON": ("/gradio_api/queue/join", "{"),
+    "an order of 100,000 brackets": ("/gradio_api/queue/join", "[" * 100_000),
+    "an order of large numbers": ("/gradio_api/queue/join", '{"fn_index": 1e999, "data": [' + "9" * 5000 + "]}"),
+    "an order of NaN": ("/gradio_api/queue/join", '{"fn_index": NaN, "data": [], "session_hash": 5}'),
+    **{
+        f"NaN to {route}": (route, '{"session_hash": NaN, "event_id": 1e999}')
+        for route in ("/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/run/predict")
+    },
+    "an order without an event": ("/gradio_api/run/predict", '{"data": []}'),
+}
+
+
+class _Sender:
+    """Writes requests to one host with one visitor's cookie."""
+
+    def __init__(self, host: str, cookie: str) -> None:
+        self._head = f"Host: {host}\r\n" + (f"Cookie: {cookie}\r\n" if cookie else "") + "Connection: close\r\n"
+
+    def plain(self, line: str, head: str = "", body: str = "") -> bytes:
+        return f"{line} HTTP/1.1\r\n{self._head}{head}\r\n{body}".encode("latin-1")
+
+    def sized(self, line: str, head: str, body: str) -> bytes:
+        return self.plain(line, f"{head}Content-Length: {len(body)}\r\n", body)
 
 
 def odd_requests(host: str, cookie: str, picture: str) -> dict[str, bytes]:
@@ -79,99 +147,43 @@ def odd_requests(host: str, cookie: str, picture: str) -> dict[str, bytes]:
         cookie: header of a visitor; may be empty.
         picture: route of a file that may be seen.
     """
-    cookies = f"Cookie: {cookie}\r\n" if cookie else ""
-
-    def request(line: str, head: str = "", body: str = "") -> bytes:
-        return f"{line} HTTP/1.1\r\nHost: {host}\r\n{cookies}Connection: close\r\n{head}\r\n{body}".encode("latin-1")
-
-    def sized(line: str, head: str, body: str) -> bytes:
-        return request(line, f"{head}Content-Length: {len(body)}\r\n", body)
-
+    sender = _Sender(host, cookie)
     routes = ("/", "/pulse", "/photos", "/login", "/gradio_api/queue/join", picture)
-    whole = PART.format(name="file", more='; filename="a.png"', value="x") + "--b--\r\n"
-    found = {f"spelled {path}": request(f"GET {path}") for path in SPELLINGS}
-    found |= {
-        f"{method[:20]} {path}": request(f"{method} {path}") for method, path in itertools.product(ODD_METHODS, routes)
-    }
-    found |= {f"range {ranges[:40]}": request(f"GET {picture}", f"Range: {ranges}\r\n") for ranges in RANGES}
-    found |= {
-        f"length {length!r}": request("POST /photos", f"{FORM}Content-Length: {length}\r\n", whole)
-        for length in LENGTHS
-    }
-    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    upgrade += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-    found |= {f"websocket {path}": request(f"GET {path}", upgrade) for path in (*routes, "/gradio_api/queue/data")}
-    many = "".join(PART.format(name=f"n{number}", more="", value="") for number in range(20_000)) + "--b--\r\n"
-    files = "".join(PART.format(name="file", more='; filename="a.png"', value="x") for _ in range(50)) + "--b--\r\n"
-    return found | {
-        "an address in place of a path": request("GET http://example.org/etc/passwd"),
-        "a star": request("OPTIONS *"),
-        "no path": request("GET"),
-        "no host": b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
-        "two hosts": request("GET /pulse", "Host: evil.example\r\n"),
-        "HTTP/0.9": b"GET /pulse\r\n\r\n",
-        "HTTP/3.7": f"GET /pulse HTTP/3.7\r\nHost: {host}\r\n\r\n".encode(),
-        "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(50),
-        "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
-        "zeros": bytes(70_000),
-        "a head of 1 MB": request("GET /pulse", f"X: {'x' * 1_000_000}\r\n"),
-        "20,000 heads": request("GET /pulse", "".join(f"X{number}: y\r\n" for number in range(20_000))),
-        "a path of 1 MB": request(f"GET /{'a' * 1_000_000}"),
-        "a query of 50 kB": request(f"GET /pulse?{'run=a&' * 8000}"),
-        "a cookie of 60 kB": request("GET /pulse", f"Cookie: {'a=b; ' * 12_000}\r\n"),
-        "a folded head": request("GET /pulse", "X: a\r\n b\r\n"),
-        "a head with a line break": request("GET /pulse", "X: a\rb\nc\r\n"),
-        "a head without a colon": request("GET /pulse", "nonsense\r\n"),
-        "both lengths": request(
-            "POST /photos",
-            f"{FORM}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-            "0\r\n\r\nGET /config HTTP/1.1\r\n\r\n",
-        ),
-        "an odd encoding": request("POST /photos", f"{FORM}Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"),
-        "a chunk that lies": request(
-            "POST /photos", f"{FORM}Transfer-Encoding: chunked\r\n", "ffffffffffffffffff\r\nx"
-        ),
-        "more than was said": request("POST /photos", f"{FORM}Content-Length: 9\r\n", whole),
-        "an empty form": sized("POST /photos", FORM, ""),
-        "a form of no parts": sized("POST /photos", FORM, "--b--\r\n"),
-        "a form without a boundary": sized("POST /photos", "Content-Type: multipart/form-data\r\n", whole),
-        "a form of another boundary": sized("POST /photos", "Content-Type: multipart/form-data; boundary=c\r\n", whole),
-        "a boundary of 50 kB": sized(
-            "POST /photos", f"Content-Type: multipart/form-data; boundary={'b' * 50_000}\r\n", whole
-        ),
-        "a form of 20,000 names": sized("POST /photos", FORM, many),
-        "a form of 50 files": sized("POST /photos", FORM, files),
-        "a name of 1 MB": sized(
-            "POST /photos", FORM, PART.format(name="n" * 1_000_000, more="", value="") + "--b--\r\n"
-        ),
-        "a part's head of 1 MB": sized("POST /photos", FORM, f"--b\r\nX: {'x' * 1_000_000}\r\n\r\n\r\n--b--\r\n"),
-        "a form that is not closed": sized("POST /photos", FORM, whole[:-10]),
-        "a log-in of 10^6 names": sized(
-            "POST /login", "Content-Type: application/x-www-form-urlencoded\r\n", "&".join(["a="] * 600_000)
-        ),
-        "an order that is no JSON": sized("POST /gradio_api/queue/join", "Content-Type: application/json\r\n", "{"),
-        "an order of 100,000 brackets": sized(
-            "POST /gradio_api/queue/join", "Content-Type: application/json\r\n", "[" * 100_000
-        ),
-        "an order of large numbers": sized(
-            "POST /gradio_api/queue/join",
-            "Content-Type: application/json\r\n",
-            '{"fn_index": 1e999, "data": [' + "9" * 5000 + "]}",
-        ),
-        "an order of NaN": sized(
-            "POST /gradio_api/queue/join",
-            "Content-Type: application/json\r\n",
-            '{"fn_index": NaN, "data": [], "session_hash": 5}',
-        ),
+    return {
+        **{f"spelled {path}": sender.plain(f"GET {path}") for path in SPELLINGS},
+        **{f"{way[:20]} {path}": sender.plain(f"{way} {path}") for way, path in itertools.product(ODD_METHODS, routes)},
+        **{f"range {ranges[:40]}": sender.plain(f"GET {picture}", f"Range: {ranges}\r\n") for ranges in RANGES},
         **{
-            f"NaN to {route}": sized(
-                f"POST {route}", "Content-Type: application/json\r\n", '{"session_hash": NaN, "event_id": 1e999}'
-            )
-            for route in ("/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/run/predict")
+            f"length {length!r}": sender.plain("POST /photos", f"{FORM}Content-Length: {length}\r\n", WHOLE)
+            for length in LENGTHS
         },
-        "an order without an event": sized(
-            "POST /gradio_api/run/predict", "Content-Type: application/json\r\n", '{"data": []}'
-        ),
+        **{f"websocket {path}": sender.plain(f"GET {path}", UPGRADE) for path in (*routes, "/gradio_api/queue/data")},
+        **{name: sender.plain(line) for name, line in LINES.items()},
+        **{name: request.format(host=host).encode() for name, request in OTHER_VERSIONS.items()},
+        **NO_HTTP,
+        **{name: sender.plain("GET /pulse", head) for name, head in HEADS.items()},
+        **{name: sender.plain("POST /photos", FORM + head, body) for name, (head, body) in ENCODINGS.items()},
+        **{name: sender.sized("POST /photos", head, body) for name, (head, body) in _forms().items()},
+        "a log-in of 10^6 names": sender.sized("POST /login", LOG_IN, "&".join(["a="] * 600_000)),
+        **{name: sender.sized(f"POST {route}", JSON, body) for name, (route, body) in ORDERS.items()},
+    }
+
+
+def _forms() -> dict[str, tuple[str, str]]:
+    """By their names, the type and the body of what is no photo."""
+    many = "".join(PART.format(name=f"n{number}", more="", value="") for number in range(20_000)) + END
+    long_name = PART.format(name="n" * 1_000_000, more="", value="") + END
+    return {
+        "an empty form": (FORM, ""),
+        "a form of no parts": (FORM, END),
+        "a form without a boundary": ("Content-Type: multipart/form-data\r\n", WHOLE),
+        "a form of another boundary": ("Content-Type: multipart/form-data; boundary=c\r\n", WHOLE),
+        "a boundary of 50 kB": (f"Content-Type: multipart/form-data; boundary={'b' * 50_000}\r\n", WHOLE),
+        "a form of 20,000 names": (FORM, many),
+        "a form of 50 files": (FORM, ONE_FILE * 50 + END),
+        "a name of 1 MB": (FORM, long_name),
+        "a part's head of 1 MB": (FORM, f"--b\r\nX: {'x' * 1_000_000}\r\n\r\n\r\n{END}"),
+        "a form that is not closed": (FORM, WHOLE[:-10]),
     }
 
 
