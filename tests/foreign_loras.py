@@ -9,7 +9,7 @@ diffusers 0.16  unet....processor.to_q_lora.down.weight
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,22 @@ from apt_engine.lora import foreign
 from apt_engine.lora.adapter import ADAPTER
 
 TOLERANCE = 1e-6
+STEM = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+PEFT_STEM = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+TURNING = (  # weights by matrices: the kind, a tensor's name, its shape
+    ("OFT", f"{STEM}.oft_blocks", (2, 4, 4)),
+    ("OFT", f"{STEM.replace('lora', 'oft', 1)}.oft_blocks", (2, 4, 4)),
+    ("OFT", f"{STEM}.oft_diag", (2, 4, 4)),
+    ("OFT", f"{PEFT_STEM}.oft_R.weight", (4, 4)),
+    ("OFT", f"{PEFT_STEM}.oft_r", (2, 4, 4)),
+    ("BOFT", f"{STEM}.oft_blocks", (1, 2, 4, 4)),
+    ("BOFT", f"{PEFT_STEM}.boft_R", (1, 2, 4, 4)),
+)
+OTHER_KINDS = {
+    "GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
+    "IA3": ("weight", "on_input"),
+    "Tucker": ("lora_mid.weight", "lora_down.weight", "lora_up.weight"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,66 +210,46 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
         family: draw_layers(base, ("unet",), "attention", is_mixed=False, dtype=torch.float32)
         for family, base in bases.items()
     }
-    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    a_few = torch.zeros(4, 4)
-    turned = torch.zeros(2, 4, 4)
-    for kind, name, blocks in (
-        ("OFT", f"{stem}.oft_blocks", turned),
-        ("OFT", f"{stem.replace('lora', 'oft', 1)}.oft_blocks", turned),
-        ("OFT", f"{stem}.oft_diag", turned),
-        ("OFT", "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.oft_R.weight", turned[0]),
-        ("OFT", "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.oft_r", turned),
-        ("BOFT", f"{stem}.oft_blocks", turned[None]),
-        ("BOFT", "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.boft_R", turned[None]),
-    ):
-        yield Row(
-            name=f"{kind} {name.rpartition('.')[2]}",
-            family="sd",
-            tensors={name: blocks.clone()},
-            layers=[],
-            words=f"is a file of the kind {kind}, which",
-        )
-    for kind, keys in {
-        "GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
-        "IA3": ("weight", "on_input"),
-        "Tucker": ("lora_mid.weight", "lora_down.weight", "lora_up.weight"),
-    }.items():
-        yield Row(
-            name=kind, family="sd", tensors={f"{stem}.{key}": a_few.clone() for key in keys}, layers=[], words=kind
-        )
-    yield Row(
-        name="textual inversion", family="sd", tensors={"emb_params": a_few}, layers=[], words="textual inversion"
-    )
-    yield Row(name="no LoRA", family="sd", tensors={"weight": a_few}, layers=[], words="is not a LoRA file")
-    flux = {f"transformer.single_transformer_blocks.0.attn.to_q.lora_{side}.weight": a_few.clone() for side in "AB"}
-    yield Row(name="FLUX", family="sdxl", tensors=flux, layers=[], words="made for FLUX")
+    for kind, name, shape in TURNING:
+        tensors = {name: torch.zeros(shape)}
+        yield _refused(f"{kind} {name.rpartition('.')[2]}", "sd", tensors, f"is a file of the kind {kind}, which")
+    for kind, keys in OTHER_KINDS.items():
+        yield _refused(kind, "sd", _few(f"{STEM}.{key}" for key in keys), kind)
+    yield _refused("textual inversion", "sd", _few(["emb_params"]), "textual inversion")
+    yield _refused("no LoRA", "sd", _few(["weight"]), "is not a LoRA file")
+    flux = _few(f"transformer.single_transformer_blocks.0.attn.to_q.lora_{side}.weight" for side in "AB")
+    yield _refused("FLUX", "sdxl", flux, "made for FLUX")
     for family, other in (("sd", "sdxl"), ("sdxl", "sd")):
         for write in (_kohya, _peft):
-            tensors = write(bases[other], layers[other])
-            yield Row(
-                name=f"{other} on {family} {write.__name__}",
-                family=family,
-                tensors=tensors,
-                layers=[],
-                words="another base",
-            )
-    tensors = _kohya(bases["sd"], layers["sd"])
+            name = f"{other} on {family} {write.__name__}"
+            yield _refused(name, family, write(bases[other], layers[other]), "another base")
+    yield from _beside(_kohya(bases["sd"], layers["sd"]), layers["sd"])
+
+
+def _beside(tensors: dict[str, Tensor], layers: list[Layer]) -> Iterator[Row]:
+    """A file of kohya's, its layers, and what is wrong with it or stands beside them."""
     header = {"ss_base_model_version": "sdxl_base_v1-0"}
-    yield Row(name="header of XL", family="sd", tensors=tensors, layers=[], words="Stable Diffusion XL", header=header)
-    dora = tensors | {f"{stem}.dora_scale": torch.zeros(1, 3)}
-    yield Row(name="DoRA", family="sd", tensors=dora, layers=layers["sd"], words="dora_scale")
-    bias = tensors | {f"{stem}.diff_b": torch.zeros(8)}
-    yield Row(
-        name="a bias beside it", family="sd", tensors=bias, layers=layers["sd"], words="being no LoRA, 1 of its tensors"
-    )
-    beside = tensors | {f"{stem}_7.{key}": value for key, value in _triple(a_few).items()}
-    yield Row(name="a layer too many", family="sd", tensors=beside, layers=layers["sd"], words="were left out")
+    yield dataclasses.replace(_refused("header of XL", "sd", tensors, "Stable Diffusion XL"), header=header)
     half = {key: value for key, value in tensors.items() if not key.endswith("lora_up.weight")}
-    yield Row(name="half of each pair", family="sd", tensors=half, layers=[], words="is damaged or not a LoRA")
+    yield _refused("half of each pair", "sd", half, "is damaged or not a LoRA")
+    too_many = {
+        **_few(f"{STEM}_7.{key}" for key in ("lora_down.weight", "lora_up.weight")),
+        f"{STEM}_7.alpha": torch.tensor(1.0),
+    }
+    for name, more, words in (
+        ("DoRA", {f"{STEM}.dora_scale": torch.zeros(1, 3)}, "dora_scale"),
+        ("a bias beside it", {f"{STEM}.diff_b": torch.zeros(8)}, "being no LoRA, 1 of its tensors"),
+        ("a layer too many", too_many, "were left out"),
+    ):
+        yield Row(name=name, family="sd", tensors=tensors | more, layers=layers, words=words)
 
 
-def _triple(weight: Tensor) -> dict[str, Tensor]:
-    return {"lora_down.weight": weight.clone(), "lora_up.weight": weight.clone(), "alpha": torch.tensor(1.0)}
+def _refused(name: str, family: str, tensors: dict[str, Tensor], words: str) -> Row:
+    return Row(name=name, family=family, tensors=tensors, layers=[], words=words)
+
+
+def _few(names: Iterable[str]) -> dict[str, Tensor]:
+    return {name: torch.zeros(4, 4) for name in names}
 
 
 def _is_wanted(part: str, name: str, module: nn.Module, kinds: str) -> bool:
