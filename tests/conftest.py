@@ -57,14 +57,14 @@ def toy_xl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def toy_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def toy_families(tmp_path: Path, toy_base: Path, toy_xl_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The shipped configs and the tokenizer of checkpoints in one file, replaced by those of the toys."""
     from apt_engine.bases import checkpoints, single_file
-    from tests.toy import save_toy_base, save_toy_xl_base, toy_tokenizer
+    from tests.toy import toy_tokenizer
 
     folder = tmp_path / "families"
-    save_toy_base(folder / "sd15")
-    save_toy_xl_base(folder / "sdxl")
+    shutil.copytree(toy_base, folder / "sd15")
+    shutil.copytree(toy_xl_base, folder / "sdxl")
     toy_tokenizer().save_pretrained(folder / "clip-tokenizer")
     monkeypatch.setattr(checkpoints, "ASSETS", folder)
     monkeypatch.setattr(single_file, "TOKENIZER_DIR", folder / "clip-tokenizer")
