@@ -32,11 +32,13 @@ class Captioning:
         captioner: which of those in the cache.
         describe: the button; nothing is done before it is pressed.
         said: how far it is, and what came of it.
+        written: captions by photo that no tile has yet; photos may be added and taken out while they are written.
     """
 
     captioner: gr.Dropdown
     describe: gr.Button
     said: gr.HTML
+    written: gr.State
 
 
 def build(context: AppContext) -> Captioning:
@@ -47,7 +49,7 @@ def build(context: AppContext) -> Captioning:
             names, value=next(iter(names), None), show_label=False, container=False, interactive=True, min_width=220
         )
         describe = gr.Button(say("Let it write the captions"), size="sm", elem_id="describe", scale=0, min_width=180)
-    return Captioning(captioner, describe, gr.HTML("", elem_id="described"))
+    return Captioning(captioner, describe, gr.HTML("", elem_id="described"), gr.State({}))
 
 
 def connect(
@@ -65,7 +67,13 @@ def connect(
     card.describe.click(
         partial(describe_photos, card, context, photos, subject, read),
         {card.captioner, photos, subject},
-        [photos, card.said, card.describe],
+        [card.written, card.said, card.describe],
+        show_progress="hidden",
+        api_visibility="private",
+    ).then(
+        partial(take_captions, card, photos),
+        {card.written, photos},
+        [card.written, photos, card.said],
         show_progress="hidden",
         api_visibility="private",
     )
@@ -79,7 +87,7 @@ def describe_photos(
     read: Read,
     values: Values,
 ) -> Iterator[Values]:
-    """Let the captioner write the captions that are empty. What prevents it is a sentence below the photos."""
+    """Let the captioner write captions for the photos without one. What prevents it is a sentence below the photos."""
     bare = [photo for photo in read(values[photos]).photos if not photo.caption]
     if not bare:
         yield {card.said: _note(say("There is no photo without a caption; empty those to be written anew."))}
@@ -97,17 +105,27 @@ def describe_photos(
         shutil.rmtree(folder, ignore_errors=True)
     told_of = [caption_from(words, str(values[subject] or ""))[:LONGEST_CAPTION] for words in said]
     captions = {photo.source: caption for photo, caption in zip(bare, told_of, strict=False)}
-    value = values[photos] or NO_PHOTOS
-    tiles = [{**tile, "caption": captions.get(tile["path"], tile["caption"])} for tile in value["photos"]]
+    yield {card.written: captions, card.said: "", card.describe: gr.Button(interactive=True)}
+
+
+def take_captions(card: Captioning, photos: gr.HTML, values: Values) -> Values:
+    """Give what was written to the photos as they are by now; a caption that somebody typed meanwhile stays."""
+    written, value = values[card.written], values[photos] or NO_PHOTOS
+    if not written:
+        return gr.skip()
+    taken = {tile["path"] for tile in value["photos"] if tile["path"] in written and not tile.get("caption")}
+    tiles = [
+        {**tile, "caption": written[tile["path"]]} if tile["path"] in taken else tile for tile in value["photos"]
+    ]
     words = count(
         "{number} caption is written; read it, and change what is not so.",
         "{number} captions are written; read them, and change what is not so.",
-        len(captions),
+        len(taken),
     )
-    yield {
+    return {
+        card.written: {},
         photos: {**value, "photos": tiles, "unfold": True},
-        card.said: _note(words),
-        card.describe: gr.Button(interactive=True),
+        card.said: _note(words) if taken else "",
     }
 
 

@@ -13,7 +13,7 @@ from apt_engine.jobs.engine import SampleProgress
 from apt_engine.photos.photo_set import PhotoSet
 from tests.captioners import NAME, save_blip
 from ui import train_view
-from ui.captioning import describe_photos
+from ui.captioning import describe_photos, take_captions
 from ui.context import AppContext, Values
 from ui.photo_tiles import read_tiles, tiles_of
 
@@ -45,6 +45,15 @@ def described(view: train_view.TrainView, context: AppContext, values: Values) -
     return list(describe_photos(view.captioning, context, view.photos, subject, read, values))
 
 
+def taken(view: train_view.TrainView, written: Values, photos: Any) -> Values:
+    """What the page does with captions once they are written, the photos being these by then."""
+    return take_captions(view.captioning, view.photos, {**written, view.photos: photos})
+
+
+def captions(shown: Values, view: train_view.TrainView) -> list[str]:
+    return [tile["caption"] for tile in shown[view.photos]["photos"]]
+
+
 def is_shown(view: train_view.TrainView) -> bool:
     row: Any = view.captioning.describe.parent
     return row.visible
@@ -74,8 +83,9 @@ def test_empty_captions_are_filled_in_and_written_ones_stay(
     monkeypatch.setattr(context.engine, "describe", describe)
     values = shown(view, photos)
     values[view.photos]["photos"][0]["caption"] = "mine, a {subject}"
-    *_, last = described(view, context, values)
-    assert [tile["caption"] for tile in last[view.photos]["photos"]] == [
+    *_, written = described(view, context, values)
+    last = taken(view, written, values[view.photos])
+    assert captions(last, view) == [
         "mine, a {subject}",
         "a photo of a {subject} on grass",
         "a photo of a {subject}, a cat",
@@ -84,8 +94,26 @@ def test_empty_captions_are_filled_in_and_written_ones_stay(
     assert "3 captions are written" in last[view.captioning.said]
     assert asked == [(NAME, 3, True)]
     assert list(context.uploads_dir.glob("described-*")) == []
+    assert last[view.captioning.written] == {}
     (only,) = described(view, context, {**values, view.photos: last[view.photos]})
     assert "There is no photo without a caption" in only[view.captioning.said]
+
+
+def test_photos_may_change_while_captions_are_written(
+    context: AppContext, view: train_view.TrainView, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(captioner: str, paths: Sequence[Path]) -> Iterator[SampleProgress]:
+        yield SampleProgress("Done", 1.0, (), captions=("a bear on grass", "a bear at home", "a bear in bed", "a bear"))
+
+    monkeypatch.setattr(context.engine, "describe", describe)
+    *_, written = described(view, context, shown(view, photos))
+    new, typed = photos[0].with_name("new.png"), "typed meanwhile, a {subject}"
+    now = {**tiles_of([new, *photos[2:0:-1]]), "round": 7}  # one added, two taken out, the others the other way round
+    now["photos"][1]["caption"] = typed
+    last = taken(view, written, now)
+    assert captions(last, view) == ["", typed, "a photo of a {subject} at home"]
+    assert last[view.photos]["round"] == 7
+    assert "1 caption is written" in last[view.captioning.said]
 
 
 def test_a_captioner_that_cannot_be_used_is_a_sentence_and_leaves_the_captions(
@@ -98,7 +126,7 @@ def test_a_captioner_that_cannot_be_used_is_a_sentence_and_leaves_the_captions(
     monkeypatch.setattr(context.engine, "describe", describe)
     *_, last = described(view, context, shown(view, photos))
     assert "is damaged; delete it there." in last[view.captioning.said]
-    assert view.photos not in last
+    assert view.captioning.written not in last
     assert last[view.captioning.describe].interactive is True
     assert list(context.uploads_dir.glob("described-*")) == []
 
@@ -107,7 +135,7 @@ def test_the_engine_describes_photos_with_a_captioner_of_the_cache(
     context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
     *_, last = described(view, context, shown(view, photos[:2]))
-    captions = [tile["caption"] for tile in last[view.photos]["photos"]]
-    assert len(captions) == 2
-    assert all("{subject}" in caption for caption in captions)
+    said = captions(taken(view, last, tiles_of(photos[:2])), view)
+    assert len(said) == 2
+    assert all("{subject}" in caption for caption in said)
     assert context.engine.status.job == "idle"
