@@ -5,8 +5,24 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from ui.words import ENGLISH, language, speaking
+
+
+class _MadeHere(dict[int, Block]):
+    """Blocks by id, of those that this thread makes.
+
+    Gradio adds a new block to whatever page is being built, and a handler in another thread may answer with a new gr.Row.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def __setitem__(self, block_id: int, block: Block) -> None:
+        if threading.get_ident() == self._thread:
+            super().__setitem__(block_id, block)
 
 
 class SpokenBlocks(gr.Blocks):
@@ -47,6 +63,7 @@ class SpokenBlocks(gr.Blocks):
 
     def _said_in(self, tag: str) -> dict[str, Any]:
         with speaking(tag), gr.Blocks(analytics_enabled=False) as again:
+            again.default_config.blocks = _MadeHere()
             self._make(again)
         said: Any = again.get_config_file()
         components = zip(self._english["components"], said["components"], strict=True)

@@ -1,6 +1,7 @@
 """The page in other languages: which one a visitor gets, and what becomes of sentences."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +156,19 @@ def test_each_language_has_the_same_components_with_words_of_its_own() -> None:
     english = blocks.config["components"]
     assert [one["id"] for one in german] == [one["id"] for one in english]
     assert [one["props"]["value"] for one in (*english, *german)] == ["Train", "Trainieren"]
+
+
+def test_what_a_handler_answers_meanwhile_is_no_part_of_another_languages_page() -> None:
+    def make(page: gr.Blocks) -> None:
+        if language() != "en":
+            handler = threading.Thread(target=gr.Row, kwargs={"visible": False})
+            handler.start()
+            handler.join()
+        gr.Button(say("Train"))
+
+    blocks = SpokenBlocks(make, analytics_enabled=False)
+    with speaking("de"):
+        assert [one["props"]["value"] for one in blocks.config["components"]] == ["Trainieren"]
 
 
 def test_a_guests_event_is_answered_in_the_guests_language() -> None:
