@@ -6,6 +6,7 @@ from typing import Any
 
 from apt_engine.runs.history import History
 from apt_engine.runs.run import Run
+from apt_engine.settings.training import SUBJECT_SLOT
 from ui.plots import Series, file_url, line_plot, smoothed
 from ui.sentences import begun_at
 from ui.words import say
@@ -22,10 +23,15 @@ def distinct_names(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
 
 
 def show_sides(histories: Sequence[History], names: Sequence[str]) -> dict[str, Any]:
-    """The samples, as `assets/sides.js` draws them: a column a run, each at a step of choice, first the kept one."""
-    prompts = list(dict.fromkeys(prompt for history in histories for prompt in history.prompts))
+    """The samples, as `assets/sides.js` draws them: a column a run, each at a step of choice, first the kept one.
+
+    Prompts that differ in the subject alone are one row.
+    """
+    prompts = list(dict.fromkeys(_as_written(prompt, history) for history in histories for prompt in history.prompts))
+    phrases = {history.phrase for history in histories}
+    subject = phrases.pop() if len(phrases) == 1 else SUBJECT_SLOT
     return {
-        "prompts": prompts,
+        "prompts": [prompt.replace(SUBJECT_SLOT, subject) for prompt in prompts],
         "columns": [_column(history, name, prompts) for history, name in zip(histories, names, strict=True)],
     }
 
@@ -41,9 +47,13 @@ def _column(history: History, name: str, prompts: Sequence[str]) -> dict[str, An
             f"{step}-{row}": file_url(history.run.path / path)
             for row, prompt in enumerate(prompts)
             for (step, index), path in history.samples.items()
-            if history.sampled[step, index] == prompt
+            if _as_written(history.sampled[step, index], history) == prompt
         },
     }
+
+
+def _as_written(prompt: str, history: History) -> str:
+    return prompt.replace(history.phrase, SUBJECT_SLOT)
 
 
 def _words(step: int, history: History) -> str:
@@ -58,17 +68,25 @@ def draw_differences(runs: Sequence[Run], names: Sequence[str]) -> str:
     Raises:
         RunError: those of one cannot be read.
     """
-    first, second = (run.config.to_dict() for run in runs)
+    first, second = map(_settings_of, runs)
     heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
     rows = "".join(
-        f'<tr><th scope="row"><code>{name}</code></th><td>{html.escape(str(value))}</td>'
-        f"<td>{html.escape(str(second[name]))}</td></tr>"
+        f'<tr><th scope="row"><code>{name}</code></th><td>{html.escape(value)}</td>'
+        f"<td>{html.escape(second[name])}</td></tr>"
         for name, value in first.items()
         if value != second[name]
     )
     table = f'<table class="differences"><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>'
     said = table if rows else f"<p>{say('Their settings are the same.')}</p>"
     return f'<div class="card"><h2 class="title">{say("What was set differently")}</h2>{said}</div>'
+
+
+def _settings_of(run: Run) -> dict[str, str]:
+    config = run.config
+    shown = {name: str(value) for name, value in config.to_dict().items()}
+    if not config.steps:
+        shown["steps"] = say("{steps:,}, by the photos", steps=config.steps_for(len(run.photo_paths)))
+    return shown
 
 
 def draw_curves(histories: Sequence[History], names: Sequence[str]) -> str:

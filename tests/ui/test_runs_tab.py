@@ -30,6 +30,11 @@ def test_two_runs_are_compared_by_settings_and_curves(context: AppContext, view:
     side_by_side = runs.compare(view, context, [first.id, second.id])[view.comparison]
     assert "<code>rank</code></th><td>16</td><td>4</td>" in side_by_side
     assert "<code>steps</code>" not in side_by_side
+    by_photos = begun(new_run(context, steps=0), steps=4)
+    assert (
+        "<td>10</td><td>300, by the photos</td>"
+        in runs.compare(view, context, [first.id, by_photos.id])[view.comparison]
+    )
     alike = runs.compare(view, context, [first.id, first.id])[view.comparison]
     assert "Their settings are the same." in alike
 
@@ -47,6 +52,20 @@ def test_samples_of_two_runs_stand_side_by_side_at_steps_of_choice(context: AppC
     assert (left["start"], right["start"]) == (4, 6)
     assert right["urls"].keys() == {"0-1", "6-1"}  # its only prompt stands in the second row
     assert left["urls"]["6-0"].endswith("samples/000006-0.png")
+
+
+def test_prompts_of_two_subjects_that_differ_in_the_subject_alone_are_one_row(
+    context: AppContext, view: runs.RunsView
+) -> None:
+    first, second = (
+        begun(new_run(context, subject, sample_prompts=("a {subject}",)), 6) for subject in ("duck", "cup")
+    )
+    for run in (first, second):
+        prompt, path = run.config.fill("a {subject}"), "samples/000006-0.png"
+        run.append(SampleReady(step=6, index=0, prompt=prompt, seed=0, path=path))
+    sides = runs.compare(view, context, [first.id, second.id])[view.sides]
+    assert sides["prompts"] == ["a {subject}"]
+    assert [list(column["urls"]) for column in sides["columns"]] == [["6-0"], ["6-0"]]
 
 
 def test_two_runs_of_one_name_are_told_apart_and_markup_in_a_name_is_shown_as_written(

@@ -201,7 +201,7 @@ def _in_line(row: dict[str, Any], waiting: Sequence[str]) -> dict[str, Any]:
 
 def _kept(kept_step: int, last_step: int) -> str:
     if kept_step:
-        return say("kept {kept:,}, last {last:,}", kept=kept_step, last=last_step)
+        return say("{kept:,}, last {last:,}", kept=kept_step, last=last_step)
     return say("last {last:,}", last=last_step)
 
 
