@@ -55,7 +55,7 @@ function row(run) {
     node("td", {}, node("button", { type: "button", class: "picture", "aria-label": say("open {title}", { title: run.title }), onclick: () => trigger("select", { id: run.id }) }, picture)),
     node("th", { scope: "row" }, link(run.title, () => trigger("select", { id: run.id })), node("small", {}, run.begun)),
     node("td", { "data-label": say("model") }, run.base),
-    node("td", { "data-label": say("state"), title: run.state }, node("span", {}, run.state)),
+    node("td", { class: "state", "data-label": say("state"), title: run.state }, node("span", {}, run.state)),
     node("td", { "data-label": say("kept") }, run.step),
     node("td", { class: "acts" },
       link(say("Generate"), () => trigger("play", { id: run.id }), { disabled: !run.files.length && !run.drawable, title: run.drawable ? "" : say("no checkpoint yet") }),

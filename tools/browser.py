@@ -132,6 +132,11 @@ class Page:
         slow = {"offline": False, "latency": milliseconds, "downloadThroughput": -1, "uploadThroughput": -1}
         self.browser.execute_cdp_cmd("Network.emulateNetworkConditions", slow)
 
+    def be_wide(self, width: int) -> None:
+        """Let the window be so many px wide; below 500 it is a phone's."""
+        size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
     def count_clicks(self) -> None:
         """From the next page on, over reloads."""
         listen = "addEventListener('click', (event) => event.isTrusted && localStorage.clicks++, true);"

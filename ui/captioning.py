@@ -114,9 +114,7 @@ def take_captions(card: Captioning, photos: gr.HTML, values: Values) -> Values:
     if not written:
         return gr.skip()
     taken = {tile["path"] for tile in value["photos"] if tile["path"] in written and not tile.get("caption")}
-    tiles = [
-        {**tile, "caption": written[tile["path"]]} if tile["path"] in taken else tile for tile in value["photos"]
-    ]
+    tiles = [{**tile, "caption": written[tile["path"]]} if tile["path"] in taken else tile for tile in value["photos"]]
     words = count(
         "{number} caption is written; read it, and change what is not so.",
         "{number} captions are written; read them, and change what is not so.",

@@ -87,7 +87,7 @@ def build(context: AppContext) -> PageView:
     header = gr.HTML(show_status(None))
     if context.tenants.is_shared:
         gr.HTML(f'<p class="quiet">{say(SHARED_NOTE, hours=HOURS_KEPT)}</p>', elem_id="shared-note")
-    with gr.Tabs() as tabs:
+    with gr.Tabs(overflow_behavior="wrap") as tabs:
         with gr.Tab(say("Train"), id="train", elem_id="train-tab"):
             train_components = train_view.build(context)
         with gr.Tab(say("Watch"), id="watch"):

@@ -196,7 +196,9 @@ def test_a_photo_dropped_beside_the_zone_is_taken(page: Page) -> None:
     page.until(lambda: page.find("#photos img.photo") == [])
 
 
-def test_nothing_moves_while_a_run_goes_on_and_ends(page: Page) -> None:
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_moves_while_a_run_goes_on_and_ends(page: Page, width: int) -> None:
+    page.be_wide(width)
     run = page.store.create(TrainingConfig(subject="duck", steps=60), lambda folder: None)
     run.append(RunStarted(run=run.id, base="pocket", subject="duck", photo_count=5, first_step=0, last_step=60))
     page.open()
@@ -221,6 +223,7 @@ def test_nothing_moves_while_a_run_goes_on_and_ends(page: Page) -> None:
     assert page.browser.execute_script("return window.shifted") <= 0.1
     assert len(page.find("path.kept")) >= 4
     shutil.rmtree(run.path)  # the other tests look at the first run
+    page.be_wide(1280)
 
 
 def test_the_browser_asks_nothing_of_the_outside(page: Page) -> None:
