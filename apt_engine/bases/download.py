@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import logging
 
 from apt_engine.bases import variants
 from apt_engine.bases.hub import NOT_NEEDED, SECONDS_OF_SILENCE, WITHOUT_WEIGHTS
@@ -37,6 +38,7 @@ FREE_AFTERWARDS = 1_000_000_000  # bytes; the sentence says so
 def main() -> int:
     """Load one model."""
     name, precision = sys.argv[1:3]
+    logging.set_verbosity(logging.CRITICAL)  # of each cut it would write three lines, in its own words
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _load(name, is_half=precision == "half")

@@ -87,9 +87,12 @@ def test_a_model_is_fetched_with_its_bytes_told_and_loads(fake: FakeHub) -> None
     assert len(fake.asked) == asked
 
 
-def test_a_cut_is_tried_again_and_what_arrived_is_not_fetched_twice(fake: FakeHub, tmp_path: Path) -> None:
+def test_a_cut_is_tried_again_and_what_arrived_is_not_fetched_twice(
+    fake: FakeHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     fake.cut, fake.cuts = "unet/diffusion", 1
     list(hub.fetch(NAME))
+    assert capfd.readouterr().err == ""
     assert hub.is_downloaded(NAME)
     sizes = {name: path.stat().st_size for name, path in fake.files().items()}
     assert all(fake.sent[name] <= sizes[name] for name in sizes if "unet" not in name)
