@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app import main
 from apt_engine.jobs.worker import ROOT
 from tools.browser import PATIENCE_SECONDS
 
@@ -57,15 +58,6 @@ def app(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def refusal(*arguments: str) -> str:
-    """What app.py says when it does not start; at once, and with an exit code."""
-    process = app(*arguments)
-    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 1
-    assert len(said.splitlines()) == 1
-    return said
-
-
 @pytest.fixture
 def taken_port() -> Iterator[int]:
     with socket.socket() as other:
@@ -103,13 +95,18 @@ def fetch(url: str, **headers: str) -> str:
 
 
 def test_a_taken_port_is_one_sentence(taken_port: int, data_dir: Path) -> None:
-    said = refusal("--port", str(taken_port), "--data-dir", str(data_dir))
+    process = app("--port", str(taken_port), "--data-dir", str(data_dir))
+    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 1
+    assert len(said.splitlines()) == 1
     assert f"Port {taken_port} is taken" in said
     assert "--port" in said
 
 
-def test_letting_others_in_needs_a_long_password() -> None:
-    assert "take 12 or more" in refusal("--listen", "--password", "s3cret")
+def test_letting_others_in_needs_a_long_password(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--no-browser", "--listen", "--password", "s3cret"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "take 12 or more" in said
 
 
 def test_with_a_password_no_route_answers_before_it(data_dir: Path) -> None:
