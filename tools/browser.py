@@ -112,7 +112,7 @@ class Page:
         return " ".join(toast.text for toast in self.find(".toast-body"))
 
     def fill_in(self, photos: list[Path], *, steps: int) -> None:
-        """Photos, name and number of steps, on the Train tab."""
+        """Photos, name, number of steps, and samples that are soon drawn, on the Train tab."""
         self.drop(photos)
         self.until(lambda: len(self.find("#photos img.photo")) == len(photos))
         self.click("#photos .remove")
@@ -124,6 +124,7 @@ class Page:
         self.until(lambda: self.field("Steps").is_displayed())
         self.write("Steps", str(steps))
         self.write("Sample every steps", "20")
+        self.write("Sample steps", "5")
         self.until(lambda: f" {steps:,} steps" in self.text(".go"))
 
     def slow_down(self, milliseconds: int) -> None:

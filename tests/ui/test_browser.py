@@ -90,8 +90,16 @@ def _draw_two_pictures(page: Page) -> None:
 def _put_the_run_into_the_bin(page: Page) -> None:
     page.tab("Runs")
     page.until(lambda: "finished" in page.text("#runs"))
-    page.browser.find_element(By.XPATH, "//summary[text()='More']").click()
-    page.browser.find_element(By.XPATH, "//button[text()='Put into the bin']").click()
+
+    def is_asked_for() -> bool:  # the table is drawn anew now and then, and its menu is closed then
+        button = page.browser.find_element(By.XPATH, "//button[text()='Put into the bin']")
+        if not button.is_displayed():
+            page.browser.find_element(By.XPATH, "//summary[text()='More']").click()
+            return False
+        button.click()
+        return True
+
+    page.until(is_asked_for)
     page.browser.switch_to.alert.accept()
     page.until(lambda: "Bin (1)" in page.text("#runs"))
     assert page.store.list() == []

@@ -37,9 +37,10 @@ def test_from_own_photos_with_one_choice_of_files_one_word_and_three_clicks(
     page.browser.execute_script(
         "document.querySelector('#photos .captions').open = true"
     )  # to look at, no click counts
-    fields = page.find("#photos .captions input")
-    assert [field.get_attribute("value") for field in fields] == ["a red {subject} at the café", "", "", ""]
-    fields[1].send_keys("a {subject} from behind", Keys.TAB)  # by keyboard: the next field has the focus, and keeps it
+    brought = ["a red {subject} at the café", "", "", ""]
+    page.until(lambda: [field.get_attribute("value") for field in page.find("#photos .captions input")] == brought)
+    # By keyboard: the next field has the focus, and keeps it.
+    page.find("#photos .captions input")[1].send_keys("a {subject} from behind", Keys.TAB)
     page.until(lambda: page.browser.switch_to.active_element == page.find("#photos .captions input")[2])
 
     page.click("#train")

@@ -162,11 +162,14 @@ def test_a_ticked_box_looks_ticked_and_a_thumb_stands_out(page: Page, theme: str
     box = page.browser.find_element(By.CSS_SELECTOR, ".runs-root input")
     clear = _ink(box)
     box.click()
-    ticked = page.browser.find_element(By.CSS_SELECTOR, ".runs-root input")
-    for pointed_at in (ticked, page.browser.find_element(By.CSS_SELECTOR, "h1.brand")):
-        ActionChains(page.browser).move_to_element(pointed_at).perform()
-        assert _ink(page.browser.find_element(By.CSS_SELECTOR, ".runs-root input")) > clear + 0.2
-    ticked.click()
+
+    def is_ticked_under_a_pointer_at(selector: str) -> bool:
+        ActionChains(page.browser).move_to_element(page.browser.find_element(By.CSS_SELECTOR, selector)).perform()
+        return _ink(page.browser.find_element(By.CSS_SELECTOR, ".runs-root input")) > clear + 0.2
+
+    for pointed_at in (".runs-root input", "h1.brand"):  # the table is drawn anew meanwhile
+        page.until(lambda pointed_at=pointed_at: is_ticked_under_a_pointer_at(pointed_at))
+    page.click(".runs-root input")
     page.tab("Generate")
     slider = page.browser.find_element(By.XPATH, "//input[@type='range'][contains(@aria-label, 'LoRA strength')]")
     page.until(slider.is_displayed)
