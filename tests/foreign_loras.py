@@ -213,6 +213,10 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
     for kind, name, shape in TURNING:
         tensors = {name: torch.zeros(shape)}
         yield _refused(f"{kind} {name.rpartition('.')[2]}", "sd", tensors, f"is a file of the kind {kind}, which")
+    held = {f"{STEM}.oft_blocks": torch.zeros(2, 4, 4), f"{STEM}.alpha": torch.tensor(0.0)}  # LyCORIS' constraint
+    yield _refused("OFT with an alpha of 0", "sd", held, "is a file of the kind OFT, which")
+    whole = {f"{STEM}.diff": torch.zeros(8, 8), f"{STEM}.diff_b": torch.zeros(8)}
+    yield _refused("LyCORIS full", "sd", whole, "is a file of the kind full differences of weights, which")
     for kind, keys in OTHER_KINDS.items():
         yield _refused(kind, "sd", _few(f"{STEM}.{key}" for key in keys), kind)
     yield _refused("textual inversion", "sd", _few(["emb_params"]), "textual inversion")
@@ -239,6 +243,7 @@ def _beside(tensors: dict[str, Tensor], layers: list[Layer]) -> Iterator[Row]:
     for name, more, words in (
         ("DoRA", {f"{STEM}.dora_scale": torch.zeros(1, 3)}, "dora_scale"),
         ("a bias beside it", {f"{STEM}.diff_b": torch.zeros(8)}, "being no LoRA, 1 of its tensors"),
+        ("norms beside it", {f"{STEM}.w_norm": torch.zeros(8), f"{STEM}.b_norm": torch.zeros(8)}, "2 of its tensors"),
         ("a layer too many", too_many, "were left out"),
     ):
         yield Row(name=name, family="sd", tensors=tensors | more, layers=layers, words=words)

@@ -128,7 +128,10 @@ def _sentence(name: str, error: Exception) -> tuple[str, str]:
         case RepositoryNotFoundError():
             return "error", f"The hub knows no model {name}; check the name, or set HF_TOKEN where it is private."
         case HfHubHTTPError() if error.response.status_code in (401, 403):
-            return "error", f"The hub does not give {name} to this account ({reason}); check HF_TOKEN."
+            return "error", (
+                f"The hub does not give {name} to this account; check HF_TOKEN, and on its page of the hub whether your account "
+                "may have it."
+            )
         case HfHubHTTPError():
             return "interrupted", f"the hub answered {error.response.status_code}"
         case _ if isinstance(error, LocalEntryNotFoundError) or type(error).__name__.startswith("Connect"):

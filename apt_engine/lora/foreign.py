@@ -24,6 +24,7 @@ from apt_engine.errors import LoraError, is_out_of_memory
 from apt_engine.lora import adapter, lycoris
 from apt_engine.lora.adapter import ADAPTER
 from apt_engine.lora.tensors import read
+from apt_engine.reading.tensor_files import read_header
 
 # By a part of a key: formats that change a layer otherwise than by B A. OFT has no place in PEFT: that of sd-scripts and LyCORIS
 # turns what a layer puts out, PEFT's own what it takes in; and PEFT's files do not say by which series they were turned.
@@ -41,6 +42,8 @@ FORMATS = {
     "emb_params": "textual inversion",
     "model.diffusion_model.input_blocks.0.0.weight": "whole checkpoint",
 }
+# What a LoRA may have beside its pairs, and such a file has alone.
+WITHOUT_PAIRS = {".diff": "full differences of weights"}
 MANY_TURNS = 4  # dimensions of a BOFT's blocks, which turn again and again; an OFT's have three
 # By sd-scripts' name of the base model in the header.
 FAMILIES = {"sd_v1": "Stable Diffusion 1.x", "sd_v2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
@@ -50,7 +53,9 @@ STRANGERS = {
     "joint_blocks": "Stable Diffusion 3",
     "context_refiner": "Z-Image",
 }
-_NOT_APPLIED = re.compile(r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+)?(?:\.weight)?|diff|diff_b|lora_[AB]\.bias)$")
+_NOT_APPLIED = re.compile(
+    r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+)?(?:\.weight)?|diff|diff_b|[wb]_norm|lora_[AB]\.bias)$"
+)
 
 
 def load(base: BaseModel, path: Path) -> list[str]:
@@ -76,8 +81,8 @@ def add(base: BaseModel, path: Path, adapter_name: str) -> list[str]:
 
 
 def _add(base: BaseModel, path: Path, adapter_name: str) -> list[str]:
+    _refuse_other_formats(path)  # first: what their alpha says is no LoRA's
     tensors, header = read(path)
-    _refuse_other_formats(path, tensors)
     _refuse_other_families(base, path, tensors, header)
     if lycoris.is_lycoris(tensors):
         told = lycoris.load(base, path, tensors, adapter_name)
@@ -145,13 +150,19 @@ def activate(base: BaseModel, adapter_names: list[str]) -> None:
     _forget_prompts(base)
 
 
-def _refuse_other_formats(path: Path, tensors: dict[str, Tensor]) -> None:
-    for part, name in FORMATS.items():
+def _refuse_other_formats(path: Path) -> None:
+    """By the header alone; of one that cannot be read `read` says why."""
+    try:
+        tensors, _ = read_header(path)
+    except (OSError, ValueError):
+        return
+    is_pair = lycoris.is_lycoris(tensors) or any(ENDING.search(key) for key in tensors)
+    for part, name in FORMATS.items() if is_pair else (FORMATS | WITHOUT_PAIRS).items():
         found = [tensor for key, tensor in tensors.items() if part in key]
         if found:
-            kind = "BOFT" if part == ".oft_blocks" and found[0].ndim == MANY_TURNS else name
+            kind = "BOFT" if part == ".oft_blocks" and len(found[0].shape) == MANY_TURNS else name
             raise LoraError(f"{path} is a file of the kind {kind}, which this app cannot apply; choose a LoRA.")
-    if not lycoris.is_lycoris(tensors) and not any(ENDING.search(key) for key in tensors):
+    if not is_pair:
         raise LoraError(f"{path} is not a LoRA file; choose one.")
 
 
