@@ -119,6 +119,7 @@ class Trainer:
         self._refuse_if_finished()
         forget_peak()
         yield self._start_event()
+        self._refuse_without_photos()
         for event in self._session():
             yield event
             yield from self._notices()
@@ -327,6 +328,10 @@ class Trainer:
     def _refuse_if_finished(self) -> None:
         if self._first_step >= self._last_step and RunSummary.of(self._run).state == "finished":
             raise RunError(f"Run {self._run.id} is already at step {self._first_step}; give it more steps to go on.")
+
+    def _refuse_without_photos(self) -> None:
+        if self._first_step < self._last_step and not self._run.photo_paths:
+            raise RunError(f"The photos of run {self._run.id} are gone; put them back into its folder, or train it anew.")
 
     def _is_sampling_due(self, step: int) -> bool:
         """Before the first step, and then every so many; those of the last step come when training has ended."""

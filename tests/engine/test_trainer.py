@@ -24,6 +24,7 @@ from apt_engine.runs.events import (
     Event,
     ExportReady,
     Noticed,
+    RunFailed,
     RunFinished,
     RunStarted,
     SampleReady,
@@ -192,6 +193,14 @@ def test_a_damaged_checkpoint_is_passed_over_on_resume(new_run: NewRun) -> None:
     started = next(event for event in finish(run) if isinstance(event, RunStarted))
     assert started.first_step == 4
     assert lora_bytes(run) == lora_bytes(whole)
+
+
+def test_a_run_whose_photos_are_gone_fails_before_its_base_is_loaded(new_run: NewRun) -> None:
+    run = new_run()
+    shutil.rmtree(run.path / "photos")
+    with pytest.raises(RunError, match=f"The photos of run {run.id} are gone; put them back"):
+        finish(run)
+    assert [type(event) for event in run.events()[0]] == [RunStarted, RunFailed]
 
 
 def test_a_finished_run_goes_on_only_with_more_steps(new_run: NewRun) -> None:
