@@ -107,8 +107,8 @@ def _put_the_run_into_the_bin(page: Page) -> None:
 
 def test_two_clicks_to_a_run_and_two_more_to_a_picture(page: Page, tmp_path: Path) -> None:
     page.count_clicks()
-    kept = tmp_path / "kept"
-    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(kept)})
+    downloads = tmp_path / "downloads"
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
     page.open()
     page.click(".examples button")
     page.until(lambda: len(page.find("#photos img.photo")) == 5)
@@ -124,6 +124,7 @@ def test_two_clicks_to_a_run_and_two_more_to_a_picture(page: Page, tmp_path: Pat
     page.click("#generate")
     page.until(lambda: len(page.find("#pictures img")) == 4)
     assert page.clicks() - before == 2
+    assert page.text("#pictures").count("teddy bear, kept, seed ") == 4
     page.until(lambda: page.browser.find_element(By.ID, "generate").is_enabled())
     page.open()  # no choice is left from before
     page.slow_down(300)
@@ -133,8 +134,8 @@ def test_two_clicks_to_a_run_and_two_more_to_a_picture(page: Page, tmp_path: Pat
     page.until(lambda: len(page.find("#pictures img")) == 4)
     assert "teddy bear, " in page.text("#pictures")
     page.click("#pictures figcaption a")
-    page.until(lambda: bool(list(kept.glob("*.png"))))
-    with Image.open(next(kept.glob("*.png"))) as picture:
+    page.until(lambda: bool(list(downloads.glob("*.png"))))
+    with Image.open(next(downloads.glob("*.png"))) as picture:
         assert "a photo of a {subject}" in "".join(str(words) for words in picture.info.values())
 
     for tab, there in (

@@ -55,16 +55,44 @@ def go_to_tab(page: Page, name: str) -> None:
     raise AssertionError(f"the tab {name} is not reached")
 
 
+def crop_and_caption_the_first_photo(page: Page) -> None:
+    whole = page.find("#photos img.photo")[0].get_attribute("src")
+    go_to(page, "#photos .frame")
+    press(page, Keys.ENTER)
+    go_to(page, "dialog.large input[type=range]")
+    press(page, *(Keys.ARROW_LEFT,) * 20)
+    ActionChains(page.browser).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
+    assert page.browser.execute_script(IS_THERE, "dialog.large .square")
+    press(page, Keys.ARROW_RIGHT)
+    go_to(page, "dialog.large button.close")
+    press(page, Keys.ENTER)
+    page.until(lambda: page.find("#photos img.photo")[0].get_attribute("src") not in (whole, ""))
+    go_to(page, "#photos .captions summary")
+    press(page, Keys.ENTER)
+    go_to(page, "#photos .captions input")
+    press(page, "a {subject} at home", Keys.TAB)
+    go_to(page, "#photos .captions summary")
+    press(page, Keys.ENTER)
+
+
+def first_photo(page: Page) -> tuple[str, list[float]]:
+    """What it was learnt with: its caption; left and top of its square, and side."""
+    (run,) = page.store.list()
+    return run.captions[0], run.originals[0][1]
+
+
 def test_the_whole_way_by_keyboard_alone(page: Page) -> None:
     go_to(page, ".examples button")
     press(page, Keys.ENTER)
     page.until(lambda: len(page.find("#photos img.photo")) == 5)
+    crop_and_caption_the_first_photo(page)
     go_to(page, "input[type=radio]:checked")  # one stop a group; arrows choose in it
     press(page, Keys.ARROW_LEFT)
     page.until(lambda: "all 200 steps" in page.text(".go"))
     go_to(page, "#train")
     press(page, Keys.ENTER)
     page.until(lambda: bool(page.store.list()) and summarize(page.store.list()[0]).step >= 2)
+    assert first_photo(page) == ("a {subject} at home", pytest.approx([0.02, 0, 0.8], abs=0.01))
     go_to(page, "#stop")
     press(page, Keys.SPACE)
     page.until(lambda: "Stopped at step" in page.sentence())
