@@ -331,7 +331,9 @@ class Trainer:
 
     def _refuse_without_photos(self) -> None:
         if self._first_step < self._last_step and not self._run.photo_paths:
-            raise RunError(f"The photos of run {self._run.id} are gone; put them back into its folder, or train it anew.")
+            raise RunError(
+                f"The photos of run {self._run.id} are gone; put them back into its folder, or train it anew."
+            )
 
     def _is_sampling_due(self, step: int) -> bool:
         """Before the first step, and then every so many; those of the last step come when training has ended."""
