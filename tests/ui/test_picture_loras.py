@@ -115,5 +115,12 @@ def test_the_loras_of_a_picture_come_back_and_those_not_here_are_named_once(
     assert (values[view.settings["prompt"]], values[view.settings["seed"]]) == ("an owl", "4")
     assert values[view.settings["base"]] == gr.skip()
     Image.new("RGB", (8, 8)).save(tmp_path / "2.png")
-    with pytest.raises(gr.Error, match=r"The picture 2\.png holds no settings; choose one made here"):
-        generate.take_settings(view, context, {view.form.source: str(tmp_path / "2.png")})
+
+
+def test_a_picture_without_settings_leaves_its_field_for_another(
+    context: AppContext, generate_view: picture_view.GenerateView, tmp_path: Path
+) -> None:
+    view, picture = generate_view, tmp_path / "2.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    with pytest.warns(UserWarning, match=r"The picture 2\.png holds no settings; choose one made here"):
+        assert generate.take_settings(view, context, {view.form.source: str(picture)}) == {view.form.source: None}

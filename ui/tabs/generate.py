@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from apt_engine.errors import BusyError
+from apt_engine.errors import BusyError, EngineError
 from apt_engine.runs import library
 from apt_engine.runs.grid import Axes, axes_inside, save_grid
 from apt_engine.settings.sampling import SampleRequest, name_of
 from ui import grid, model_folders, models, more_loras
-from ui.context import AppContext, Values, plain_errors
+from ui.context import SECONDS_SHOWN, AppContext, Values, plain_errors
 from ui.models import BARE, KEPT
 from ui.picture_form import read_axes, read_settings, show_axes, show_settings
 from ui.picture_view import GenerateView
@@ -136,8 +136,10 @@ def bring_lora(view: GenerateView, context: AppContext, values: Values) -> Value
     """Make a LoRA file one of the models, and choose it."""
     if context.tenants.is_shared or not values[view.lora]:  # a guest's page has no such field
         return gr.skip()
-    with plain_errors():
+    try:
         model = models.keep_lora(context, Path(values[view.lora]))
+    except EngineError as error:
+        return _refused(view.lora, error)
     prompt, rows = values[view.settings["prompt"]], rows_in(view, values)
     return {view.lora: None, **choose_model(view, context, model, prompt, rows=rows)}
 
@@ -283,8 +285,16 @@ def take_settings(view: GenerateView, context: AppContext, values: Values) -> Va
     """Put the settings inside a picture that was brought into the form."""
     if not values[view.form.source]:
         return gr.skip()
-    with plain_errors():
+    try:
         return {view.form.source: None, **_use(view, context, Path(values[view.form.source]))}
+    except EngineError as error:
+        return _refused(view.form.source, error)
+
+
+def _refused(field: gr.File, error: EngineError) -> Values:
+    """Say why a file is not taken, and empty its field for another."""
+    gr.Warning(told(str(error)), duration=SECONDS_SHOWN, title=say("Not yet"))
+    return {field: None}
 
 
 def _use(view: GenerateView, context: AppContext, path: Path) -> Values:
