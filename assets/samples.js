@@ -91,7 +91,8 @@ function render() {
   slider.max = steps.length - 1;
   slider.disabled = steps.length < 3;
   slider.value = steps.indexOf(columns[1]);
-  slider.setAttribute("aria-valuetext", nameOf(columns[1], steps));
+  if (columns[1] === null) slider.removeAttribute("aria-valuetext"); // until there is a step to choose
+  else slider.setAttribute("aria-valuetext", nameOf(columns[1], steps));
   const line = root.querySelector(".choose") ?? node("label", { class: "choose" }, node("span", {}, slider, node("i", { class: "kept" })), node("b"));
   const mark = line.querySelector("i");
   mark.hidden = !value.kept || steps.length < 3;
