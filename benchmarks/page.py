@@ -34,7 +34,13 @@ return {paint: paint - answered, usable: performance.now() - answered};
 """
 PLOT_WATCH = """
 window.plottedAt = null;
-const watcher = new MutationObserver(() => { window.plottedAt = Date.now(); watcher.disconnect(); });
+const drawn = () => document.querySelector("#loss .line")?.getAttribute("d");
+const before = drawn(); // what is drawn once more for the event before does not count
+const watcher = new MutationObserver(() => {
+    if (drawn() === before) return;
+    window.plottedAt = Date.now();
+    watcher.disconnect();
+});
 watcher.observe(document.querySelector("#loss"), {childList: true, subtree: true, attributes: true});
 """
 LONG_TASKS = """
