@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
@@ -49,20 +50,13 @@ def connect(view: TrainView, context: AppContext, started: Callable[[str], Value
     shown = [view.photos, view.notes, view.warps, view.summary, view.beside]
     form = {view.photos, *view.settings.values()}
     look = partial(show_photos, view, context)
-    view.photos.input(look, form, shown, show_progress="hidden", trigger_mode="always_last", api_visibility="private")
+    seen: list[Any] = [view.photos, view.settings["crop"], view.settings["resolution"]]
+    looked_at = [component.input for component in seen]
+    gr.on(looked_at, look, form, shown, show_progress="hidden", trigger_mode="always_last", api_visibility="private")
     for button, example in view.examples:
         button.click(partial(take_example, view, example), None, [view.photos, view.settings["subject"]]).then(
             look, form, shown, show_progress="hidden", api_visibility="private"
         )
-    gr.on(
-        [view.settings[name].input for name in ("crop", "resolution")],  # pyright: ignore[reportAttributeAccessIssue]
-        look,
-        form,
-        shown,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        api_visibility="private",
-    )
     model_folders.connect(view.folders, context, view.settings["base"])
     captioning.connect(
         view.captioning,
