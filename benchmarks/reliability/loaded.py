@@ -5,6 +5,7 @@ What is there then stays: a session that collects garbage would look at all of i
 
 import gc
 import importlib
+import signal
 
 LOADED = (
     "apt_engine.cli.main",
@@ -20,3 +21,6 @@ for name in LOADED:
     importlib.import_module(name)
 gc.collect()
 gc.freeze()
+# What is run in the background or under nohup ignores these, and so would each session, which is sent them on purpose.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
