@@ -7,9 +7,9 @@ from typing import BinaryIO
 from apt_engine.reading.regular import open_regular
 from apt_engine.runs.events import Event, from_json
 
-# How `to_json` begins the lines that are written again and again, and how many are kept at least of a long file: a curve has no
-# use for more steps, and of the stages the last one counts.
-FREQUENT = {b'{"kind": "StepFinished"': 10_000, b'{"kind": "StageChanged"': 100}
+STEPS_KEPT = 5_000  # at least, of a long file: a curve has no use for more
+# How `to_json` begins the lines that are written again and again, and how many are kept: of the stages the last one counts.
+FREQUENT = {b'{"kind": "StepFinished"': STEPS_KEPT, b'{"kind": "StageChanged"': 100}
 LAST_KEPT = 20  # of each of these, whatever else is left out: they tell the pace and where the run stands
 MOST_LINES = 100_000  # of other kinds; where there are more, only the last part of the file is looked at
 LONGEST_LINE = 1_000_000  # bytes

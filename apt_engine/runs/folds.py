@@ -14,6 +14,11 @@ class Fold(Protocol):
 
     cursor: int
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether it has become larger than one that is read anew."""
+        ...
+
     def read_on(self) -> bool:
         """Take in the events since the last reading."""
         ...
@@ -36,7 +41,7 @@ class Folds(Generic[Kind]):
         self._kept: OrderedDict[Path, tuple[object, Kind]] = OrderedDict()  # the one asked for longest ago comes first
 
     def of(self, run: Run, taken: Callable[[Kind], Kind] = lambda fold: fold) -> Kind:
-        """The fold of a run until now; read anew where its settings or events are no longer those that were read.
+        """The fold of a run until now; read anew where its settings or events are no longer those that were read, or it is dense.
 
         Args:
             run: whose events they are.
@@ -48,7 +53,7 @@ class Folds(Generic[Kind]):
         with self._lock:
             mark = _mark(run.path / "config.json")
             kept_mark, fold = self._kept.pop(run.path, (None, None))
-            if fold is None or kept_mark != mark or _size(run.events_path) < fold.cursor:
+            if fold is None or fold.is_dense or kept_mark != mark or _size(run.events_path) < fold.cursor:
                 fold = self._begin(run)
             else:
                 fold.read_on()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from apt_engine.errors import BusyError
+from apt_engine.runs.event_file import STEPS_KEPT
 from apt_engine.runs.events import (
     CheckpointSaved,
     DriftMeasured,
@@ -128,6 +129,11 @@ class RunSummary:
     def may_end_early(self) -> bool:
         """Whether it may end before its last step: its settings let it, and its checks can tell when."""
         return self.may_end and (self.kept_step > 0 or not self.splits)
+
+    @property
+    def is_dense(self) -> bool:
+        """Never: nothing in it grows with each step."""
+        return False
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -261,7 +267,7 @@ class RunSummary:
 
 @dataclass
 class History(RunSummary):
-    """A run so far with its curves, each a list of (step, value); together they take about 1 kB a step."""
+    """A run so far with its curves, each a list of (step, value); they take about 1 kB a step, some of which a long run keeps."""
 
     losses: list[tuple[int, float]] = field(default_factory=list)
     gammas: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
@@ -274,6 +280,11 @@ class History(RunSummary):
     def empty(cls) -> "History":
         """The history of no run."""
         return cls(Run(Path()), "thing", "", (), 1)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it followed a run for so long that one that is read anew, with some steps left out, is far smaller."""
+        return len(self.losses) > 2 * STEPS_KEPT
 
     def copy(self) -> "History":
         """One that does not change when this one reads on; the events themselves are shared."""

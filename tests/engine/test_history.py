@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from apt_engine.errors import RunError
+from apt_engine.runs import event_file, history
 from apt_engine.runs.events import DriftMeasured, Event, Noticed, SampleReady, SplitMeasured, ViewsShown, to_json
 from apt_engine.runs.folds import Folds
 from apt_engine.runs.history import NEWER, History, RunSummary, follow, summarize
@@ -181,6 +182,23 @@ def test_a_history_that_is_followed_is_the_readers_own(run: Run) -> None:
     append(run, step(2), SampleReady(step=2, index=0, prompt="a", seed=0, path="samples/2.png"))
     assert follow(run).losses == [(1, 0.1), (2, 0.1)] and len(follow(run).samples) == 2
     assert first.losses == [(1, 0.1)] and len(first.samples) == 1 and len(first.recent_seconds) == 1
+
+
+def test_a_run_that_is_followed_for_long_takes_no_more_memory_than_one_that_is_opened(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "STEPS_KEPT", 100)
+    monkeypatch.setitem(event_file.FREQUENT, b'{"kind": "StepFinished"', 100)
+    append(run, started())
+    sizes: list[int] = []
+    for number in range(1, 1001):
+        append(run, step(number))
+        told = follow(run)
+        assert told.losses[-1] == (number, 0.1)
+        sizes.append(len(told.losses))
+    assert max(sizes) <= 201 and sizes[200] == 201
+    steps = [number for number, _ in told.losses]
+    assert steps == sorted(set(steps)) and max(later - earlier for earlier, later in itertools.pairwise(steps)) <= 12
 
 
 @pytest.mark.parametrize("line", ["{", "3", "[]", '{"kind": []}', '{"kind": "StepFinished", "step": "two"}', "\udcff"])
