@@ -190,7 +190,7 @@ def test_a_run_that_is_followed_for_long_takes_no_more_memory_than_one_that_is_o
     monkeypatch.setattr(history, "STEPS_KEPT", 100)
     monkeypatch.setitem(event_file.FREQUENT, b'{"kind": "StepFinished"', 100)
     append(run, started())
-    sizes: list[int] = []
+    told, sizes = follow(run), list[int]()
     for number in range(1, 1001):
         append(run, step(number))
         told = follow(run)
