@@ -241,4 +241,4 @@ def at_last_step(message: str) -> str:
 
 
 def _told(gain: float) -> str:
-    return f"{abs(gain):.0%} {'worse' if gain < 0 else 'better'}".replace("%", " %")
+    return f"{100 * abs(gain):.0f} % {'worse' if gain < 0 else 'better'}"

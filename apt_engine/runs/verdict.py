@@ -128,7 +128,9 @@ def describe(photos: PhotosJudged, pictures: Sequence[PicturesJudged], kept: int
     chosen = next((one for one in pictures if one.step == kept), last) if kept else last
     parts = [_likeness(photos, before, chosen, subject), _follows(before, chosen), _copies(photos, chosen)]
     if chosen.drift < MUCH_LESS * last.drift:
-        parts.append(f"everything else has changed {chosen.drift / last.drift:.0%} as much as at step {last.step:,}")
+        parts.append(
+            f"everything else has changed {100 * chosen.drift / last.drift:.0f} % as much as at step {last.step:,}"
+        )
     return f"Step {chosen.step:,}: {'; '.join(parts)}."
 
 
@@ -145,7 +147,7 @@ def _likeness(photos: PhotosJudged, before: PicturesJudged, chosen: PicturesJudg
     share = (now - start) / (goal - start)
     if share >= 1:
         return "its pictures are as like your photos as these are like each other"
-    return f"its pictures have come {share:.0%} of the way from the untrained model's to your photos"
+    return f"its pictures have come {100 * share:.0f} % of the way from the untrained model's to your photos"
 
 
 def _follows(before: PicturesJudged, chosen: PicturesJudged) -> str:

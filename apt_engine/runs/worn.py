@@ -56,12 +56,14 @@ def loras_of(store: RunStore, request: SampleRequest) -> list[Worn]:
 
 def _of_file(path: Path, strength: float) -> Worn:
     try:
-        is_there = path.is_file()
+        is_there, is_file = path.exists(), path.is_file()
     except OSError as error:  # of a drive that went away
         reason = error.strerror or error
         raise LoraError(f"The LoRA file {path} cannot be read ({reason}); check the drive it is on.") from error
     if not is_there:
         raise LoraError(f"The LoRA file {path.name} is not there any more; choose another, or take it out.")
+    if not is_file:
+        raise LoraError(f"{path} is not a file; give the .safetensors file of the LoRA.")
     return Worn(path, strength, path.stem)
 
 

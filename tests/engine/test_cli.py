@@ -244,6 +244,11 @@ def cut_in_its_header(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
 
 
+def made_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def made_a_pickle(path: Path) -> None:
     torch.save({"a": torch.zeros(3)}, path)
 
@@ -254,6 +259,7 @@ def made_a_pickle(path: Path) -> None:
         (cut_in_two, "is damaged or not a LoRA"),
         (cut_in_its_header, "is damaged or not a LoRA (it ends within its header); choose another file."),
         (made_a_pickle, "is a PyTorch file, which can run code; get the LoRA as .safetensors."),
+        (made_a_folder, "wool.safetensors is not a file; give the .safetensors file of the LoRA."),
         (Path.unlink, "The LoRA file wool.safetensors is not there any more"),
     ],
 )

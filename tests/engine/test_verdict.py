@@ -64,7 +64,7 @@ def test_pictures_are_compared_one_to_one() -> None:
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [
-        (judged(4, 0.3, 0.2, 0.3), "come 50% of the way"),
+        (judged(4, 0.3, 0.2, 0.3), "come 50 % of the way"),
         (judged(4, 0.7, 0.2, 0.3), "as like your photos as these are like each other"),
         (judged(4, 0.005, 0.2, 0.3), "no more like your cat than the untrained model's"),
         (judged(4, -0.3, 0.2, 0.3), "less like your cat than"),
@@ -84,7 +84,7 @@ def test_the_kept_step_is_spoken_of_and_the_last_ones_drift_beside_it() -> None:
     pictures = [BASE, judged(4, 0.3, 0.2, 0.3, drift=0.012), judged(8, 0.6, 0.1, 0.9, drift=0.075)]
     kept, last = (describe(PHOTOS, pictures, kept, "cat") for kept in (4, 0))
     assert kept.startswith("Step 4: ")
-    assert kept.endswith("everything else has changed 16% as much as at step 8.")
+    assert kept.endswith("everything else has changed 16 % as much as at step 8.")
     near = [*pictures[:2], judged(8, 0.6, 0.1, 0.9, drift=0.0125)]
     assert "everything else" not in describe(PHOTOS, near, 4, "cat"), "as much as at the last"
     assert last.startswith("Step 8: ")
