@@ -29,9 +29,8 @@ from benchmarks import flow_shapes
 PHOTOS = Path(__file__).resolve().parents[1] / "assets" / "examples" / "teddy_bear"
 DTYPE = torch.bfloat16
 FLOW = ("klein", "z-image")
-_NORMAL = (
-    torch.randn(4_194_301, generator=torch.Generator().manual_seed(0)) * 0.02
-)  # a prime: no two rows of a matrix are alike
+# A prime: no two rows of a matrix are alike.
+_NORMAL = torch.randn(4_194_301, generator=torch.Generator().manual_seed(0)) * 0.02
 
 
 def make_base(family: str, folder: Path) -> None:

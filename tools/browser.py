@@ -74,9 +74,8 @@ class Page:
         def pressed() -> bool:
             button = self.browser.find_element(By.CSS_SELECTOR, selector)
             if button.is_displayed() and button.is_enabled():
-                self.browser.execute_script(
-                    "arguments[0].scrollIntoView({block: 'center'})", button
-                )  # clear of messages
+                # Clear of messages.
+                self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
                 button.click()
                 return True
             return False

@@ -18,12 +18,8 @@ from apt_engine.apt.bins import BINS
 
 SHOT, MIRROR, ZOOM = range(3)
 FRAMINGS = 3
-VIEWS_OF = {
-    "both": (MIRROR, ZOOM),
-    "mirrored": (MIRROR,),
-    "enlarged": (ZOOM,),
-    "none": (),
-}  # by the setting `new_views`
+# By the setting `new_views`.
+VIEWS_OF = {"both": (MIRROR, ZOOM), "mirrored": (MIRROR,), "enlarged": (ZOOM,), "none": ()}
 VIEW_PHASES, SHOT_PHASES = 2, 4
 
 

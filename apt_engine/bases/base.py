@@ -153,9 +153,8 @@ class LoraLayers:
         return self.attention + self.feed_forward * feed_forward + self.convolutions * convolutions
 
 
-Source = (
-    Path | SingleFile | TransformerFile
-)  # a folder in diffusers layout, a checkpoint in one file, a transformer in one
+# A folder in diffusers layout, a checkpoint in one file, a transformer in one.
+Source = Path | SingleFile | TransformerFile
 OnFeatures = Callable[[str, Tensor], None]  # a layer's name, and (B, positions, channels) before its output projection
 OnAttention = Callable[[str, Attention], None]  # a layer's name, and what it attends with
 OnStep = Callable[[int, Tensor], None]  # steps done, and the latents (B, C, h, w) that the pictures seem to become

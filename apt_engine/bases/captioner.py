@@ -44,9 +44,8 @@ def describe(
                 max_new_tokens=MOST_TOKENS,
                 num_beams=3,
             )
-        known = [
-            token for token in said[0].tolist() if token < len(tokenizer)
-        ]  # the word that begins a caption is none
+        # The word that begins a caption is none.
+        known = [token for token in said[0].tolist() if token < len(tokenizer)]
         yield str(tokenizer.decode(known, skip_special_tokens=True)).strip()
 
 

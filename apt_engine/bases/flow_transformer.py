@@ -85,9 +85,8 @@ class FlowTransformer(FlowNoise, abc.ABC):
             )
         else:
             transformer = load_transformer(cls.transformer_class, source, dtype)
-        place(
-            transformer.requires_grad_(False), device, precision
-        )  # first: the host never holds both language model and it
+        # First: the host never holds both language model and it.
+        place(transformer.requires_grad_(False), device, precision)
         pipeline = cls.pipeline_class.from_pretrained(
             folder, transformer=transformer, dtype={"text_encoder": dtype}, use_safetensors=True
         )

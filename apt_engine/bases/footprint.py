@@ -258,9 +258,8 @@ def step_bytes(unet: Config, training: Training) -> int:
     """What a step takes at its most beside the weights, the LoRA and AdamW's moments: on the way back through the network."""
     blocks = blocks_of(unet)
     if not training.is_checkpointed:
-        first = next(
-            place for place, block in enumerate(blocks) if block.lora(training)
-        )  # before it none needs a gradient
+        # Before it none needs a gradient.
+        first = next(place for place, block in enumerate(blocks) if block.lora(training))
         ending = training.positions(1) * unet["block_out_channels"][0] * (2 * FP32 + training.bytes)
         kept = ending + sum(block.kept(training) for block in blocks[first:])
         lora = lora_numbers(unet, training) * (FP32 + HALF * training.is_half)

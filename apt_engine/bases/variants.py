@@ -11,12 +11,8 @@ from typing import Any
 from apt_engine.errors import BaseModelError
 from apt_engine.reading.regular import read_json
 
-PIPELINES = (
-    "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline",
-    "Flux2KleinPipeline",
-    "ZImagePipeline",
-)  # supported
+# Those that are supported.
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "Flux2KleinPipeline", "ZImagePipeline")
 # Input channels of the first convolution that are no plain text-to-image model.
 SHOWN = {
     9: "an inpainting model",

@@ -39,11 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (
-        MemoryError,
-        OSError,
-        RuntimeError,
-    ) as error:  # of an export or pictures; a session makes its own a sentence
+    # Of an export or pictures; a session makes its own a sentence.
+    except (MemoryError, OSError, RuntimeError) as error:
         if not (is_out_of_memory(error) or is_device_lost(error)):
             raise
         print(f"apt_engine: {explain(error, '')}", file=sys.stderr)

@@ -41,9 +41,8 @@ def plan(config: TrainingConfig) -> list[Fit]:
     if config.device in ("cpu", "mps"):
         return []
     rungs: list[tuple[TrainingConfig, int]] = []
-    with contextlib.suppress(
-        LookupError, TypeError, ValueError, StopIteration
-    ):  # its own config lacks what it must say
+    # Its own config lacks what it must say.
+    with contextlib.suppress(LookupError, TypeError, ValueError, StopIteration):
         rungs = list(_ladder(config))
         rungs += [rung for other in _lighter_precisions(config) for rung in _ladder(other)]
     fits: list[Fit] = []

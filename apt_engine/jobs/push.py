@@ -72,9 +72,8 @@ def _token() -> str | None:
     """The token; the environment's first, so that one run can be another account's."""
     if os.environ.get("HF_TOKEN"):
         return os.environ["HF_TOKEN"].strip()
-    with contextlib.suppress(
-        Exception
-    ):  # not installed, locked, or no keyring on this system: each has errors of its own
+    # Not installed, locked, or no keyring on this system: each has errors of its own.
+    with contextlib.suppress(Exception):
         found = importlib.import_module("keyring").get_password(*KEYRING)
         if found:
             return str(found)

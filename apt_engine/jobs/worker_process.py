@@ -135,9 +135,8 @@ class Child:
     def _fail(self, error: Exception) -> None:
         traceback.print_exception(error)
         self._tell("failed", message=explain(error, "engine.log"))
-        if is_device_lost(
-            error.__cause__ or error
-        ):  # nothing works on it in this process any more: the next has a new one
+        # Nothing works on it in this process any more: the next has a new one.
+        if is_device_lost(error.__cause__ or error):
             self._jobs.put(None)
 
     def _tell(self, kind: str, **values: Any) -> None:

@@ -57,6 +57,9 @@ _NOT_APPLIED = re.compile(
     r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+)?(?:\.weight)?|diff|diff_b|[wb]_norm|lora_[AB]\.bias)$"
 )
 
+# Of diffusers, and of the file, which it reads once more: it may be changed or taken away meanwhile.
+_FAILURES = (ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError, OSError, SafetensorError)
+
 
 def load(base: BaseModel, path: Path) -> list[str]:
     """Give a base the LoRA of a file, text encoders included, at full strength, in place of the one it has.
@@ -92,13 +95,7 @@ def _add(base: BaseModel, path: Path, adapter_name: str) -> list[str]:
     wanted = {key: value for key, value in tensors.items() if key not in ignored}
     try:
         alphas = _load_with_diffusers(base, path, wanted, header, adapter_name)
-    except (
-        *(ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError),
-        *(
-            OSError,
-            SafetensorError,
-        ),  # of a file that is changed or taken away meanwhile, which diffusers reads once more
-    ) as error:
+    except _FAILURES as error:
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200]

@@ -50,9 +50,8 @@ class LossWeights:
         self._last_step = calibration_step(config, steps)
         self._set = {name: float(getattr(config, f"{name}_lambda")) for name in NAMES}
         self.values = dict(self._set)
-        self._logs = torch.zeros(
-            len(NAMES), 3, dtype=torch.float64
-        )  # how many ratios, sum of their logarithms, of the squares
+        # How many ratios, sum of their logarithms, of the squares.
+        self._logs = torch.zeros(len(NAMES), 3, dtype=torch.float64)
         self._is_whole = processes.count * config.accumulate == 1
         self._norms: list[Tensor] = []  # () of this step's terms, where a step is one batch in one process
         self._gradients: dict[str, Tensor] = {}  # else (all parameters,), summed over micro-batches

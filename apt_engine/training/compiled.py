@@ -68,12 +68,7 @@ def compile_blocks(base: BaseModel, config: TrainingConfig) -> tuple[Compiled, s
     try:
         compiled = Compiled(_compiled_parts(base, config))
         what = _difference(base, config, compiled)
-    except (
-        RuntimeError,
-        ValueError,
-        ImportError,
-        OSError,
-    ) as error:  # torch's own are RuntimeErrors; OSError: no compiler
+    except (RuntimeError, ValueError, ImportError, OSError) as error:  # OSError: no compiler
         if is_out_of_memory(error):
             raise
         return Compiled(), FAILED.format(reason=" ".join(str(error).split())[:160])

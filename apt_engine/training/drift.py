@@ -44,9 +44,8 @@ class PriorDrift:
         self._states = base.encode_prompts(list(config.drift_prompts))
         count = len(pictures)
         levels, own = torch.tensor(base.levels(LEVELS)), torch.tensor(base.levels(count))
-        self._timesteps = (
-            levels[:, None].expand(-1, count) if config.thorough_checks else own[None]
-        )  # (levels, prompts)
+        # Of levels, then prompts.
+        self._timesteps = levels[:, None].expand(-1, count) if config.thorough_checks else own[None]
         self._reference: list[Tensor] = []
 
     @torch.no_grad()

@@ -92,9 +92,8 @@ class MergedBins(AdaptiveStep):
         super().__init__(config, base, photos, *rest, **named)
         own: Any = base
         bin_of, merged = base.bin_of, self.merged
-        own.bin_of = lambda timesteps: (
-            bin_of(timesteps) // merged * merged
-        )  # of this base alone; nothing but the step asks
+        # Of this base alone; nothing but the step asks.
+        own.bin_of = lambda timesteps: bin_of(timesteps) // merged * merged
 
 
 class FiveBins(MergedBins):

@@ -105,9 +105,8 @@ def is_like(run: Run, whole: Run) -> None:
     told = [(end.step, end.reason, end.is_by_itself) for end in ends if isinstance(end, RunFinished)]
     assert told[0] == told[1]
     for path in (path.relative_to(whole.path) for path in whole.path.rglob("*") if path.suffix in KINDS):
-        if (
-            path.name != "optimizer.safetensors"
-        ):  # kept of the newest two checkpoints, and a stopped run has more of them
+        # Kept of the newest two checkpoints, and a stopped run has more of them.
+        if path.name != "optimizer.safetensors":
             assert (run.path / path).read_bytes() == (whole.path / path).read_bytes()
 
 

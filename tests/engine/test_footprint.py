@@ -83,9 +83,8 @@ def test_the_estimate_follows_the_settings_that_matter(data_dir: Any) -> None:
 
     plain = memory()
     assert plain == pytest.approx(13.3e9, rel=0.02)  # 5.1 of weights, 0.3 of LoRA and moments, 7.9 of a step
-    assert memory(gradient_checkpointing=True) == pytest.approx(
-        9.0e9, rel=0.02
-    )  # a picture through the VAE counts then
+    # A picture through the VAE counts then.
+    assert memory(gradient_checkpointing=True) == pytest.approx(9.0e9, rel=0.02)
     assert memory(batch_size=2) > plain + 7e9
     assert memory(rank=64) > plain
     assert memory(dtype="fp32") > plain + 5e9

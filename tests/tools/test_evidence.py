@@ -96,11 +96,8 @@ def test_rows_come_back_and_a_torn_line_costs_that_line_alone(tmp_path: Path) ->
 def test_the_best_step_follows_prompts_and_its_neighbors_are_as_good() -> None:
     best = best_of(run_of(recording()))
     assert best
-    assert (best.step, best.first, best.last) == (
-        200,
-        200,
-        300,
-    )  # .595 is above .6 - .0082; 500 is, and shows wrong places
+    # .595 is above .6 - .0082; 500 is, and shows wrong places.
+    assert (best.step, best.first, best.last) == (200, 200, 300)
     assert best.has(160) and best.has(360) and not best.has(150) and not best.has(375)
 
 

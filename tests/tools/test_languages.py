@@ -52,9 +52,8 @@ def test_what_a_sentence_is_made_from_is_found_in_the_code() -> None:
     engine, page = engine_sentences(), page_sentences()
     assert "Photo {name} is a little blurred." in engine
     assert {"Only one photo; 3 to 10 work better.", "Only {count} photos; 3 to 10 work better."} <= set(engine)
-    assert any(
-        sentence.endswith("choose a plain text-to-image model.") for sentence in engine
-    )  # a constant, written out
+    # A constant, written out.
+    assert any(sentence.endswith("choose a plain text-to-image model.") for sentence in engine)
     assert page["{number} runs deleted."] == "{number} run deleted."
     assert "Keep the seed" in page and "Previous" in page  # of Python, of a script
 

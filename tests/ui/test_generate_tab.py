@@ -171,9 +171,8 @@ def test_the_settings_of_a_picture_come_back_into_the_form(
     request = SampleRequest(prompt="a {subject}", run="gone", seed=41, steps=7, sampler="Euler")
     info.add_itxt("apt_studio", json.dumps(request.to_dict()))
     Image.new("RGB", (8, 8)).save(folder / "01.png", pnginfo=info)
-    with pytest.warns(
-        UserWarning, match="Behind this picture, but not here: gone; its other settings are taken over"
-    ):  # on the page, a message
+    # On the page, a message.
+    with pytest.warns(UserWarning, match="Behind this picture, but not here: gone; its other settings are taken over"):
         values = generate.use_again(generate_view, context, 0)
     again = {name: values[component] for name, component in generate_view.settings.items()}
     assert (again["prompt"], again["seed"], again["steps"], again["sampler"]) == ("a {subject}", "41", 7, "Euler")

@@ -34,9 +34,8 @@ def test_from_own_photos_with_one_choice_of_files_one_word_and_three_clicks(
     page.until(lambda: "nobody.txt lies beside none of these photos" in page.text("#photos [role=alert]"))
     page.write("2. What is it?", "car")
 
-    page.browser.execute_script(
-        "document.querySelector('#photos .captions').open = true"
-    )  # to look at, no click counts
+    # To look at, no click counts.
+    page.browser.execute_script("document.querySelector('#photos .captions').open = true")
     brought = ["a red {subject} at the café", "", "", ""]
     page.until(lambda: [field.get_attribute("value") for field in page.find("#photos .captions input")] == brought)
     # By keyboard: the next field has the focus, and keeps it.

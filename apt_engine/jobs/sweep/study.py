@@ -24,9 +24,8 @@ DIRECTIONS = ("maximize", "minimize", "minimize")  # of gain, memorized, drift
 METRICS = ("gain", "memorized", "drift")
 HEARTBEAT_SECONDS = 30
 SILENT_HEARTBEATS = 3  # after so many a worker is taken for dead
-UNBEGUN_SECONDS = (
-    SILENT_HEARTBEATS * HEARTBEAT_SECONDS
-)  # between taking a row and the first sign of life lie milliseconds
+# Between taking a row and the first sign of life lie milliseconds.
+UNBEGUN_SECONDS = SILENT_HEARTBEATS * HEARTBEAT_SECONDS
 MOST_DEATHS = 3  # of workers on one row: it may be the row that kills them
 SQLITE = "sqlite:///"
 ATTEMPTS = 3
