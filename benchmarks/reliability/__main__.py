@@ -17,7 +17,7 @@ from filelock import FileLock
 from benchmarks.reliability import report
 from benchmarks.reliability.long_run import STEPS, long_run
 from benchmarks.reliability.pages import killed_pages
-from benchmarks.reliability.sessions import LOADED, new_run
+from benchmarks.reliability.sessions import PRELOADED, new_run
 from benchmarks.reliability.trials import Bench, Trial, full_disk, killed_at, killed_in_training, signalled
 from tests.photos import draw_photos
 from tests.toy import save_toy_base
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.long:
         return _long(options.folder, options.long)
     if "page" in options.only:
-        LOADED.append("ui.layout")
+        PRELOADED.append("ui.layout")
     defects = 0
     with tempfile.TemporaryDirectory() as place:
         base = save_toy_base(Path(place) / "toy")

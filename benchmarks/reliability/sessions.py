@@ -18,6 +18,7 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 
+PRELOADED = ["benchmarks.reliability.loaded"]  # who starts more than sessions adds to it first
 PATIENCE_SECONDS = 600  # on a machine that does other things as well
 
 
@@ -29,7 +30,7 @@ class NeverError(Exception):
 def _context() -> ForkServerContext:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.reliability.loaded"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
