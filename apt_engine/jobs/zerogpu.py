@@ -50,7 +50,7 @@ def draw_pictures(data_dir: str, request: dict[str, Any], folder: str) -> tuple[
     """Make the pictures of a request, on the GPU; returns their paths, and a sentence where that failed."""
     try:
         wanted = SampleRequest.from_dict(request)
-        return [str(path) for path in draw(RunStore(Path(data_dir)), wanted, Path(folder))], ""
+        return [str(path) for path in draw(RunStore(Path(data_dir)), wanted, Path(folder), lambda *_: None)], ""
     except EngineError as error:
         return [], str(error)
 
