@@ -42,6 +42,7 @@ class Lender:
                 process.kill()
                 process.join()
                 raise TimeoutError("GPU task aborted")
+            assert process.exitcode == 0, "the call raised something"
             return answers.get()
 
         return call
