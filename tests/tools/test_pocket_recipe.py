@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline, StableDiffusionPipeline
+from diffusers.models.transformers import transformer_flux2
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -84,6 +85,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
         monkeypatch.setattr(module, "BATCH", 4)
     monkeypatch.setattr(panoramas, "PANORAMAS", {"park": ("tiny",)})
     monkeypatch.setattr(flow_speed, "can_compile", lambda: False)  # it takes longer than all the rest
+    # One worker is this process, which other tests of the transformer come after.
+    monkeypatch.setattr(transformer_flux2, "dispatch_attention_fn", transformer_flux2.dispatch_attention_fn)
     monkeypatch.setattr(world, "PANORAMAS", dict.fromkeys(panoramas_of_places(), ("tiny",)))
     return place
 
