@@ -130,13 +130,18 @@ def test_a_bad_file_is_named_and_the_good_ones_stay(
     assert "download <b>none</b>" in summary
 
 
+def wide_photo(folder: Path) -> Path:
+    """Gray, with something red at its right."""
+    picture = Image.new("RGB", (300, 100), "gray")
+    picture.paste("red", (210, 20, 280, 90))
+    picture.save(folder / "wide.png")
+    return folder / "wide.png"
+
+
 def test_a_tile_shows_the_square_around_the_subject_until_another_is_chosen(
     context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
-    wide = photos[0].with_name("wide.png")
-    picture = Image.new("RGB", (300, 100), "gray")
-    picture.paste("red", (210, 20, 280, 90))
-    picture.save(wide)
+    wide = wide_photo(photos[0].parent)
     values = form(view, [wide], subject="")
     (tile,) = train.show_photos(view, context, values)[view.photos]["photos"]
     left, top, side = tile["box"]
@@ -154,10 +159,7 @@ def test_a_tile_shows_the_square_around_the_subject_until_another_is_chosen(
 def test_with_buckets_a_tile_shows_the_proportions_that_are_learnt(
     context: AppContext, view: train_view.TrainView, photos: list[Path]
 ) -> None:
-    wide = photos[0].with_name("wide.png")
-    picture = Image.new("RGB", (300, 100), "gray")
-    picture.paste("red", (210, 20, 280, 90))
-    picture.save(wide)
+    wide = wide_photo(photos[0].parent)
     square = form(view, [wide], subject="", resolution=64)
     buckets = {**square, view.settings["crop"]: "buckets"}
     (photo,) = read_tiles(square[view.photos], [context.uploads_dir]).photos
