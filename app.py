@@ -16,12 +16,14 @@ from ui.context import open_context
 from ui.launch import FIRST_PORT, choose_credentials, find_port, launch_options
 from ui.layout import build_app
 from ui.serving.link import link_to
+from ui.serving.memory import give_memory_back
 from ui.serving.tenants import is_space, open_tenants
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Start the app and stay until Ctrl-C or another signal to end; returns the exit code."""
     options = _parser().parse_args(arguments)
+    give_memory_back()
     host = "0.0.0.0" if options.listen or is_space() else "127.0.0.1"
     data_dir: Path = options.data_dir.resolve()
     try:
