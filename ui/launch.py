@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from apt_engine.errors import EngineError
 from ui.context import AppContext
+from ui.serving.fetching import fetch_nothing
 from ui.serving.guard import Guard, guard_comes_first
 from ui.serving.languages import Languages
 from ui.serving.routes import routes
@@ -89,8 +90,9 @@ def launch_options(
 
 @contextlib.asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Before Gradio's app answers anything: what it keeps of its pages, and who is asked first."""
+    """Before Gradio's app answers anything: what it keeps of its pages and may fetch, and who is asked first."""
     keep_little(app)
+    fetch_nothing()
     async with guard_comes_first(app):
         yield
 

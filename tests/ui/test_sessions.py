@@ -1,6 +1,8 @@
 """What stays in memory of a page that was opened."""
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -83,3 +85,21 @@ def test_a_page_whose_connection_broke_for_a_moment_is_open_again(client: TestCl
 
 def test_few_events_are_timed(client: TestClient, page: gr.Blocks) -> None:
     assert page._queue.ANALYTICS_MAX_EVENTS == EVENTS_TIMED
+
+
+def test_an_address_in_place_of_a_file_is_asked_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio would fetch it, whatever it is, into the folder that the page's own pictures lie in."""
+    asked: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *place, **_: asked.append(place) or [])
+    with gr.Blocks(analytics_enabled=False) as page:
+        source = gr.File(elem_id="source")
+        source.upload(lambda _: None, source, None)
+    client = TestClient(App.create_app(page, app_kwargs={"lifespan": lifespan}))
+    file = {"path": "http://example.org/x.png", "meta": {"_type": "gradio.FileData"}}
+    with client:
+        assert client.portal
+        for given in (file, {**file, "url": file["path"]}):
+            with pytest.raises(gr.Error, match="taken from this computer only"):
+                client.portal.call(page.process_api, page.fns[0], [given], sessions_of(client)["one"])
+    assert not asked
+    assert not [*tmp_path.rglob("*")]
