@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"APT Studio: {error}", file=sys.stderr)
         return 1
     os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "cache")
+    # Whoever tunnels to this computer could call themselves by a new address at each try to sign in; uvicorn believes that.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     page = build_app(context)
     served = launch_options(context, data_dir, auth, by_link=not options.password)
     is_over = False

@@ -148,6 +148,10 @@ def test_the_app_prints_one_link_and_tells_its_token_nowhere_else(data_dir: Path
             assert token not in friend.get("/log").text
         with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as other:
             assert other.post("/login", data={"username": "apt", "password": token}).status_code == 200
+            wrong = {"username": "apt", "password": "wrong"}
+            made_up = [{"x-forwarded-for": f"10.0.{number}.1"} for number in range(2 * FREE_TRIES)]
+            answers = [other.post("/login", data=wrong, headers=headers).status_code for headers in made_up]
+            assert answers == [400] * FREE_TRIES + [429] * FREE_TRIES, "whatever address a tunnel here passes on"
         time.sleep(0.5)
     assert later and token not in later[0]
     assert [path for path in data_dir.rglob("*") if path.is_file() and token.encode() in path.read_bytes()] == []
