@@ -123,6 +123,13 @@ ORDERS = {
         for route in ("/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/run/predict")
     },
     "an order without an event": ("/gradio_api/run/predict", '{"data": []}'),
+    **{
+        f"an order of {name}": (
+            "/gradio_api/run/predict",
+            f'{{"data": [{", ".join([value] * 9)}], "fn_index": 0, "session_hash": "a"}}',
+        )
+        for name, value in {"nothings": "null", "half letters": '"\\ud800"', "lists": "[[]]"}.items()
+    },
 }
 
 
@@ -178,6 +185,10 @@ def _forms() -> dict[str, tuple[str, str]]:
         "a form of no parts": (FORM, END),
         "a form without a boundary": ("Content-Type: multipart/form-data\r\n", WHOLE),
         "a form of another boundary": ("Content-Type: multipart/form-data; boundary=c\r\n", WHOLE),
+        **{
+            f"a form in {charset}": (f"{FORM.strip()}; charset={charset}\r\n", WHOLE)
+            for charset in ("undefined", "punycode", "idna", "utf-16", "zip", "unicode_escape")
+        },
         "a boundary of 50 kB": (f"Content-Type: multipart/form-data; boundary={'b' * 50_000}\r\n", WHOLE),
         "a form of 20,000 names": (FORM, many),
         "a form of 50 files": (FORM, ONE_FILE * 50 + END),

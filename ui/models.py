@@ -21,6 +21,7 @@ from ui.words import later, say, told
 
 BARE = ""
 FILE = "file:"  # before the name of a LoRA file
+LONGEST_NAME = 50  # letters of a file, of four bytes each at most; file systems take 255 bytes
 KEPT, LAST = "kept", "last"  # checkpoints that need no number
 BASE_TOO = "base"
 POCKET_LIMITS = later(
@@ -97,7 +98,7 @@ def keep_lora(context: AppContext, path: Path) -> str:
     Raises:
         DiskError: it cannot be written.
     """
-    name = re.sub(r"[^\w.\- ]", "_", path.stem).lstrip(". ")[-80:] or "lora"
+    name = re.sub(r"[^\w.\- ]", "_", path.stem)[-LONGEST_NAME:].lstrip(". ") or "lora"
     kept = context.loras_dir / f"{name}.safetensors"
     aside = kept.with_name(f".{kept.name}.part")
     try:

@@ -138,7 +138,9 @@ def test_the_guard_stands_before_what_was_added_after_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError(99999), ValueError("NaN"), FnIndexInferError()], ids=lambda error: type(error).__name__
+    "error",
+    [KeyError(99999), TypeError("half a letter"), ValueError("NaN"), FnIndexInferError()],
+    ids=lambda error: type(error).__name__,
 )
 def test_an_event_that_does_not_exist_is_a_sentence_with_all_that_an_answer_says(
     tmp_path: Path, error: Exception
@@ -156,3 +158,14 @@ def test_an_event_that_does_not_exist_is_a_sentence_with_all_that_an_answer_says
         assert "load it again" in reply.text
     with pytest.raises(type(error)):
         browser.post("/photos")
+
+
+def test_an_order_whose_values_cannot_be_used_is_its_senders_mistake(tmp_path: Path) -> None:
+    """As Gradio answers one that is handled at once; where the page itself fails that is still told as it is."""
+    routes = [
+        Route("/gradio_api/run/predict", lambda _: PlainTextResponse("no", 500), methods=["POST"]),
+        Route("/photos", lambda _: PlainTextResponse("no", 500), methods=["POST"]),
+    ]
+    guard = Middleware(Guard, tenants=SingleTenant(tmp_path), is_public=False)
+    browser = TestClient(Starlette(routes=routes, middleware=[guard]), base_url="http://127.0.0.1:7860")
+    assert [browser.post(path).status_code for path in ("/gradio_api/run/predict", "/photos")] == [400, 500]

@@ -93,6 +93,8 @@ class Guard:
                 self._complete(MutableHeaders(scope=message), media_type, cookie)
                 if path == LOGIN_ROUTE and message["status"] == 200:
                     self._logins.succeed(_address(scope))
+                if path in ORDER_ROUTES and message["status"] == 500:  # Gradio's for values that no page of ours sends
+                    message["status"] = 400
             await send(message)
 
         comes_by_link = self._link is not None and is_link(scope)
@@ -106,13 +108,9 @@ class Guard:
             most = LARGEST_UPLOAD if path in UPLOAD_ROUTES else LARGEST_ORDER
             try:
                 await self._app(scope, _limited(receive, most), answer)
-            except (KeyError, ValueError, FnIndexInferError):
-                if path not in ORDER_ROUTES:
-                    raise
-                # Gradio looks an event up before it answers: a page that was open over an update asks for those of before.
-                # And it cannot write what it says of an order with NaN in it.
-                sentence = say("This page is of another version of the app; load it again.")
-                await PlainTextResponse(sentence, status_code=404)(scope, receive, answer)
+            except (KeyError, TypeError, ValueError, FnIndexInferError) as error:
+                sentence, status = _misread(path, error)
+                await PlainTextResponse(sentence, status_code=status)(scope, receive, answer)
 
     def _refusal(self, method: str, path: str, headers: Headers) -> tuple[str, int] | None:
         """Why a request may not pass, as a sentence and a status; None when it may. A websocket has no method."""
@@ -183,6 +181,19 @@ def _limited(receive: Receive, most: int) -> Receive:
         return message
 
     return take
+
+
+def _misread(path: str, error: Exception) -> tuple[str, int]:
+    """What to say of a request that could not be read, as a sentence and a status; any other error is our own.
+
+    Gradio looks an event up before it answers: a page that was open over an update asks for those of before. And it cannot write
+    what it says of an order with NaN or half a letter in it. A form may name an encoding for its names that none can be in.
+    """
+    if path in ORDER_ROUTES:
+        return say("This page is of another version of the app; load it again."), 404
+    if path in UPLOAD_ROUTES and isinstance(error, UnicodeError):
+        return say("The name of this file cannot be read; give it another."), 400
+    raise error
 
 
 def _address(scope: Scope) -> str:

@@ -33,6 +33,7 @@ from ui.words import say, told
 
 LARGEST_PHOTO = 100_000_000
 PHOTOS_AT_ONCE = 60
+LONGEST_NAME = 60  # letters, of four bytes each at most; file systems take 255 bytes
 LONGEST_LOG = 200_000  # bytes; the end of it says what went wrong
 SHORT_LOG = 20_000  # of them, for who looks on
 EXPORTS = ("kohya", "diffusers", "zip", "zip-with-photos", "csv")
@@ -163,7 +164,7 @@ async def _keep_photo(request: Request, workspace: Workspace) -> Response:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             return _refusal(say("No file arrived; choose it again."), 400)
-        name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "").name)[-80:].strip(" .") or "photo"
+        name = re.sub(r"[^\w.\- ]", "_", Path(file.filename or "").name)[-LONGEST_NAME:].strip(" .") or "photo"
         if name.lower().endswith(SUFFIX):
             try:
                 return JSONResponse({"caption": read_caption(await file.read(LARGEST_FILE + 1), name)})
