@@ -70,7 +70,7 @@ def connect(view: ModelFoldersView, context: AppContext, base: Component) -> Non
 def look(view: ModelFoldersView, context: AppContext, base: Component, values: Values) -> Values:
     """Remember the folders, and offer what is in them; what is chosen stays."""
     if context.tenants.is_shared:
-        return {}
+        return gr.skip()
     try:
         folders = remember(context.store.data_dir, str(values[view.folders] or "").split("\n"))
     except EngineError as error:

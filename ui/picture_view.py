@@ -133,7 +133,7 @@ def _build_base(context: AppContext) -> gr.Dropdown:
             "What a LoRA file is drawn with, or the base model alone; a run has its own. One of these, a .safetensors "
             "checkpoint, a folder in diffusers layout, or an id of the Hugging Face hub."
         ),
-        allow_custom_value=True,
+        allow_custom_value=not context.tenants.is_shared,
         interactive=True,
         elem_id="drawing-base",
     )

@@ -1,5 +1,6 @@
 """Plain DreamBooth beside a run that has ended: a click on the Watch tab trains it, or shows both where it is there already."""
 
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,11 @@ def beside(context: AppContext, run_id: str) -> Run:
     if context.line:
         context.line.add(plain.id)
     else:
-        context.engine.start_training(plain.id)
+        try:
+            context.engine.start_training(plain.id)
+        except EngineError:
+            shutil.rmtree(plain.path)  # it holds no training yet
+            raise
     return plain
 
 

@@ -93,7 +93,7 @@ def build(context: AppContext) -> TrainView:
                 info=say(
                     "One of these, a .safetensors checkpoint, a folder in diffusers layout, or an id of the Hugging Face hub."
                 ),
-                allow_custom_value=True,
+                allow_custom_value=not context.tenants.is_shared,
                 interactive=True,
             )
             folders = model_folders.build(context)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import gradio as gr
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
@@ -26,15 +27,19 @@ from apt_engine.jobs.worker import Worker
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.sampling.generation import Generator
+from apt_engine.settings.presets import load_presets
 from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
+from ui import plain_card
+from ui.context import AppContext
 from ui.launch import LaunchError, choose_credentials
+from ui.layout import build
 from ui.serving import guard
 from ui.serving import tenants as serving
 from ui.serving.guard import LARGEST_ORDER, Guard
 from ui.serving.logins import LONGEST_WAIT, Logins
 from ui.serving.routes import routes
-from ui.serving.tenants import COOKIE, SingleTenant, VisitorTenants, open_tenants
+from ui.serving.tenants import COOKIE, SingleTenant, VisitorTenants, Workspace, open_tenants
 
 
 @pytest.fixture
@@ -94,6 +99,30 @@ def test_a_guests_training_has_limits(tenants: VisitorTenants, settings: dict[st
 def test_a_guests_pictures_have_limits(tenants: VisitorTenants, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(limits.LimitError, match=words):
         engine_of(tenants, 1).sample(SampleRequest(**{"prompt": "a cat", "run": "", **settings}))
+
+
+def test_a_guests_page_takes_no_base_but_those_of_the_list(tenants: VisitorTenants) -> None:
+    """Of any other name it would be told what lies there."""
+    with gr.Blocks(analytics_enabled=False):
+        view = build(AppContext(tenants, load_presets(), {}))
+    for base in (view.train.settings["base"], view.generate.settings["base"]):
+        assert base.preprocess("pocket") == "pocket"
+        with pytest.raises(gr.Error, match="not in the list of choices"):
+            base.preprocess("/etc")
+
+
+def test_a_guests_plain_run_that_cannot_begin_is_not_kept(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneVisitor(VisitorTenants):
+        def find_current(self) -> Workspace:
+            return self.find({"cookie": f"{COOKIE}={1:032x}"})
+
+    tenants = OneVisitor(data_dir, JobQueue(Worker(RunStore(data_dir))))
+    run = new_run(engine_of(tenants, 1))
+    monkeypatch.setattr(limits, "MOST_WAITING", 0)
+    with pytest.raises(limits.LimitError, match="jobs wait already"):
+        plain_card.beside(AppContext(tenants, load_presets(), {}), run.id)
+    assert [left.id for left in tenants.find_current().store.list()] == [run.id]
+    tenants.close()
 
 
 def test_jobs_are_counted_by_visitor_and_by_address(tenants: VisitorTenants, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +386,7 @@ def test_a_photo_that_does_not_say_its_size_is_counted_as_it_comes(
     assert not any(path.is_file() for path in (data_dir / "visitors").rglob("*"))
 
 
-@pytest.mark.parametrize("name", [".", "..", " ", "a/..", "...", "\\..\\.."])
+@pytest.mark.parametrize("name", [".", "..", " ", "a/..", "...", "\\..\\..", "\U00020000" * 90])
 def test_a_photo_without_a_name_gets_one(data_dir: Path, name: str) -> None:
     client = TestClient(page_of(SingleTenant(data_dir), data_dir), base_url="https://me-apt.hf.space")
     head = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
@@ -366,6 +395,7 @@ def test_a_photo_without_a_name_gets_one(data_dir: Path, name: str) -> None:
     kept = Path(answer.json()["path"])
     assert kept.is_file()
     assert kept.parent.parent == data_dir / "uploads"
+    assert len(kept.name.encode()) <= 255
 
 
 @pytest.mark.parametrize("run", ["a" * 5000, "\0", "..", "a/b", "\ud800"])
