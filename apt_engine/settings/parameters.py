@@ -9,6 +9,8 @@ from apt_engine.settings.sampling import LORA_FILE, SAMPLERS, SampleRequest
 LORA = re.compile(r"\s*<lora:([^:<>]+)(?::(-?[\d.]+))?[^<>]*>")
 PAIR = re.compile(r'\s*([A-Z][\w /-]*):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
+LONGEST = 20_000  # letters; a prompt has a thousand. Looking for pairs in a long text takes the square of its length
+LONGEST_LINE = 4_000  # of settings
 
 
 def write_parameters(
@@ -43,11 +45,13 @@ def read_parameters(text: str) -> SampleRequest:
         ConfigError: a setting is not allowed here.
         ValueError: it is no such text.
     """
+    if len(text) > LONGEST:
+        raise ValueError("It is far too long.")
     lines = text.strip().splitlines()
     last = max((number for number, line in enumerate(lines) if line.startswith("Steps: ")), default=None)
     if last is None:
         raise ValueError("It names no steps.")
-    told = dict(PAIR.findall(lines[last]))
+    told = dict(PAIR.findall(lines[last][:LONGEST_LINE]))
     words = "\n".join(lines[:last])
     prompt, _, negative = words.partition(NEGATIVE)
     given: dict[str, Any] = {"run": "", "count": 1, "negative_prompt": negative.strip(), "steps": int(told["Steps"])}

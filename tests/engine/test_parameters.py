@@ -1,5 +1,7 @@
 """Settings in a picture as other programs write and read them."""
 
+import time
+
 import pytest
 
 from apt_engine.errors import ConfigError
@@ -58,6 +60,21 @@ def test_samplers_of_other_programs_become_the_usual_one() -> None:
 def test_other_text_is_none(text: str) -> None:
     with pytest.raises(ValueError, match=r"names no steps|invalid literal"):
         read_parameters(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"a bear\nSteps: 20, {'A' * 1_000_000}", f"{' ' * 1_000_000}<lora\nSteps: 20", "a\n" * 500_000 + "Steps: 1"],
+)
+def test_a_text_of_a_million_letters_is_not_looked_through(text: str) -> None:
+    """Which would take hours; a picture may hold it."""
+    with pytest.raises(ValueError, match="far too long"):
+        read_parameters(text)
+    begun = time.process_time()
+    for part in (text[:19_000], f"a\nSteps: 900, {'A' * 19_000}"):
+        with pytest.raises(ConfigError):
+            read_parameters(f"{part}\nSteps: 900" if part in text else part)
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize("text", ["a bear\nSteps: 900", "a bear\nSteps: 20, Size: 9000x9000", "Steps: 20"])
