@@ -14,6 +14,7 @@ LONGEST_HEADER = (
     16_000_000  # bytes; that of SDXL in one file has 300,000. Unpacked it takes some ten times as much memory
 )
 MOST_DIMENSIONS, MOST_TENSORS = 8, 50_000
+LARGEST = 2**53  # bytes or numbers; JSON may hold some of thousands of digits, which cannot even be told
 BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
@@ -116,7 +117,7 @@ def _tensor(name: str, entry: Any, start: int) -> Tensor:
     if dtype not in BYTES if isinstance(dtype, str) else True:
         raise ValueError(f"{name:.80} has the unknown format {dtype!r:.40}")
     numbers = [*shape, begin, end]
-    if len(shape) > MOST_DIMENSIONS or not all(type(number) is int and number >= 0 for number in numbers):
+    if len(shape) > MOST_DIMENSIONS or not all(type(number) is int and 0 <= number <= LARGEST for number in numbers):
         raise ValueError(f"{name:.80} has an impossible shape or place")
     if end - begin != math.prod(shape) * BYTES[dtype]:
         raise ValueError(f"{name:.80} has {end - begin:,} bytes, which is not what its shape takes")

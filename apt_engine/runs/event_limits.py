@@ -6,7 +6,8 @@ from typing import Any
 
 LARGEST = 1e15  # bytes, seconds, steps: more than any has, and exact as a float
 PATHS = frozenset({"path", "paths"})  # relative to the run's folder
-FINITE = frozenset({"time", "fraction", "seconds", "gamma", "chances"})  # losses and the like may become infinite
+FINITE = frozenset({"fraction", "seconds", "gamma", "chances"})  # losses and the like may become infinite
+LAST_TIME = 3e10  # seconds since 1970; the year 2920, further than which not every system can tell a date
 MOST_ITEMS = 10_000
 
 
@@ -29,6 +30,9 @@ def check(name: str, value: Any) -> Any:
 def _check_one(name: str, value: Any) -> None:
     if isinstance(value, str):
         _check_text(name, value)
+    elif name == "time":
+        if not 0 <= value <= LAST_TIME:
+            raise ValueError(f"{name} is out of range")
     elif isinstance(value, int):
         if not 0 <= value <= LARGEST:
             raise ValueError(f"{name} is out of range")

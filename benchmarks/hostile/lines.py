@@ -48,6 +48,7 @@ ODD: dict[str, Any] = {
     "negative": -1,
     "huge": 10**400,
     "large": 2**63,
+    "of no calendar": 1e300,
     "NaN": float("nan"),
     "infinite": float("inf"),
     "a list": [1, "a", None],

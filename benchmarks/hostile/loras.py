@@ -107,6 +107,7 @@ def _headers(whole: Path) -> dict[str, bytes]:
     for name, text in {
         "a list": b"[]",
         "a number": b"3",
+        "a size of 400 digits": b'{"a": {"dtype": "U8", "shape": [%d], "data_offsets": [0, %d]}}' % (10**400, 10**400),
         "null": b"null",
         "no JSON": b"{",
         "no UTF-8": b'{"\xff": 3}',

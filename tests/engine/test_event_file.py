@@ -89,6 +89,9 @@ def test_no_odd_line_breaks_the_account(tmp_path: Path) -> None:
         (CheckpointSaved(step=1, path="a"), "path", "a/../../b"),
         (CheckpointSaved(step=1, path="a"), "path", "C:\\b"),
         (CheckpointSaved(step=1, path="a"), "path", ""),
+        (CheckpointSaved(step=1, path="a"), "time", 1e300),
+        (CheckpointSaved(step=1, path="a"), "time", -1.0),
+        (CheckpointSaved(step=1, path="a"), "time", 10**12),
     ],
 )
 def test_a_value_no_run_has_is_refused(event: Event, field: str, value: object) -> None:

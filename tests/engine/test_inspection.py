@@ -88,6 +88,7 @@ def test_hostile_loras_are_right_or_one_sentence(tmp_path: Path, sentinel: Path)
         (b'{"a": {"dtype": "F32", "shape": [1]}}', "no format, shape or place"),
         (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "not what its shape takes"),
         (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "impossible shape"),
+        (b'{"a": {"dtype": "U8", "shape": [%d], "data_offsets": [0, %d]}}' % (10**400, 10**400), "impossible shape"),
         (b'{"a": {"dtype": "P4", "shape": [1], "data_offsets": [0, 4]}}', "unknown format"),
         (b'{"a": {"dtype": "F32", "shape": [], "data_offsets": [4, 8]}}', "does not begin where"),
         (b"{}", "its tensors end at byte"),
