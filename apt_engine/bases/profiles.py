@@ -9,7 +9,7 @@ from typing import Any
 from apt_engine.bases import hub, variants
 from apt_engine.bases.checkpoints import ASSETS, inspect
 from apt_engine.errors import BaseModelError, ConfigError
-from apt_engine.reading.regular import is_folder, is_regular, read_json
+from apt_engine.reading.regular import at_home, is_folder, is_regular, read_json
 from apt_engine.settings.presets import POCKET_DIR, Preset, is_hub_id
 from apt_engine.settings.training import TrainingConfig
 
@@ -83,7 +83,7 @@ def _config_of(part: str, base: str, presets: dict[str, Preset]) -> dict[str, An
 
 def warning_of(base: str) -> str:
     """A sentence on a base that seems to be distilled, see `variants.warning_of`; empty on any other."""
-    path = Path(base).expanduser()
+    path = at_home(base)
     return variants.warning_of(base, path if is_folder(path) else hub.folder_of(base) if is_hub_id(base) else None)
 
 

@@ -21,7 +21,7 @@ from apt_engine.bases.transformer_files import TransformerFile
 from apt_engine.bases.trial import try_out
 from apt_engine.bases.z_image import ZImage
 from apt_engine.errors import BaseModelError, ConfigError, EngineError, is_out_of_memory
-from apt_engine.reading.regular import read_json
+from apt_engine.reading.regular import at_home, read_json
 from apt_engine.settings.presets import POCKET_DIR, is_hub_id, looks_like_path
 from apt_engine.settings.training import TrainingConfig
 
@@ -135,7 +135,7 @@ def _find(name: str) -> Source:
     """A folder, a checkpoint in one file, or of an id of the hub the folder in its cache, fetched first if need be."""
     if name == "pocket":
         return POCKET_DIR
-    path = Path(name).expanduser()
+    path = at_home(name)
     try:
         if path.is_dir():
             return path

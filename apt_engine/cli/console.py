@@ -1,8 +1,11 @@
 """What a person at a terminal is told, and what one writes after --set."""
 
 import ctypes
+import io
 import os
+import re
 import signal
+import sys
 from collections.abc import Callable
 
 from apt_engine.errors import ConfigError
@@ -15,6 +18,8 @@ CUT = (
     "the run if one was being trained."
 )
 ONCE = ", once: "  # of a download's sentence, before how far it is
+# By these a name in a stranger's file would move the cursor, or give the window another title.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _handlers: list[object] = []  # of signals; one that was collected would be called all the same
 
 
@@ -35,12 +40,24 @@ def tell_cut_files() -> None:
     ctypes.CDLL(None).signal(int(signal.SIGBUS), handler)
 
 
+def take_any_letter() -> None:
+    """From now on a letter that the terminal, or a file behind `>`, has no place for is written as its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def complain(error: object) -> None:
+    """The one sentence that ends a command."""
+    print(f"apt_engine: {CONTROLS.sub('?', str(error))}", file=sys.stderr)
+
+
 def say(line: str) -> None:
     """Print, once for all processes of a run. A terminal that was closed ends no training."""
     if process_rank():
         return
     try:
-        print(line, flush=True)
+        print(CONTROLS.sub("?", line), flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python still holds for it goes there
 

@@ -5,12 +5,11 @@ An error is one sentence and exit code 1; argparse's own complaints have exit co
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from apt_engine.cli.console import assignment, say, show, tell_stage
+from apt_engine.cli.console import assignment, complain, say, show, take_any_letter, tell_stage
 from apt_engine.cli.sweep import add_sweep, sweep
 from apt_engine.cli.train import INTERRUPTED, add_resume, add_train, resume, train
 from apt_engine.errors import EngineError, is_device_lost, is_out_of_memory
@@ -29,13 +28,14 @@ from apt_engine.settings.sampling import SampleRequest
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    take_any_letter()
     options = _parser().parse_args(arguments)
     for name, value in CHILD_ENVIRONMENT.items():  # before torch is imported
         os.environ.setdefault(name, value)
     try:
         return options.command(options, RunStore(options.data_dir))
     except EngineError as error:
-        print(f"apt_engine: {error}", file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, OSError, RuntimeError) as error:
         if not (is_out_of_memory(error) or is_device_lost(error)):
             raise
-        print(f"apt_engine: {explain(error, '')}", file=sys.stderr)
+        complain(explain(error, ""))
         return 1
 
 
@@ -95,11 +95,11 @@ def _runs(_options: argparse.Namespace, store: RunStore) -> int:
         try:
             summary = summarize(run)
         except EngineError as error:
-            print(f"{run.id}  {error}")
+            say(f"{run.id}  {error}")
             continue
         state = summary.state_while(training is not None and training.run == run.id)
         words = [f"{state:9}  step {summary.step}/{summary.last_step}", summary.base, summary.subject, summary.message]
-        print("  ".join([run.id, *words, *([NEWER] if summary.is_newer else [])]))
+        say("  ".join([run.id, *words, *([NEWER] if summary.is_newer else [])]))
     return 0
 
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable
 from io import BufferedReader
@@ -16,6 +17,9 @@ from typing import IO, Any
 LARGEST_JSON = 1_000_000  # bytes; settings and the like are a few thousand
 # Windows has no pipes among its files, and opens them as text unless told otherwise.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+# Control characters, and what stands for a byte that is no UTF-8.
+_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -62,6 +66,14 @@ def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
     return content
 
 
+def at_home(typed: str) -> Path:
+    """A path as somebody typed it, `~` being their own folder; as it stands where there is nobody of that name."""
+    try:
+        return Path(typed).expanduser()
+    except RuntimeError:
+        return Path(typed)
+
+
 def open_for_appending(path: Path) -> IO[bytes]:
     """Open a file, or make one, to read its end and write after it.
 
@@ -83,10 +95,15 @@ def is_folder(path: Path) -> bool:
     return stat.S_ISDIR(_mode_of(path))
 
 
+def is_named(path: Path) -> bool:
+    """Whether the name of a file, or of all folders of a relative path, can be shown; one with half a letter is none of ours."""
+    return not _NOT_SHOWN.search(path.name if path.is_absolute() else str(path))
+
+
 def newest_first(paths: Iterable[Path]) -> list[Path]:
-    """The regular files among these, the one that was changed last before the others."""
+    """The regular files among these whose names can be shown, the one that was changed last before the others."""
     found: list[tuple[float, Path]] = []
-    for path in paths:
+    for path in filter(is_named, paths):
         with contextlib.suppress(OSError):  # gone meanwhile, a link to a drive that is gone, or one in a circle
             status = path.stat()
             if stat.S_ISREG(status.st_mode):

@@ -19,6 +19,7 @@ from apt_engine.bases.prompts import cut_prompt
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base_of
 from apt_engine.errors import ConfigError, DiskError
 from apt_engine.lora import adapter, files, start
+from apt_engine.reading.regular import at_home
 from apt_engine.runs.events import Event, Noticed, StageChanged
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
 from apt_engine.sampling.sampler import Stopped
@@ -150,7 +151,7 @@ def prepare(
     """
     config, base = loaded.config, loaded.base
     is_begun = bool(config.start_from) and not checkpoint
-    begun_with = start.read(base, Path(config.start_from).expanduser()) if is_begun else None
+    begun_with = start.read(base, at_home(config.start_from)) if is_begun else None
     photos = yield from _encode_photos(run, loaded)
     prior = (yield from _prior_of(run, loaded)) if config.prior_preservation else None
     captions = Captions(base, config, run.captions)

@@ -1,6 +1,7 @@
 """The command line end to end on the toy model, and one sentence for each bad input."""
 
 import errno
+import io
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from apt_engine.lora.about import ExportInfo
 from apt_engine.photos.photo_set import photos_in
 from apt_engine.reading import tensor_files
 from apt_engine.runs import files as written
+from apt_engine.runs.events import RunFailed
 from apt_engine.runs.history import NEWER
 from apt_engine.runs.store import RunStore
 from apt_engine.runs.training_lock import training_lock
@@ -196,6 +198,32 @@ def test_what_cannot_be_read_hides_no_other_run(data: Path, capsys: pytest.Captu
     assert "was made by a newer version of APT Studio (it has the settings dreams)" in lines[newer.id]
     assert lines[whole.id] == "failed     step 0/300  pocket  car  The disk is full."
     assert lines[strange.id].endswith(NEWER)
+
+
+def test_a_strangers_names_neither_move_the_cursor_nor_break_a_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = b'{"a\\u001b]0;b\\u0007\\u009b2J": {"dtype": "U8", "shape": [0], "data_offsets": [9, 9]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert main(["generate", "--base", str(tmp_path / "a.safetensors"), "--prompt", "x", "--data-dir", str(data)]) == 1
+    assert "a?]0;b??2J does not begin where" in sentence(capsys)
+    run = RunStore(data).create(TrainingConfig(subject="car"), lambda folder: None)
+    run.append(RunFailed(message="It broke.\x1b[2J"))
+    assert main(["runs", "--data-dir", str(data)]) == 0
+    assert capsys.readouterr().out.endswith("It broke.?[2J\n")
+
+
+def test_a_letter_that_the_terminal_lacks_ends_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunStore(data).create(TrainingConfig(subject="\u72ac"), lambda folder: None)
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["runs", "--data-dir", str(data)]) == 0
+    assert b"pocket  \\u72ac" in terminal.buffer.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_folder_of_nobody_is_not_there(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--base", "~nobody-of-this-name/x", "--prompt", "x", "--data-dir", str(data)]) == 1
+    assert "~nobody-of-this-name/x is not there" in sentence(capsys)
 
 
 def test_generate_refuses_what_it_cannot_do(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError
+from apt_engine.reading.regular import at_home
 from apt_engine.settings.presets import Preset
 from apt_engine.settings.training import TrainingConfig
 
@@ -105,7 +106,7 @@ def _plan(path: Path, content: dict[str, Any], presets: dict[str, Preset]) -> Pl
     for number, combination in enumerate(itertools.product(*axes.values())):
         choices = dict(zip(axes, combination, strict=True))
         config = _config(path, content, subjects[str(choices[SUBJECT])], choices, presets)
-        rows.append(Row(number, path.parent / Path(str(choices[SUBJECT])).expanduser(), choices, config))
+        rows.append(Row(number, path.parent / at_home(str(choices[SUBJECT])), choices, config))
     return Plan(path, name, json.dumps(content, sort_keys=True, default=str), axes, tuple(rows))
 
 
