@@ -11,7 +11,7 @@ from pathlib import Path
 from apt_engine.bases import variants
 from apt_engine.bases.checkpoints import inspect
 from apt_engine.errors import BaseModelError
-from apt_engine.reading.regular import read_json
+from apt_engine.reading.regular import is_named, read_json
 from apt_engine.settings.presets import POCKET_DIR
 
 # Where each program keeps whole models, below its own folder or below that of its models.
@@ -36,6 +36,8 @@ def models_in(folder: Path) -> tuple[list[Found], int]:
     others = 0
     for path in _candidates(folder):
         try:
+            if not is_named(path.relative_to(folder)):
+                raise ValueError(path)
             found.append(_judged(path))
         except (BaseModelError, OSError, ValueError, KeyError, TypeError):
             others += 1

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from apt_engine.errors import BusyError, ConfigError, EngineError, RunError
-from apt_engine.reading.regular import is_regular, open_regular, read_regular
+from apt_engine.reading.regular import is_named, is_regular, open_regular, read_regular
 from apt_engine.runs.events import Event, Noticed, RunFailed, RunStarted, StageChanged, to_json
 from apt_engine.runs.files import write_atomically, writing
 from apt_engine.runs.run import Run, config_bytes
@@ -42,7 +42,7 @@ def rename(run: Run, title: str) -> None:
     Raises:
         DiskError: it cannot be written.
     """
-    write_atomically(run.path / "title.txt", " ".join(title.split())[:LONGEST_TITLE].encode())
+    write_atomically(run.path / "title.txt", " ".join(title.split())[:LONGEST_TITLE].encode(errors="replace"))
 
 
 def discard(store: RunStore, run: Run) -> None:
@@ -121,10 +121,10 @@ def pack(run: Run, target: Path, *, with_photos: bool = False) -> Path:
 
 def recent_pictures(store: RunStore, most: int) -> list[Path]:
     """The newest generated pictures, newest first; each folder is one request."""
-    folders = sorted((store.data_dir / "generated").glob("[0-9]*"), reverse=True)
+    folders = sorted(filter(is_named, (store.data_dir / "generated").glob("[0-9]*")), reverse=True)
     found: list[Path] = []
     for folder in folders:
-        found += filter(is_regular, sorted(folder.glob("*.png")))
+        found += filter(is_regular, sorted(filter(is_named, folder.glob("*.png"))))
         if len(found) >= most:
             break
     return found[:most]
@@ -140,7 +140,7 @@ def pack_pictures(store: RunStore, folders: Sequence[str], target: Path) -> Path
         DiskError: it cannot be written; nothing of it is left.
     """
     place = store.data_dir / "generated"
-    found = [path for path in sorted(place.glob("[0-9]*")) if not folders or path.name in folders]
+    found = [path for path in sorted(filter(is_named, place.glob("[0-9]*"))) if not folders or path.name in folders]
     pictures = [path for folder in found for path in _files(folder, [one.name for one in sorted(folder.glob("*.png"))])]
     if not pictures:
         raise RunError("There are no pictures to download; make some first.")
@@ -261,4 +261,5 @@ def _files(folder: Path, names: list[str]) -> Iterator[Path]:
     for name in names:
         path = folder / name
         found = sorted(path.rglob("[!.]*")) if path.is_dir() else [path]
-        yield from (file for file in found if file.is_file() and file.resolve().is_relative_to(folder.resolve()))
+        shown = (file for file in found if is_named(file.relative_to(folder)))
+        yield from (file for file in shown if file.is_file() and file.resolve().is_relative_to(folder.resolve()))

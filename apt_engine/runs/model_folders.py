@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apt_engine.errors import ConfigError
-from apt_engine.reading.regular import read_json
+from apt_engine.reading.regular import at_home, is_folder, read_json
 from apt_engine.runs.files import write_atomically
 
 REMEMBERED = "model-folders.json"
+LONGEST_SHOWN = 300  # letters of a path that is none
 
 
 def remembered(data_dir: Path) -> list[Path]:
@@ -26,9 +27,11 @@ def remember(data_dir: Path, folders: Sequence[str]) -> list[Path]:
         ConfigError: one is not there; the old list stays.
         DiskError: it cannot be written.
     """
-    paths = [Path(folder.strip()).expanduser() for folder in folders if folder.strip()]
-    missing = next((path for path in paths if not path.is_dir()), None)
+    paths = [at_home(folder.strip()) for folder in folders if folder.strip()]
+    missing = next((path for path in paths if not is_folder(path)), None)
     if missing:
-        raise ConfigError(f"The model folder {missing} is not there; check the path and the drive.")
+        raise ConfigError(
+            f"The model folder {str(missing)[:LONGEST_SHOWN]} is not there; check the path and the drive."
+        )
     write_atomically(data_dir / REMEMBERED, json.dumps({"folders": [str(path) for path in paths]}).encode())
     return paths

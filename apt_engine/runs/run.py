@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_engine.errors import EngineError, RunError
-from apt_engine.reading.regular import is_regular, open_for_appending, read_json
+from apt_engine.reading.regular import is_named, is_regular, open_for_appending, read_json
 from apt_engine.runs import files
 from apt_engine.runs.event_file import read_events
 from apt_engine.runs.events import Event, to_json
@@ -122,7 +122,7 @@ class Run:
     @property
     def photo_paths(self) -> list[Path]:
         """The prepared photos, in the order they were given."""
-        return sorted((self.path / "photos").glob("*.png"))
+        return sorted(filter(is_named, (self.path / "photos").glob("*.png")))
 
     @property
     def originals(self) -> list[tuple[Path, list[float]]]:

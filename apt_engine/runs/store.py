@@ -10,7 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from apt_engine.errors import RunError
-from apt_engine.reading.regular import is_regular
+from apt_engine.reading.regular import is_named, is_regular
 from apt_engine.runs.files import free_path, writing
 from apt_engine.runs.run import Run, config_bytes
 from apt_engine.settings.training import TrainingConfig
@@ -24,8 +24,7 @@ def default_data_dir() -> Path:
 def runs_in(folder: Path) -> list[Run]:
     """The runs in a folder, newest first."""
     entries = folder.glob("[!.]*")
-    # A name that cannot be shown, such as one with half a character, was not given here.
-    found = [entry for entry in entries if entry.name.isprintable() and is_regular(entry / "config.json")]
+    found = [entry for entry in entries if is_named(entry) and is_regular(entry / "config.json")]
     return [Run(entry) for entry in sorted(found, key=lambda entry: entry.name, reverse=True)]
 
 

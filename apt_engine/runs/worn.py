@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apt_engine.errors import LoraError
+from apt_engine.reading.regular import is_named
 from apt_engine.runs.history import checkpoint_of
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
@@ -68,6 +69,6 @@ def _of_file(path: Path, strength: float) -> Worn:
 
 
 def _of_run(run: Run, checkpoint: str, strength: float) -> Worn:
-    written = [path.stem for path in sorted((run.path / "exports").glob(f"*{LORA_FILE}"))]
+    written = [path.stem for path in sorted(filter(is_named, (run.path / "exports").glob(f"*{LORA_FILE}")))]
     name = next((name for name in written if not name.endswith(("-diffusers", "-merged"))), run.id)
     return Worn(checkpoint_of(run, checkpoint).lora_path, strength, name)

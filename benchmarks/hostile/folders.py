@@ -57,6 +57,11 @@ def damages() -> dict[str, Damage]:
         "a photo that is a folder": lambda run: _turn(run / "photos/01.png"),
         "a photo that is a pipe": lambda run: os.mkfifo(_remove(run / "photos/01.png")),
         "a name that is no UTF-8": lambda run: run.rename(Path(os.fsdecode(os.fsencode(run) + b"\xff"))),
+        **{
+            f"a file of {place} whose name is no UTF-8": lambda run, place=place: _odd(run / place).touch()
+            for place in ("photos", "samples", "exports")
+        },
+        "photos whose names are no UTF-8": lambda run: (run / "photos/01.png").rename(_odd(run / "photos")),
         "a name with a script": lambda run: run.rename(run.with_name("<script>alert(1)<")),
         "a name with a new line": lambda run: run.rename(run.with_name("a\nb")),
         "a folder that leads elsewhere": lambda run: _remove(run).symlink_to("/etc"),
@@ -69,6 +74,10 @@ def damages() -> dict[str, Damage]:
 
 def _manifest(run: Path) -> Path:
     return run / "checkpoints/000001/manifest.json"
+
+
+def _odd(folder: Path) -> Path:
+    return folder / os.fsdecode(b"0\xff.png")
 
 
 def _remove(path: Path) -> Path:

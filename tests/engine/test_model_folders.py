@@ -1,5 +1,6 @@
 """Base models found in the folders of other programs."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -72,6 +73,20 @@ def test_folders_are_remembered_and_one_that_is_not_there_is_named(tmp_path: Pat
     assert remembered(data) == [place]
     with pytest.raises(ConfigError, match="gone is not there"):
         remember(data, [str(tmp_path / "gone")])
+    for typed in ("a" * 5000, "~nobody-of-this-name/models", "\0"):
+        with pytest.raises(ConfigError, match="is not there"):
+            remember(data, [typed])
     assert remembered(data) == [place]
     (data / REMEMBERED).write_text("{", encoding="utf-8")
     assert remembered(data) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are no bytes there")
+def test_a_name_that_cannot_be_shown_hides_no_other_model(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "near.safetensors").symlink_to(checkpoint)
+    for name in (b"\xff.safetensors", b"a\nb.safetensors", b"\xff/far.safetensors"):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(checkpoint)
+    found, others = models_in(tmp_path)
+    assert ([model.path.stem for model in found], others) == (["near"], 3)

@@ -102,6 +102,23 @@ def test_what_is_no_file_in_a_folder_that_is_listed_is_passed_over(
     assert not [name for name in zipfile.ZipFile(packed).namelist() if "odd" in name or "09.png" in name]
 
 
+def test_a_file_whose_name_cannot_be_shown_hides_no_other(context: AppContext) -> None:
+    whole = whole_run(context)
+    sheet = context.store.data_dir / "generated" / "20260101-000000"
+    inside = [whole.path / name for name in ("photos", "samples", "exports")]
+    for folder in (context.loras_dir, sheet, sheet.with_name(os.fsdecode(b"2026\xff")), *inside):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (b"\xff.png", b"0\xff.safetensors", b"0\x1b[2J.png"):
+            (folder / os.fsdecode(name)).touch()
+    library.rename(whole, "whole \ud800")
+    for shown in (runs.rows(context), models.list_models(context), pictures.show_history(context)):
+        json.dumps(shown, ensure_ascii=False).encode()
+    assert pictures.remembered(context) == []
+    assert [path.name for path in whole.photo_paths] == ["01.png"]
+    packed = library.pack(whole, context.store.data_dir / "run.zip", with_photos=True)
+    assert not [name for name in zipfile.ZipFile(packed).namelist() if not name.isprintable()]
+
+
 def test_a_zip_holds_nothing_that_a_link_leads_to(context: AppContext, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
