@@ -218,7 +218,7 @@ def test_a_letter_that_the_terminal_lacks_ends_nothing(data: Path, monkeypatch: 
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", terminal)
     assert main(["runs", "--data-dir", str(data)]) == 0
-    assert b"pocket  \\u72ac" in terminal.buffer.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert b"pocket  \\u72ac" in terminal.buffer.getvalue()
 
 
 def test_the_folder_of_nobody_is_not_there(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
