@@ -36,6 +36,7 @@ TURNING = (  # weights by matrices: the kind, a tensor's name, its shape
     ("BOFT", f"{STEM}.oft_blocks", (1, 2, 4, 4)),
     ("BOFT", f"{PEFT_STEM}.boft_R", (1, 2, 4, 4)),
 )
+KOHYA = ("lora_down.weight", "lora_up.weight")
 OTHER_KINDS = {
     "GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
     "IA3": ("weight", "on_input"),
@@ -130,6 +131,7 @@ def rows(bases: dict[str, BaseModel]) -> Iterator[Row]:
                     tensors=write(base, layers),
                     layers=layers,
                 )
+        yield from _dyloras(family, base)
     yield from _oddities(bases)
 
 
@@ -204,6 +206,16 @@ def _diffusers_16(_base: BaseModel, layers: list[Layer]) -> dict[str, Tensor]:
     }
 
 
+def _dyloras(family: str, base: BaseModel) -> Iterator[Row]:
+    """Convolutions as LyCORIS' DyLoRA writes them: B without a kernel, and of older versions A flat as well."""
+    layers = draw_layers(base, PARTS[family], "all", is_mixed=False, dtype=torch.float32)
+    written = _kohya(base, layers, is_original=family == "sdxl")
+    flat = {"DyLoRA": (".lora_up.weight",), "DyLoRA of an older version": (".lora_up.weight", ".lora_down.weight")}
+    for name, endings in list(flat.items())[: 1 if family == "sdxl" else 2]:
+        tensors = {key: value.flatten(1) if key.endswith(endings) else value for key, value in written.items()}
+        yield Row(name=f"{family} {name}", family=family, tensors=tensors, layers=layers)
+
+
 def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
     """What is no LoRA of a base, and what is one with something beside it."""
     layers = {
@@ -227,6 +239,9 @@ def _oddities(bases: dict[str, BaseModel]) -> Iterator[Row]:
         for write in (_kohya, _peft):
             name = f"{other} on {family} {write.__name__}"
             yield _refused(name, family, write(bases[other], layers[other]), "another base")
+    elsewhere = _few(f"lora_te_text_model_encoder_layers_9_mlp_fc1.{key}" for key in KOHYA)
+    words = "whose text_encoder has none of the file's layers for it, such as encoder.layers.9.mlp.fc1; choose the base"
+    yield _refused("a text encoder of another model", "sd", _kohya(bases["sd"], layers["sd"]) | elsewhere, words)
     yield from _beside(_kohya(bases["sd"], layers["sd"]), layers["sd"])
 
 
@@ -237,7 +252,7 @@ def _beside(tensors: dict[str, Tensor], layers: list[Layer]) -> Iterator[Row]:
     half = {key: value for key, value in tensors.items() if not key.endswith("lora_up.weight")}
     yield _refused("half of each pair", "sd", half, "is damaged or not a LoRA")
     too_many = {
-        **_few(f"{STEM}_7.{key}" for key in ("lora_down.weight", "lora_up.weight")),
+        **_few(f"{STEM}_7.{key}" for key in KOHYA),
         f"{STEM}_7.alpha": torch.tensor(1.0),
     }
     for name, more, words in (

@@ -92,7 +92,7 @@ def _add(base: BaseModel, path: Path, adapter_name: str) -> list[str]:
         _forget_prompts(base)
         return told
     ignored = {key for key in tensors if _NOT_APPLIED.search(key)}
-    wanted = {key: value for key, value in tensors.items() if key not in ignored}
+    wanted = lycoris.with_kernels(base, {key: value for key, value in tensors.items() if key not in ignored})
     try:
         alphas = _load_with_diffusers(base, path, wanted, header, adapter_name)
     except _FAILURES as error:
@@ -183,7 +183,7 @@ def _load_with_diffusers(
     read = base.lora.kohya.read if base.lora.kohya else base.pipeline.lora_state_dict
     converted = read(dict(tensors))
     weights, alphas = converted if isinstance(converted, tuple) else (converted, None)
-    _refuse_other_shapes(base, path, weights)
+    _refuse_other_layers(base, path, weights)
     # The header's settings hold rank and alpha of PEFT's layout, and diffusers reads them from a file alone.
     source = str(path) if LORA_ADAPTER_METADATA_KEY in header else dict(tensors)
     with warnings.catch_warnings(action="ignore"):  # what they say is said by `_account`
@@ -204,8 +204,8 @@ def _dropped(read: Callable[[dict[str, Tensor]], Any], tensors: dict[str, Tensor
     return [name for name, own in layers.items() if not read(own)]
 
 
-def _refuse_other_shapes(base: BaseModel, path: Path, weights: dict[str, Tensor]) -> None:
-    """A layer of the same name that takes in another number of channels is that of another model."""
+def _refuse_other_layers(base: BaseModel, path: Path, weights: dict[str, Tensor]) -> None:
+    """A layer that takes in another number of channels is another model's, and so are layers of which a text encoder has none."""
     own = {
         layer_of(f"{part}.{name}"): layer.weight
         for part, whole in _named_parts(base)
@@ -219,6 +219,14 @@ def _refuse_other_shapes(base: BaseModel, path: Path, weights: dict[str, Tensor]
             raise LoraError(
                 f"The LoRA file {path} was made for another base model than {base.name} (its {layer} takes {value.shape[1]} "
                 f"numbers, here it is {own[layer].shape[1]}); choose the base it was trained on."
+            )
+    for part, whole in _named_parts(base):
+        layers = [layer for layer in map(layer_of, weights) if layer.startswith(f"{part}.")]
+        if whole is not base.denoiser and layers and own.keys().isdisjoint(layers):  # diffusers wants one at least
+            layer = layers[0].removeprefix(f"{part}.")
+            raise LoraError(
+                f"The LoRA file {path} was made for another base model than {base.name}, whose {part} has none of the file's "
+                f"layers for it, such as {layer}; choose the base it was trained on."
             )
 
 

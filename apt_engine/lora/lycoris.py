@@ -1,8 +1,9 @@
-"""LoHa, LoKr and DoRA of other programs, through PEFT's own layers where they map; each tensor of a file is used or named.
+"""LoHa, LoKr, DoRA and DyLoRA of other programs, through PEFT's own layers where they map; each tensor is used or named.
 
     LoHa   (w1_a w1_b) * (w2_a w2_b), elementwise                       hada_w1_a ... hada_t2
     LoKr   w1 (x) w2, the Kronecker product, each whole or of a rank     lokr_w1, lokr_w1_a ... lokr_t2
     DoRA   a LoRA, and the length of each of the weight's rows           dora_scale
+    DyLoRA a LoRA, of convolutions one or both halves flat               lora_down, lora_up
 
 times alpha / rank, where there is a rank. Layers are named as in kohya's layout.
 """
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from apt_engine.bases.base import BaseModel
 from apt_engine.errors import LoraError
 from apt_engine.lora import kohya
-from apt_engine.lora.adapter import ADAPTER, base_weight
+from apt_engine.lora.adapter import ADAPTER, bare, base_weight
 
 LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
 LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
@@ -64,6 +65,21 @@ def load(base: BaseModel, path: Path, tensors: dict[str, Tensor], adapter: str =
         for layer in chosen:
             left += _fill(base, path, layer, adapter)
     return _told(path, left)
+
+
+def with_kernels(base: BaseModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a LoRA, where DyLoRA flattened a convolution's A (r, in * h * w) and B (out, r) with their kernels."""
+    found = dict(tensors)
+    for name, _, _, module in _named(base):
+        layer, down, up = bare(module), f"{name}.lora_down.weight", f"{name}.lora_up.weight"
+        if not isinstance(layer, nn.Conv2d) or down not in found or up not in found:
+            continue
+        shape = layer.weight.shape[1:]
+        if found[down].ndim == 2 and found[down].shape[1] == shape.numel():
+            found[down] = found[down].view(-1, *shape)
+        if found[up].ndim == 2:
+            found[up] = found[up][..., None, None]
+    return found
 
 
 def apply_magnitudes(base: BaseModel, path: Path, tensors: dict[str, Tensor], adapter: str = ADAPTER) -> list[str]:
