@@ -57,7 +57,7 @@ class VerdictCard:
     @property
     def outputs(self) -> list[Block]:
         """What changes when the run goes on."""
-        return [self.column, self.cost, self.judged]
+        return [self.column, self.cost, self.judge, self.judged]
 
 
 def build() -> VerdictCard:
@@ -112,6 +112,7 @@ def show(card: VerdictCard, history: History, *, is_over: bool) -> dict[Block, A
     return {
         card.column: gr.Column(visible=is_shown),
         card.cost: draw_cost(history) if is_shown else "",
+        card.judge: gr.Button(say("Judge again") if history.verdict else say("Judge it")),
         card.judged: draw_verdict(history) if is_shown else "",
     }
 

@@ -58,7 +58,11 @@ def test_what_a_verdict_takes_is_told_before_the_click(context: AppContext, page
     assert shown[card.column].visible
     assert "<b>64</b> pictures, of the untrained model and 3 checkpoints, about <b>" in shown[card.cost]
     assert "The untrained model draws" in shown[card.cost]
-    assert shown[card.judged] == ""
+    assert (shown[card.judged], shown[card.judge].value) == ("", "Judge it")
+    judge(run)
+    shown = watch.open_run(page.watch, context, run.id)
+    assert "64</b> pictures" in shown[card.cost]
+    assert shown[card.judge].value == "Judge again"
     going = begun(new_run(context), steps=3)
     engine(context)._status = EngineStatus("training", going.id)
     shown = watch.open_run(page.watch, context, going.id)
