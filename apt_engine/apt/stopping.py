@@ -56,6 +56,7 @@ class Rule:
 RULE = Rule()
 SETTLED_AFTER = SHOT_PHASES  # checks; two are enough while all numbers are finite
 LEARNING = ": it is learning."
+NOT_FINITE = "the checks gave numbers that are not finite; lower learning_rate, or set dtype to fp32"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
     obstacle = obstacle or _obstacle(last_step, photos, rule)
     steps = [check.step for check in checks]
     if not any(map(is_finite, checks)):
-        return Standing(0, False, unknown(obstacle or "nothing could be measured"), *(2 * (tuple(0.0 for _ in steps),)))
+        return Standing(0, False, unknown(obstacle or NOT_FINITE), *(2 * (tuple(0.0 for _ in steps),)))
     shots = _gains(steps, [check.shots for check in checks], rule).mean(axis=1)
     cells = _gains(steps, [check.views for check in checks], rule)  # (K, N)
     views = cells.mean(axis=1)
@@ -114,9 +115,11 @@ def stand(checks: Sequence[Check], last_step: int, photos: int, obstacle: str = 
     finite = [k for k, check in enumerate(checks) if is_finite(check)]
     kept = _kept(worth, finite, rule)
     if not is_finite(checks[-1]):
-        return Standing(
-            steps[kept], False, f"At step {steps[-1]:,} the check gave numbers that are not finite.", *curves
+        message = (
+            f"The check of step {steps[-1]:,} gave numbers that are not finite and does not count; lower learning_rate, or set "
+            "dtype to fp32."
         )
+        return Standing(steps[kept], False, message, *curves)
     waited = (len(checks) - 1 - kept) / rule.patience_checks
     waited = min(waited, (steps[-1] - steps[kept]) / (rule.patience_share * steps[-1]))
     is_over = waited >= (1 if _is_memorizing(shots, views, rule) else 2) and steps[-1] >= rule.first_end(photos)
@@ -142,14 +145,14 @@ def choosable(checks: Sequence[Check], rule: Rule = RULE) -> list[int]:
 
 def unknown(obstacle: str) -> str:
     """The sentence for a run of which it cannot be told."""
-    return f"Whether it still learns or only memorizes cannot be told: {obstacle}. So it goes on to its last step and keeps that."
+    return f"Whether it still learns or only memorizes cannot be told: {obstacle}. So it takes all its steps and keeps the last."
 
 
 def _obstacle(last_step: int, photos: int, rule: Rule) -> str:
     if photos < 2:
-        return "there is only one photo, or all are the same"
+        return "there is only one photo, or all look the same; add photos of other sides and places"
     if last_step <= rule.first_end(photos):
-        return f"that takes more than {rule.first_end(photos)} steps"
+        return f"that takes more than {rule.first_end(photos)} steps; give it more"
     return ""
 
 
@@ -162,10 +165,13 @@ def _nothing_learnt(step: int, shots: numpy.ndarray, cells: numpy.ndarray, photo
     if step < rule.first_end(photos):
         return ""
     if shots.max() < rule.least_gain:
-        return "your photos are not fitted any better than by the untrained model"
+        return "your photos are not fitted any better than by the untrained model; raise learning_rate, or give it more steps"
     views = cells[cells.mean(axis=1).argmax()]
     if views.mean() <= _error(views):
-        return "new views of your photos are not fitted any better than by the untrained model"
+        return (
+            "new views of your photos are not fitted any better than by the untrained model; add photos of other sides and "
+            "places"
+        )
     return ""
 
 

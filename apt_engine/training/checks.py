@@ -117,13 +117,19 @@ def prepare_checks(
         return None
     latents = yield from encode_framings(base, paths, photos, framings, obey_stop)
     views = new_views(latents)
-    obstacle = "" if views else "the new views of your photos look like the photos themselves"
+    obstacle = "" if views else _views_alike(config.new_views)
     views = views or [key for key in latents if key[1] != SHOT]
     every = cells_of(config, len(photos), views)
     judge = functools.partial(stopping.stand, last_step=last_step, photos=count_different(photos), obstacle=obstacle)
     if config.indicator == "turn":
         judge = functools.partial(end_when_all_turned, judge)
     return Checks(SplitProbe(base, latents, captions, config.seed), every, judge, processes)
+
+
+def _views_alike(new_views: str) -> str:
+    if new_views == "both":
+        return "new views of your photos look like the photos themselves; take photos that show more"
+    return "new views of your photos look like the photos themselves; set new_views to both"
 
 
 def cells_of(config: TrainingConfig, photos: int, views: Sequence[tuple[int, int]]) -> list[list[Cell]]:

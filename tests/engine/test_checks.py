@@ -224,22 +224,24 @@ def test_where_it_cannot_be_told_the_last_checkpoint_is_kept_and_the_run_says_wh
     end = finish(run)[-1]
     assert isinstance(end, RunFinished)
     assert end.step == checkpoint_of(run).step == 8
-    assert "cannot be told: there is only one photo, or all are the same. So it goes on" in end.reason
+    assert "cannot be told: there is only one photo, or all look the same; add photos" in end.reason
 
 
-def test_of_a_symmetric_thing_the_mirror_image_tells_nothing(make: Make) -> None:
-    run = make(new_views="mirrored")
-    for path in run.photo_paths:
+@pytest.mark.parametrize(("new_views", "remedy"), [("mirrored", "set new_views to both"), ("both", "take photos that")])
+def test_of_a_thing_whose_new_views_look_like_it_they_tell_nothing(make: Make, new_views: str, remedy: str) -> None:
+    run = make(new_views=new_views)
+    for number, path in enumerate(run.photo_paths):
         with Image.open(path) as photo:
             half = photo.crop((0, 0, photo.width // 2, photo.height))
-        whole = Image.new("RGB", (2 * half.width, half.height))
-        whole.paste(half, (0, 0))
-        whole.paste(half.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (half.width, 0))
+        whole = Image.new("RGB", (2 * half.width, half.height), f"#{number + 1}0{number + 1}0{number + 1}0")
+        if new_views == "mirrored":  # else a picture of one color, which is the same enlarged
+            whole.paste(half, (0, 0))
+            whole.paste(half.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (half.width, 0))
         whole.save(path)
     end = finish(run)[-1]
     assert isinstance(end, RunFinished)
     assert end.step == checkpoint_of(run).step == 8
-    assert "cannot be told: the new views of your photos look like the photos themselves. So it goes on" in end.reason
+    assert f"cannot be told: new views of your photos look like the photos themselves; {remedy}" in end.reason
 
 
 def test_numbers_that_are_not_finite_end_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +250,7 @@ def test_numbers_that_are_not_finite_end_nothing(make: Make, monkeypatch: pytest
     end = finish(run)[-1]
     assert isinstance(end, RunFinished)
     assert end.step == checkpoint_of(run).step == 8
-    assert "cannot be told: nothing could be measured." in end.reason
+    assert "cannot be told: the checks gave numbers that are not finite; lower" in end.reason
     assert [math.isnan(gain) for split in summarize(run).splits for gain in split.gains]
 
 
