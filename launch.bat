@@ -3,6 +3,8 @@ rem Starts APT Studio. Finds a Python and hands over to tools\launch.py, where e
 setlocal
 chcp 65001 >nul
 set "PYTHONUTF8=1"
+rem A python.exe in the folder it is started from must not be run, nor an ensurepip.py be imported there.
+set "NoDefaultCurrentDirectoryInExePath=1"
 set "python="
 for %%v in (3.13 3.12 3.11) do if not defined python call :try py -%%v
 if not defined python call :try python
@@ -22,6 +24,6 @@ if not "%code%"=="0" if not "%code%"=="130" if "%~1"=="" pause
 exit /b %code%
 
 :try
-%* -c "import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" >nul 2>&1
+%* -I -c "import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" >nul 2>&1
 if %errorlevel%==0 set "python=%*"
 exit /b 0

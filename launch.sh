@@ -13,10 +13,11 @@ while [ -h "$script" ]; do
 done
 here=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd -P) || exit 1
 
+# -I: a file named ensurepip.py in the folder it is started from must not be imported.
 # First a Python that can make a venv; failing that, any of the right version, to say what it lacks.
 for needed in 'sys, ensurepip' 'sys'; do
     for python in python3.13 python3.12 python3.11 python3 python; do
-        if "$python" -c "import $needed; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" >/dev/null 2>&1; then
+        if "$python" -I -c "import $needed; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" >/dev/null 2>&1; then
             exec "$python" "$here/tools/launch.py" "$@"
         fi
     done

@@ -83,10 +83,14 @@ def command_for(arguments: list[str], python: Path, root: Path) -> list[str]:
         case ["test", *rest]:
             return [str(python), "-m", "pytest", *rest]
         case ["cli", *rest]:
-            # -P: a file named torch.py in the user's folder must not be imported.
-            return [str(python), "-P", "-m", "apt_engine", *rest]
+            return [*module(python, "apt_engine"), *rest]
         case _:
             return [str(python), str(root / "app.py"), *arguments]
+
+
+def module(python: Path, name: str) -> list[str]:
+    """How to run a module. -P: one of its name, or of those it imports, in the folder we were started from must not be taken."""
+    return [str(python), "-P", "-m", name]
 
 
 def environment_for(root: Path, present: Mapping[str, str]) -> dict[str, str]:
@@ -185,7 +189,7 @@ def install(part: Part, python: Path, venv: Path) -> None:
     if left == part.fingerprint or (left and part.name == "torch"):
         options += ["--force-reinstall"]
     _stamp(venv, part).write_text(UNFINISHED, encoding="ascii")
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *options]
+    pip = [*module(python, "pip"), "install", "--disable-pip-version-check", "--no-input", *options]
     environment = environment_for(ROOT, os.environ)
     has_hashes = part.lock.exists() and not index and compares_hashes(python, os.environ)
     for chosen in choices(part, venv, has_hashes=has_hashes):
@@ -221,7 +225,7 @@ def compares_hashes(python: Path, environment: Mapping[str, str]) -> bool:
     chosen = environment.get("APT_HASHES", "")
     if chosen in ("0", "1"):
         return chosen == "1"
-    told = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False).stdout
+    told = subprocess.run([*module(python, "pip"), "config", "list"], capture_output=True, text=True, check=False).stdout
     is_elsewhere = bool(OTHER_INDEX.search(told))
     if is_elsewhere:
         print("pip has an index of its own here: versions are held to the lock, hashes are not compared.", flush=True)
@@ -256,7 +260,7 @@ def cuda_index(cards: str) -> str:
 def is_usable(python: Path) -> bool:
     """Whether a venv's Python runs, has a version we support, and pip. A moved folder or an upgraded system breaks it."""
     try:
-        return subprocess.run([python, "-c", IS_USABLE], capture_output=True, check=False).returncode == 0
+        return subprocess.run([python, "-I", "-c", IS_USABLE], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 

@@ -24,7 +24,9 @@ posix_only = pytest.mark.skipif(os.name == "nt", reason="launch.sh is for Linux 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the launcher with an app that needs torch and one tiny package."""
+    """A copy of the launcher with an app that needs torch and one tiny package; it is started from a stranger's folder."""
+    for name in ("ensurepip", "venv", "pip", "importlib", "ssl", "zipfile", "tempfile", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')", encoding="utf-8")
     folder = tmp_path / "Ünï code dir"
     (folder / "tools").mkdir(parents=True)
     shutil.copy(REPOSITORY / "launch.sh", folder)
@@ -175,7 +177,7 @@ def test_every_python_is_tried_before_giving_up(folder: Path, tmp_path: Path) ->
     code, output = run(folder, PATH=str(programs))
     assert code == 1
     assert "needs Python 3.11, 3.12 or 3.13" in output
-    (programs / "python").write_text('#!/bin/sh\n[ "$1" = -c ] || echo "chosen for $*"\n', encoding="ascii")
+    (programs / "python").write_text('#!/bin/sh\n[ "$1" = -I ] || echo "chosen for $*"\n', encoding="ascii")
     (programs / "python").chmod(0o755)
     assert run(folder, "a b", PATH=str(programs)) == (0, f"chosen for {folder}/tools/launch.py a b\n")
 

@@ -57,7 +57,9 @@ def run_workers(
 
 def own_command(arguments: Sequence[str]) -> list[str]:
     """The command line of a worker: this program with other arguments."""
-    return [sys.executable, "-m", "apt_engine", *arguments]
+    # As this process was told: a module of the folder it was started from is not to be taken for one of ours.
+    safe = ["-P"] if sys.flags.safe_path else []
+    return [sys.executable, *safe, "-m", "apt_engine", *arguments]
 
 
 def _environment(device: str, count: int) -> dict[str, str]:
