@@ -225,7 +225,9 @@ def compares_hashes(python: Path, environment: Mapping[str, str]) -> bool:
     chosen = environment.get("APT_HASHES", "")
     if chosen in ("0", "1"):
         return chosen == "1"
-    told = subprocess.run([*module(python, "pip"), "config", "list"], capture_output=True, text=True, check=False).stdout
+    told = subprocess.run(
+        [*module(python, "pip"), "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
     is_elsewhere = bool(OTHER_INDEX.search(told))
     if is_elsewhere:
         print("pip has an index of its own here: versions are held to the lock, hashes are not compared.", flush=True)

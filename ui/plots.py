@@ -177,7 +177,9 @@ def progress_line(fraction: float | None, numbers: list[tuple[str, str, str]]) -
     kind = "bar unknown" if fraction is None else "bar"
     said = f'role="progressbar" aria-label="{say("progress")}" aria-valuemin="0" aria-valuemax="100"{share}'
     bar = f'<div class="{kind}" {said}><i{width}></i></div>'
-    facts = "".join(f"<span>{before} <b>{html.escape(value)}</b> {after}</span>" for before, value, after in numbers)
+    # The engine's words may quote a prompt, which came with a stranger's picture, or a name out of a stranger's file.
+    escaped = (map(html.escape, said) for said in numbers)
+    facts = "".join(f"<span>{before} <b>{value}</b> {after}</span>" for before, value, after in escaped)
     return f'{bar}<p class="numbers">{facts or "&nbsp;"}</p>'
 
 

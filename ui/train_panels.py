@@ -138,7 +138,7 @@ def describe(context: AppContext, config: TrainingConfig, photo_count: int) -> s
 
 
 def _fact(fact: tuple[str, str, str]) -> str:
-    words, number, more = map(told, fact)
+    words, number, more = (html.escape(told(said)) for said in fact)
     return f"<span>{words} <b>{number}</b> {more}</span>".replace(" ,", ",")
 
 

@@ -161,6 +161,7 @@ def test_a_path_is_quoted() -> None:
 
 def test_progress_says_how_far_or_that_it_does_not_know() -> None:
     half = Tags(progress_line(0.5, [("step", "5", "of 10")])).of("div")[0]
+    assert "<img" not in progress_line(0.5, [("“<img src=x onerror=alert(1)>” is cut", "<img>", "<img>")])
     unknown = Tags(progress_line(None, [])).of("div")[0]
     assert half["aria-valuenow"] == "50"
     assert "aria-valuenow" not in unknown
