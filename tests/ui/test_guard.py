@@ -14,7 +14,8 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from apt_engine.jobs.queue import JobQueue
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.store import RunStore
-from ui.serving.guard import ORDER_ROUTES, Guard, guard_comes_first
+from ui.serving.guard import LARGEST_ORDER, ORDER_ROUTES, Guard, guard_comes_first
+from ui.serving.pages import PAGES_REMEMBERED, Pages
 from ui.serving.tenants import SingleTenant, Tenants, VisitorTenants
 
 OWN = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
@@ -169,3 +170,40 @@ def test_an_order_whose_values_cannot_be_used_is_its_senders_mistake(tmp_path: P
     guard = Middleware(Guard, tenants=SingleTenant(tmp_path), is_public=False)
     browser = TestClient(Starlette(routes=routes, middleware=[guard]), base_url="http://127.0.0.1:7860")
     assert [browser.post(path).status_code for path in ("/gradio_api/run/predict", "/photos")] == [400, 500]
+
+
+def test_a_page_belongs_to_the_visitor_who_used_its_name_first(data_dir: Path) -> None:
+    async def echo(request: Request) -> Response:
+        return Response(await request.body())
+
+    tenants = VisitorTenants(data_dir, JobQueue(Worker(RunStore(data_dir))))
+    guard = Middleware(Guard, tenants=tenants, is_public=True)
+    routes = [Route("/{path:path}", echo, methods=["GET", "POST"])]
+    app = Starlette(routes=routes, middleware=[guard])
+    ada, bob, nobody = (TestClient(app, base_url="https://me-apt.hf.space") for _ in range(3))
+    order = {"session_hash": "adas", "fn_index": 1, "data": ["x" * 300_000], "event_id": "e"}
+    assert ada.post("/gradio_api/queue/join", json=order).json() == order
+    watched = ("/gradio_api/queue/data?session_hash=adas", "/gradio_api/heartbeat/adas")
+    for path in watched:
+        assert ada.get(path).status_code == 200
+    for stranger in (bob, nobody):
+        nobody.cookies.clear()
+        for path in (*watched, "/gradio_api/queue/data?session_hash=own&session_hash=adas"):
+            assert stranger.get(path).status_code == 403
+        for path in ORDER_ROUTES:
+            reply = stranger.post(path, json=order)
+            assert (reply.status_code, "another visitor's" in reply.text) == (403, True)
+    assert bob.post("/gradio_api/queue/join", json={**order, "session_hash": "bobs"}).status_code == 200
+    for odd in (b"", b"{", b"[" * 100_000, b"[]", b'{"session_hash": 5}', b'{"session_hash": NaN}'):
+        assert bob.post("/gradio_api/cancel", content=odd).content == odd
+    assert bob.post("/gradio_api/cancel", content=b"x" * (LARGEST_ORDER + 1)).status_code == 413
+    tenants.close()
+
+
+def test_no_number_and_no_length_of_pages_names_fills_the_memory() -> None:
+    pages = Pages()
+    for number in range(PAGES_REMEMBERED + 5):
+        assert pages.are_of("ada", [f"{number}{'x' * 1000}"])
+    assert len(pages._visitors) == PAGES_REMEMBERED
+    assert max(len(key) for key in pages._visitors) == 32
+    assert not pages.are_of("bob", [f"{PAGES_REMEMBERED}{'x' * 1000}"])

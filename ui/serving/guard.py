@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ui.serving.allowed import PAGE_ROUTE, PULSE_ROUTE, UPLOAD_ROUTE, asset_type, is_route, route_path
 from ui.serving.link import has_token, is_link, refuse, sign_in
 from ui.serving.logins import Logins
+from ui.serving.pages import Pages, pages_asked, pages_ordered
 from ui.serving.tenants import COOKIE, Tenants, new_token, set_cookie, split_cookies
 from ui.words import language_of, say, speaking
 
@@ -65,6 +66,7 @@ class Guard:
         self._is_public = is_public
         self._link = link
         self._logins = Logins()
+        self._pages = Pages()
         policy = CONTENT_POLICY | {"frame-ancestors": SPACE_FRAMES if tenants.is_shared else "'none'"}
         self._headers = {
             "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
@@ -83,8 +85,10 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, cookie = route_path(scope), ""
         refusal = self._refusal(scope.get("method", ""), path, Headers(scope=scope))
+        receive = _limited(receive, LARGEST_UPLOAD if path in UPLOAD_ROUTES else LARGEST_ORDER)
         if self._tenants.is_shared and not refusal:
-            scope, cookie = _as_visitor(scope, is_renewed=path in RENEWING_ROUTES)
+            scope, cookie, visitor = _as_visitor(scope, is_renewed=path in RENEWING_ROUTES)
+            refusal, receive = await self._another_visitors_page(scope, receive, visitor)
 
         async def answer(message: Message) -> None:
             if message["type"].endswith("response.start"):  # of http, and of a refused websocket
@@ -105,9 +109,8 @@ class Guard:
         elif self._link and comes_by_link:
             await self._follow(scope, self._link)(scope, receive, answer)
         else:
-            most = LARGEST_UPLOAD if path in UPLOAD_ROUTES else LARGEST_ORDER
             try:
-                await self._app(scope, _limited(receive, most), answer)
+                await self._app(scope, receive, answer)
             except (KeyError, TypeError, ValueError, FnIndexInferError) as error:
                 sentence, status = _misread(path, error)
                 await PlainTextResponse(sentence, status_code=status)(scope, receive, answer)
@@ -128,6 +131,19 @@ class Guard:
         if self._tenants.is_shared and path == UPLOAD_ROUTE:
             return say("Photos come in by the page's own route; files of other kinds are not taken here."), 403
         return None
+
+    async def _another_visitors_page(
+        self, scope: Scope, receive: Receive, visitor: str
+    ) -> tuple[tuple[str, int] | None, Receive]:
+        """Why a visitor may not ask for the page that a request names, if so; and what is left to receive."""
+        try:
+            is_order = route_path(scope) in ORDER_ROUTES
+            pages, receive = await pages_ordered(receive) if is_order else (pages_asked(scope), receive)
+        except HTTPException as error:  # it is too long, or too slow
+            return (error.detail, error.status_code), receive
+        if self._pages.are_of(visitor, pages):
+            return None, receive
+        return (say("This page is another visitor's; load your own."), 403), receive
 
     def _too_fast(self, scope: Scope) -> tuple[str, int] | None:
         """Why a log-in is not looked at yet."""
@@ -210,14 +226,14 @@ def _is_of_another_site(path: str, headers: Headers) -> bool:
     return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_opened
 
 
-def _as_visitor(scope: Scope, *, is_renewed: bool) -> tuple[Scope, str]:
-    """The request with exactly one visitor's cookie, a new one if it had none; and the Set-Cookie that the browser needs."""
+def _as_visitor(scope: Scope, *, is_renewed: bool) -> tuple[Scope, str, str]:
+    """The request with exactly one visitor's cookie, a new one if it had none; the Set-Cookie that is needed; and the token."""
     known, others = split_cookies("; ".join(Headers(scope=scope).getlist("cookie")))
     token = known or new_token()
     cookies = "; ".join([*others, f"{COOKIE}={token}"])
     headers = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
     scope = {**scope, "headers": [*headers, (b"cookie", cookies.encode("latin-1"))]}
-    return scope, set_cookie(token) if is_renewed or not known else ""
+    return scope, set_cookie(token) if is_renewed or not known else "", token
 
 
 def _name_of(host: str) -> str:
