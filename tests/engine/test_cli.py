@@ -49,7 +49,7 @@ FAST = [
 ]
 
 
-def train(photos: Path, base: Path, data: Path, *more: str, subject: str = "car") -> int:
+def train(photos: Path, base: Path, data_dir: Path, *more: str, subject: str = "car") -> int:
     return main(
         [
             "train",
@@ -60,7 +60,7 @@ def train(photos: Path, base: Path, data: Path, *more: str, subject: str = "car"
             "--base",
             str(base),
             "--data-dir",
-            str(data),
+            str(data_dir),
             "--steps",
             "4",
             *FAST,
@@ -69,12 +69,12 @@ def train(photos: Path, base: Path, data: Path, *more: str, subject: str = "car"
     )
 
 
-def generate(data: Path, out: Path, *more: str, prompt: str = "a photo of a {subject}") -> int:
+def generate(data_dir: Path, out: Path, *more: str, prompt: str = "a photo of a {subject}") -> int:
     return main(
         [
             "generate",
             "--data-dir",
-            str(data),
+            str(data_dir),
             "--prompt",
             prompt,
             "--count",
@@ -98,20 +98,19 @@ def only_picture(folder: Path) -> numpy.ndarray:
 
 
 def test_photos_become_a_lora_file_that_draws_another_picture(
-    tmp_path: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, tmp_path: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = tmp_path / "data"
-    assert train(photo_dir, toy_base, data, "--set", "learning_rate=0.05", "--set", "warmup_steps=0") == 0
-    assert generate(data, tmp_path / "tuned") == 0
-    assert generate(data, tmp_path / "base", "--base", str(toy_base), prompt="a photo of a zwx car") == 0
+    assert train(photo_dir, toy_base, data_dir, "--set", "learning_rate=0.05", "--set", "warmup_steps=0") == 0
+    assert generate(data_dir, tmp_path / "tuned") == 0
+    assert generate(data_dir, tmp_path / "base", "--base", str(toy_base), prompt="a photo of a zwx car") == 0
     assert numpy.abs(only_picture(tmp_path / "tuned") - only_picture(tmp_path / "base")).max() > 2
-    assert main(["export", "--data-dir", str(data), "--out", str(tmp_path / "files")]) == 0
+    assert main(["export", "--data-dir", str(data_dir), "--out", str(tmp_path / "files")]) == 0
     file, _ = sorted((tmp_path / "files").glob("*.safetensors"))
-    assert generate(data, tmp_path / "twice", "--lora", f"{file}:0.5") == 0
+    assert generate(data_dir, tmp_path / "twice", "--lora", f"{file}:0.5") == 0
     assert numpy.abs(only_picture(tmp_path / "tuned") - only_picture(tmp_path / "twice")).max() > 2
-    assert main(["resume", "--data-dir", str(data), "--steps", "6"]) == 0
-    assert main(["verdict", "--data-dir", str(data)]) == 0
-    assert main(["runs", "--data-dir", str(data)]) == 0
+    assert main(["resume", "--data-dir", str(data_dir), "--steps", "6"]) == 0
+    assert main(["verdict", "--data-dir", str(data_dir)]) == 0
+    assert main(["runs", "--data-dir", str(data_dir)]) == 0
     printed = capsys.readouterr().out
     assert "48 pictures by" in printed
     assert [line.split()[0] for line in printed.splitlines() if " ± " in line] == ["untrained", "4", "6"]
@@ -127,11 +126,6 @@ def test_photos_become_a_lora_file_that_draws_another_picture(
         " free, download none.",
     ):
         assert words in told[0]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def sentence(capsys: pytest.CaptureFixture[str]) -> str:
@@ -152,39 +146,44 @@ def sentence(capsys: pytest.CaptureFixture[str]) -> str:
     ],
 )
 def test_bad_arguments_end_in_one_sentence(
-    data: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    data_dir: Path,
+    photo_dir: Path,
+    toy_base: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
 ) -> None:
-    assert train(photo_dir, toy_base, data, *arguments) == 1
+    assert train(photo_dir, toy_base, data_dir, *arguments) == 1
     assert words in sentence(capsys)
 
 
 def test_bad_photos_end_in_one_sentence(
-    data: Path, tmp_path: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, tmp_path: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert train(empty, toy_base, data) == 1
+    assert train(empty, toy_base, data_dir) == 1
     assert "photo" in sentence(capsys)
     (empty / "one.png").write_bytes(next(iter(sorted(photo_dir.iterdir()))).read_bytes())
-    assert train(empty, toy_base, data) == 1
+    assert train(empty, toy_base, data_dir) == 1
     assert "photo" in sentence(capsys)
     (empty / "text.jpg").write_text("no picture")
-    assert train(empty, toy_base, data) == 1
+    assert train(empty, toy_base, data_dir) == 1
     assert "text.jpg" in sentence(capsys)
-    assert RunStore(data).list() == []
+    assert RunStore(data_dir).list() == []
 
 
 def test_a_second_run_is_refused_and_leaves_nothing(
-    data: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, photo_dir: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with training_lock(RunStore(data)):
-        assert train(photo_dir, toy_base, data) == 1
+    with training_lock(RunStore(data_dir)):
+        assert train(photo_dir, toy_base, data_dir) == 1
     assert "Another run is training" in sentence(capsys)
-    assert RunStore(data).list() == []
+    assert RunStore(data_dir).list() == []
 
 
-def test_what_cannot_be_read_hides_no_other_run(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = RunStore(data)
+def test_what_cannot_be_read_hides_no_other_run(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RunStore(data_dir)
     damaged, newer, whole, strange = (
         store.create(TrainingConfig(subject="car"), lambda folder: None) for _ in range(4)
     )
@@ -192,7 +191,7 @@ def test_what_cannot_be_read_hides_no_other_run(data: Path, capsys: pytest.Captu
     (newer.path / "config.json").write_text('{"subject": "car", "dreams": true}')
     whole.events_path.write_text('3\n{"kind": "RunFailed", "message": "The disk is full."}\n{"kind": "StepFin')
     strange.events_path.write_text('{"kind": "RunDreamt"}\n')
-    assert main(["runs", "--data-dir", str(data)]) == 0
+    assert main(["runs", "--data-dir", str(data_dir)]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert "cannot be read" in lines[damaged.id]
     assert "was made by a newer version of APT Studio (it has the settings dreams)" in lines[newer.id]
@@ -201,35 +200,37 @@ def test_what_cannot_be_read_hides_no_other_run(data: Path, capsys: pytest.Captu
 
 
 def test_a_strangers_names_neither_move_the_cursor_nor_break_a_line(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header = b'{"a\\u001b]0;b\\u0007\\u009b2J": {"dtype": "U8", "shape": [0], "data_offsets": [9, 9]}}'
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    assert main(["generate", "--base", str(tmp_path / "a.safetensors"), "--prompt", "x", "--data-dir", str(data)]) == 1
+    assert (
+        main(["generate", "--base", str(tmp_path / "a.safetensors"), "--prompt", "x", "--data-dir", str(data_dir)]) == 1
+    )
     assert "a?]0;b??2J does not begin where" in sentence(capsys)
-    run = RunStore(data).create(TrainingConfig(subject="car"), lambda folder: None)
+    run = RunStore(data_dir).create(TrainingConfig(subject="car"), lambda folder: None)
     run.append(RunFailed(message="It broke.\x1b[2J"))
-    assert main(["runs", "--data-dir", str(data)]) == 0
+    assert main(["runs", "--data-dir", str(data_dir)]) == 0
     assert capsys.readouterr().out.endswith("It broke.?[2J\n")
 
 
-def test_a_letter_that_the_terminal_lacks_ends_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    RunStore(data).create(TrainingConfig(subject="\u72ac"), lambda folder: None)
+def test_a_letter_that_the_terminal_lacks_ends_nothing(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunStore(data_dir).create(TrainingConfig(subject="\u72ac"), lambda folder: None)
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert main(["runs", "--data-dir", str(data)]) == 0
+    assert main(["runs", "--data-dir", str(data_dir)]) == 0
     assert b"pocket  \\u72ac" in terminal.buffer.getvalue()
 
 
-def test_the_folder_of_nobody_is_not_there(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "--base", "~nobody-of-this-name/x", "--prompt", "x", "--data-dir", str(data)]) == 1
+def test_the_folder_of_nobody_is_not_there(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--base", "~nobody-of-this-name/x", "--prompt", "x", "--data-dir", str(data_dir)]) == 1
     assert "~nobody-of-this-name/x is not there" in sentence(capsys)
 
 
-def test_generate_refuses_what_it_cannot_do(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert generate(data, tmp_path / "out", prompt=" ") == 1
+def test_generate_refuses_what_it_cannot_do(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate(data_dir, tmp_path / "out", prompt=" ") == 1
     assert "prompt is empty" in sentence(capsys)
-    assert generate(data, tmp_path / "out") == 1
+    assert generate(data_dir, tmp_path / "out") == 1
     assert "no run latest" in sentence(capsys)
 
 
@@ -241,13 +242,13 @@ def test_a_data_dir_that_cannot_be_written_is_named(
     assert "choose another folder (--data-dir, --out)" in sentence(capsys)
 
 
-def test_no_picture_in_the_folder_is_replaced(data: Path, tmp_path: Path, toy_base: Path) -> None:
+def test_no_picture_in_the_folder_is_replaced(data_dir: Path, tmp_path: Path, toy_base: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     for mine in ("9-seed0.png", "notes.png", "holiday-seed3.png"):
         (out / mine).write_bytes(b"mine")
     for prompt in ("a car", "a cat"):
-        assert generate(data, out, "--base", str(toy_base), prompt=prompt) == 0
+        assert generate(data_dir, out, "--base", str(toy_base), prompt=prompt) == 0
     assert {path.name for path in out.glob("[01]*")} == {"10-seed0.png", "11-seed0.png"}
     assert all((out / mine).read_bytes() == b"mine" for mine in ("9-seed0.png", "notes.png", "holiday-seed3.png"))
 
@@ -292,7 +293,7 @@ def made_a_pickle(path: Path) -> None:
     ],
 )
 def test_a_lora_that_cannot_be_used_is_one_sentence(
-    data: Path,
+    data_dir: Path,
     tmp_path: Path,
     toy_base: Path,
     capsys: pytest.CaptureFixture[str],
@@ -301,13 +302,13 @@ def test_a_lora_that_cannot_be_used_is_one_sentence(
 ) -> None:
     path = lora(tmp_path, toy_base)
     change(path)
-    assert generate(data, tmp_path / "out", "--base", str(toy_base), "--lora", f"{path}:1", prompt="a car") == 1
+    assert generate(data_dir, tmp_path / "out", "--base", str(toy_base), "--lora", f"{path}:1", prompt="a car") == 1
     assert words in sentence(capsys)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_lora_of_another_family_is_named_as_such(
-    data: Path, tmp_path: Path, toy_base: Path, toy_xl_base: Path, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, tmp_path: Path, toy_base: Path, toy_xl_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "xl").mkdir()
     ours, theirs = lora(tmp_path, toy_base), lora(tmp_path / "xl", toy_xl_base)
@@ -315,17 +316,17 @@ def test_a_lora_of_another_family_is_named_as_such(
         (toy_base, theirs, "Stable Diffusion XL"),
         (toy_xl_base, ours, "Stable Diffusion 1.x"),
     ):
-        assert generate(data, tmp_path / "out", "--base", str(base), "--lora", str(path), prompt="a car") == 1
+        assert generate(data_dir, tmp_path / "out", "--base", str(base), "--lora", str(path), prompt="a car") == 1
         assert f"was made for {family}, not for {base}" in sentence(capsys)
-    assert generate(data, tmp_path / "out", "--base", str(ours), prompt="a car") == 1
+    assert generate(data_dir, tmp_path / "out", "--base", str(ours), prompt="a car") == 1
     assert f"{ours} is a LoRA; choose a whole Stable Diffusion" in sentence(capsys)
 
 
 def test_a_checkpoint_of_pytorch_is_no_run(
-    data: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = lora(tmp_path, toy_base).rename(tmp_path / "wool.ckpt")
-    assert generate(data, tmp_path / "out", "--base", str(toy_base), "--lora", f"{path}:0.5", prompt="a car") == 1
+    assert generate(data_dir, tmp_path / "out", "--base", str(toy_base), "--lora", f"{path}:0.5", prompt="a car") == 1
     assert "wool.ckpt is a PyTorch file, which can run code; get the LoRA as .safetensors." in sentence(capsys)
 
 
@@ -340,7 +341,7 @@ def replaced(path: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("change", [truncated, replaced])
 def test_a_lora_that_changes_while_it_is_read_is_one_sentence(
-    data: Path,
+    data_dir: Path,
     tmp_path: Path,
     toy_base: Path,
     toy_xl_base: Path,
@@ -362,12 +363,12 @@ def test_a_lora_that_changes_while_it_is_read_is_one_sentence(
     with pytest.raises(LoraError, match="changed while it was read"):
         tensors.read(path)
     path.write_bytes(whole)
-    assert generate(data, tmp_path / "out", "--base", str(toy_base), "--lora", str(path), prompt="a car") == 1
+    assert generate(data_dir, tmp_path / "out", "--base", str(toy_base), "--lora", str(path), prompt="a car") == 1
     assert "The LoRA file" in sentence(capsys)
 
 
 def test_a_drive_that_went_away_is_one_sentence(
-    data: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone, stat, mkdir = tmp_path / "gone", Path.stat, Path.mkdir
 
@@ -386,24 +387,24 @@ def test_a_drive_that_went_away_is_one_sentence(
         (("--base", str(gone / "model")), "check the path and the drive"),
         (("--base", str(toy_base), "--out", str(gone / "out")), "Cannot write"),
     ):
-        assert generate(data, tmp_path / "out", *arguments, prompt="a car") == 1
+        assert generate(data_dir, tmp_path / "out", *arguments, prompt="a car") == 1
         told = sentence(capsys)
         assert words in told
         assert "Input/output error" in told
 
 
 def test_a_disk_that_is_full_leaves_no_half_picture(
-    data: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    assert generate(data, tmp_path / "file" / "out", "--base", str(toy_base), prompt="a car") == 1
+    assert generate(data_dir, tmp_path / "file" / "out", "--base", str(toy_base), prompt="a car") == 1
     assert "Cannot write" in sentence(capsys)
 
     def full(_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(written, "sync", full)
-    assert generate(data, tmp_path / "out", "--base", str(toy_base), prompt="a car") == 1
+    assert generate(data_dir, tmp_path / "out", "--base", str(toy_base), prompt="a car") == 1
     told = sentence(capsys)
     assert "01-seed0.png (No space left on device; " in told
     assert "free some disk space or choose another folder (--data-dir, --out)" in told
@@ -411,11 +412,11 @@ def test_a_disk_that_is_full_leaves_no_half_picture(
 
 
 def test_what_of_a_lora_is_not_applied_is_said(
-    data: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = lora(tmp_path, toy_base)
     save_file({**load_file(path), "lora_unet_time_embed_0.diff": torch.zeros(4)}, path)
-    assert generate(data, tmp_path / "out", "--base", str(toy_base), "--lora", str(path), prompt="a car") == 0
+    assert generate(data_dir, tmp_path / "out", "--base", str(toy_base), "--lora", str(path), prompt="a car") == 0
     assert "Left out of wool.safetensors, being no LoRA, 1 of its tensors: lora_unet_time_embed_0.diff." in (
         capsys.readouterr().out.splitlines()
     )
