@@ -251,7 +251,8 @@ def mean(values: Sequence[Tensor]) -> Tensor:
 def test_the_loss_is_the_sum_of_its_parts(kind: str, reference_caption: str) -> None:
     setting = Setting.of(kind)
     base = setting.tuned
-    strengths = (0.0, 0.0) if kind == "klein" else (0.7, 2.5)  # what klein lets be seen has its tests in test_klein.py
+    # What klein lets be seen has its tests in test_klein_watching.py.
+    strengths = (0.0, 0.0) if kind == "klein" else (0.7, 2.5)
     before = gammas_of(TUNED_LOSS, REFERENCE_LOSS, VISITS)
     draws = setting.draws([min(gamma, 0.6) for gamma in before])
     assert 0 < sum(draw.is_warped for draw in draws) < SAMPLES

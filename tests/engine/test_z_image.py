@@ -20,7 +20,7 @@ from apt_engine.sampling.sampler import Picture, Sampler
 from apt_engine.settings.training import TrainingConfig
 from apt_engine.training.captions import Captions
 from apt_engine.training.watch import attention_map
-from tests.engine.test_klein import check_training, lora_bytes
+from tests.flow_runs import check_training, lora_bytes
 from tests.laws import output, tuned_base
 from tests.z_image import (
     LATENT_CHANNELS,
