@@ -4,8 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from ui.serving.guard import Guard
+from ui.serving.routes import routes
 from ui.serving.tenants import COOKIE, VisitorTenants, Workspace
 
 TOKEN = "0123456789abcdef" * 2
@@ -53,3 +59,23 @@ def workspace_of(client: TestClient, tenants: VisitorTenants) -> Workspace:
 def bring(client: TestClient, path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return client.post("/photos", files={"file": (path.name, file)}).json()
+
+
+def page_of(tenants: Any, data_dir: Path) -> Starlette:
+    async def take(request: Request) -> Response:
+        return JSONResponse({"size": len(await request.body())})
+
+    async def sign_in(request: Request) -> Response:
+        return JSONResponse({}, 200 if (await request.body()) == b"right" else 400)
+
+    own = routes(tenants, data_dir / "cache")
+    page = Starlette(
+        routes=[
+            *own,
+            Route("/gradio_api/queue/join", take, methods=["POST"]),
+            Route("/login", sign_in, methods=["POST"]),
+        ],
+        middleware=[Middleware(Guard, tenants=tenants, is_public=True)],
+    )
+    vars(page)["auth"] = None
+    return page

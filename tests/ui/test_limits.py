@@ -1,24 +1,15 @@
-"""What guests of a Space may ask for, and how long whoever guesses a password waits."""
+"""What guests of a Space may ask for, and how long their things are kept."""
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 import gradio as gr
 import pytest
 from PIL import Image
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.testclient import TestClient
 
 from apt_engine.errors import ConfigError
 from apt_engine.jobs import limits
@@ -32,14 +23,9 @@ from apt_engine.settings.sampling import SampleRequest
 from apt_engine.settings.training import TrainingConfig
 from ui import plain_card
 from ui.context import AppContext
-from ui.launch import LaunchError, choose_credentials
 from ui.layout import build
-from ui.serving import guard
 from ui.serving import tenants as serving
-from ui.serving.guard import LARGEST_ORDER, Guard
-from ui.serving.logins import LONGEST_WAIT, Logins
-from ui.serving.routes import routes
-from ui.serving.tenants import COOKIE, SingleTenant, VisitorTenants, Workspace, open_tenants
+from ui.serving.tenants import COOKIE, VisitorTenants, Workspace, open_tenants
 
 
 @pytest.fixture
@@ -182,160 +168,6 @@ def test_requests_without_a_cookie_leave_nothing_behind(
     assert engine_of(tenants, 999_999) is stays
 
 
-def page_of(tenants: Any, data_dir: Path) -> Starlette:
-    async def take(request: Request) -> Response:
-        return JSONResponse({"size": len(await request.body())})
-
-    async def sign_in(request: Request) -> Response:
-        return JSONResponse({}, 200 if (await request.body()) == b"right" else 400)
-
-    own = routes(tenants, data_dir / "cache")
-    page = Starlette(
-        routes=[
-            *own,
-            Route("/gradio_api/queue/join", take, methods=["POST"]),
-            Route("/login", sign_in, methods=["POST"]),
-        ],
-        middleware=[Middleware(Guard, tenants=tenants, is_public=True)],
-    )
-    vars(page)["auth"] = None
-    return page
-
-
-def test_a_body_is_counted_while_it_comes(tenants: VisitorTenants, data_dir: Path) -> None:
-    client = TestClient(page_of(tenants, data_dir), base_url="https://me-apt.hf.space")
-    chunks = [b"x" * 100_000] * 10
-    assert client.post("/gradio_api/queue/join", content=iter(chunks)).json() == {"size": 1_000_000}
-    answer = client.post("/gradio_api/queue/join", content=iter(chunks * (1 + LARGEST_ORDER // 1_000_000)))
-    assert answer.status_code == 413
-
-
-def test_a_photo_for_a_full_folder_is_refused(
-    tenants: VisitorTenants, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = TestClient(page_of(tenants, data_dir), base_url="https://me-apt.hf.space")
-    assert client.post("/photos", files={"file": ("a.png", b"x" * 1000)}).status_code == 200
-    monkeypatch.setattr(limits, "MOST_BYTES", 1500)
-    answer = client.post("/photos", files={"file": ("a.png", b"x" * 1000)})
-    assert answer.status_code == 413
-    assert "delete some of the runs" in answer.json()["error"]
-    monkeypatch.setattr(limits, "MOST_BYTES", 10**9)
-    monkeypatch.setattr(limits, "KEPT_FREE", 10**18)
-    assert "no room left" in client.post("/photos", files={"file": ("a.png", b"x")}).json()["error"]
-    monkeypatch.setattr(limits, "KEPT_FREE", 0)
-    assert client.post("/photos", headers={"content-length": "many"}, content=b"").status_code == 400
-
-
-def test_uploads_at_once_are_counted_together_while_they_come(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MOST_BYTES", 1500)
-    uploads, ada, bob = limits.Uploads(), data_dir / "ada", data_dir / "bob"
-    with uploads.into(ada, 1000) as first, uploads.into(ada, 1000) as second, uploads.into(bob, 1000) as other:
-        first(1000)
-        second(500)
-        other(1000)
-        with pytest.raises(limits.LimitError, match="delete some of the runs"):
-            second(1)
-    with uploads.into(ada, 1500) as again:  # what did not arrive counts no longer
-        again(1500)
-    with pytest.raises(limits.LimitError), uploads.into(ada, 1501):
-        pass
-    free = shutil.disk_usage(data_dir.parent).free
-    monkeypatch.setattr(limits, "MOST_BYTES", 10 * free)
-    monkeypatch.setattr(limits, "KEPT_FREE", free // 2)
-    with uploads.into(ada, 0) as first, uploads.into(bob, 0) as other:
-        first(free // 3)
-        with pytest.raises(limits.LimitError, match="no room left"):
-            other(free // 3)
-
-
-def test_an_address_may_bring_so_much_a_day_whatever_cookies_it_has(
-    tenants: VisitorTenants, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "ADDRESS_BYTES_A_DAY", 3000)
-    page = page_of(tenants, data_dir)
-
-    def bring(address: str, size: int = 1200) -> Any:
-        """A photo, each time as another visitor, and a cookie of the proxy's own network in between."""
-        client = TestClient(page, base_url="https://me-apt.hf.space")
-        photo = {"file": ("a.png", b"x" * size)}
-        return client.post("/photos", files=photo, headers={"x-forwarded-for": f"8.8.8.8, {address}"})
-
-    assert [bring("2001:db8::1").status_code, bring("2001:db8::2").status_code] == [200, 200]
-    refused = bring("2001:db8::3")
-    assert refused.status_code == 413
-    assert refused.json()["error"] == "0 MB a day are all that is taken from one address; try again tomorrow."
-    assert bring("2001:db8:0:1::1").status_code == 200
-
-
-def test_bytes_of_an_address_count_while_they_come_and_for_a_day(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "ADDRESS_BYTES_A_DAY", 1000)
-    monkeypatch.setattr(limits, "ADDRESSES_REMEMBERED", 3)
-    now = 0.0
-    uploads = limits.Uploads(lambda: now)
-    with uploads.into(data_dir / "ada", 0, "1.1.1.1") as first, uploads.into(data_dir / "bob", 0, "1.1.1.1") as second:
-        first(600)
-        with pytest.raises(limits.LimitError, match="from one address"):
-            second(600)
-    now = 23.5 * 3600
-    with pytest.raises(limits.LimitError, match="from one address"), uploads.into(data_dir / "eve", 1, "1.1.1.1"):
-        pass
-    now = 24.5 * 3600
-    with uploads.into(data_dir / "eve", 900, "1.1.1.1") as again:
-        again(900)
-    for number in range(10):
-        with uploads.into(data_dir / "eve", 0, f"2.2.2.{number}"):
-            pass
-    assert len(uploads._brought) == 3
-
-
-def test_an_upload_that_hardly_moves_is_ended(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "SECONDS_TO_BEGIN", 0.2)
-    page = page_of(SingleTenant(data_dir), data_dir)
-    answers: list[Any] = []
-    pieces = iter([b"--b\r\n", b"x"])
-
-    async def receive() -> dict[str, Any]:
-        """Two pieces, and then nothing any more."""
-        for piece in pieces:
-            return {"type": "http.request", "body": piece, "more_body": True}
-        await anyio.sleep(60)
-        raise AssertionError("it was waited for")
-
-    async def send(message: Any) -> None:
-        answers.append(message)
-
-    head = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=b")]
-    scope = {"type": "http", "method": "POST", "path": "/photos", "headers": head, "query_string": b"", "app": page}
-    anyio.run(page, scope, receive, send)
-    assert answers[0]["status"] == 408
-    assert b"comes too slowly" in answers[1]["body"]
-
-
-def test_an_answer_may_take_its_time_after_a_request_that_was_whole(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(guard, "SECONDS_TO_BEGIN", 0.0)
-    taken = guard._limited(whole_and_then_gone, 1000)
-
-    async def take() -> list[str]:
-        return [(await taken())["type"] for _ in range(2)]
-
-    with pytest.raises(HTTPException):
-        anyio.run(take)
-    monkeypatch.setattr(guard, "SECONDS_TO_BEGIN", 5.0)
-    taken = guard._limited(whole_and_then_gone, 1000)
-    first = anyio.run(taken)
-    monkeypatch.setattr(guard, "SECONDS_TO_BEGIN", -5.0)
-    assert (first["type"], anyio.run(taken)["type"]) == ("http.request", "http.request")
-
-
-async def whole_and_then_gone() -> dict[str, Any]:
-    await anyio.sleep(0.01)
-    return {"type": "http.request", "body": b"x", "more_body": False}
-
-
 def test_a_clock_that_is_set_anew_deletes_nobodys_things(data_dir: Path, tenants: VisitorTenants) -> None:
     folders = [engine_of(tenants, number).store.data_dir for number in range(2)]
     now = time.time()
@@ -369,75 +201,9 @@ def test_whether_the_clock_was_set_anew_is_looked_at_before_anybody_is_forgotten
     assert folder.stat().st_mtime == pytest.approx(real() + ahead, abs=60)
 
 
-def test_a_photo_that_does_not_say_its_size_is_counted_as_it_comes(
-    tenants: VisitorTenants, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "MOST_BYTES", 500_000)
-    client = TestClient(page_of(tenants, data_dir), base_url="https://me-apt.hf.space")
-
-    def pieces() -> Iterator[bytes]:
-        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
-        for _ in range(100):
-            yield b"x" * 100_000
-
-    answer = client.post("/photos", content=pieces(), headers={"content-type": "multipart/form-data; boundary=b"})
-    assert answer.status_code == 413
-    assert "delete some of the runs" in answer.json()["error"]
-    assert not any(path.is_file() for path in (data_dir / "visitors").rglob("*"))
-
-
-@pytest.mark.parametrize("name", [".", "..", " ", "a/..", "...", "\\..\\..", "\U00020000" * 90])
-def test_a_photo_without_a_name_gets_one(data_dir: Path, name: str) -> None:
-    client = TestClient(page_of(SingleTenant(data_dir), data_dir), base_url="https://me-apt.hf.space")
-    head = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
-    sent = {"content-type": "multipart/form-data; boundary=b"}
-    answer = client.post("/photos", content=f"{head}x\r\n--b--\r\n".encode(), headers=sent)
-    kept = Path(answer.json()["path"])
-    assert kept.is_file()
-    assert kept.parent.parent == data_dir / "uploads"
-    assert len(kept.name.encode()) <= 255
-
-
 @pytest.mark.parametrize("run", ["a" * 5000, "\0", "..", "a/b", "\ud800"])
 def test_no_name_of_a_run_breaks_the_pulse(data_dir: Path, run: str) -> None:
     assert RunStore(data_dir).size_of(run) == 0
-
-
-def test_whoever_guesses_waits_longer_and_longer() -> None:
-    now = 0.0
-    logins = Logins(lambda: now)
-    waits = []
-    for _ in range(20):
-        assert logins.wait("1.2.3.4") == 0
-        waits.append(logins.wait("1.2.3.4") if logins._tries["1.2.3.4"][1] > now else 0.0)
-        now = max(now, logins._tries["1.2.3.4"][1])
-    assert waits[:5] == [0, 0, 0, 1, 2]
-    assert waits[-1] == LONGEST_WAIT
-    assert logins.wait("5.6.7.8") == 0
-    logins.succeed("1.2.3.4")
-    assert logins.wait("1.2.3.4") == 0
-    for number in range(5):
-        logins.wait(f"2001:db8::{number}")
-    assert logins.wait("2001:db8::ffff") > 0
-
-
-def test_wrong_passwords_are_soon_not_looked_at(data_dir: Path) -> None:
-    client = TestClient(page_of(SingleTenant(data_dir), data_dir), base_url="http://box.lan:7860")
-    answers = [client.post("/login", content=b"wrong").status_code for _ in range(50)]
-    assert answers[:4] == [400] * 4
-    assert answers.count(429) >= 44
-    assert client.post("/login", content=b"right").status_code == 429
-    fresh = TestClient(page_of(SingleTenant(data_dir), data_dir), base_url="http://box.lan:7860")
-    assert [fresh.post("/login", content=b"right").status_code for _ in range(9)] == [200] * 9
-
-
-def test_a_short_password_is_refused_and_none_is_made_up() -> None:
-    with pytest.raises(LaunchError, match="a password of 11 characters is soon guessed; take 12 or more"):
-        choose_credentials("a" * 11, is_open=True)
-    first, second = choose_credentials("", is_open=True), choose_credentials("", is_open=True)
-    assert first and second and first[1] != second[1] and len(first[1]) >= 20
-    assert choose_credentials("a" * 12, is_open=True) == ("apt", "a" * 12)
-    assert choose_credentials("", is_open=False) is None
 
 
 def test_a_space_forgets_its_owners_token(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
