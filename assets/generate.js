@@ -1,4 +1,5 @@
 // What the Generate button does beyond its click: a key presses it, and a press while a choice is on its way waits for that.
+// And text boxes keep their words in sight when the window gets narrower: Gradio measures one only when it hears of words.
 () => {
   const LONGEST_WAIT = 5000;
   const button = () => document.querySelector("#generate");
@@ -24,5 +25,8 @@
   document.addEventListener("keydown", (event) => {
     const pressed = button();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && pressed?.offsetParent && !pressed.disabled) pressed.click();
+  });
+  window.addEventListener("resize", () => {
+    for (const box of document.querySelectorAll("textarea")) if (box.offsetParent) box.dispatchEvent(new Event("input"));
   });
 }

@@ -112,13 +112,31 @@ def test_axe_finds_nothing_serious_on_any_tab(page: Page, theme: str) -> None:
         if tab == "Watch":
             page.until(lambda: "Trained on your teddy bear" in page.sentence())
         page.browser.execute_script(AXE_SCRIPT)
-        violations = page.browser.execute_async_script(RUN_AXE)
-        found += [
-            (theme, tab, violation["id"], violation["nodes"][0]["html"][:200])
-            for violation in violations
-            if violation["impact"] in ("serious", "critical")
-        ]
+        for width in (390, 1280):
+            page.be_wide(width)
+            violations = page.browser.execute_async_script(RUN_AXE)
+            found += [
+                (theme, tab, width, violation["id"], violation["nodes"][0]["html"][:200])
+                for violation in violations
+                if violation["impact"] in ("serious", "critical")
+            ]
     assert found == []
+
+
+def test_a_long_prompt_is_whole_when_the_window_gets_narrow(page: Page) -> None:
+    page.open()
+    page.tab("Generate")
+    page.until(lambda: page.field("Prompt").is_displayed())
+    page.write("Prompt", "a photo of a {subject} on the beach at sunset, with a sailing boat far away and some gulls")
+    measure = """const done = arguments[1], box = arguments[0];
+    requestAnimationFrame(() => requestAnimationFrame(() => done([box.clientHeight, box.scrollHeight])))"""
+    wide, _ = page.browser.execute_async_script(measure, page.field("Prompt"))
+    page.be_wide(390)
+    seen, whole = page.browser.execute_async_script(measure, page.field("Prompt"))
+    page.be_wide(1280)
+    page.write("Prompt", "a photo")  # the form is kept over a reload
+    assert seen > 1.5 * wide
+    assert whole <= seen + 2  # its border
 
 
 def test_the_samples_are_slid_through_and_compared_large(page: Page) -> None:
