@@ -21,6 +21,12 @@ from ui.words import LANGUAGES, file_of, is_by_machine, language, later, say, to
 
 MOST_EVENTS = 200  # that wait; each may hold a form of 2 MB
 QUEUE_POLL_SECONDS = 0.02  # Gradio's own 0.001 keeps 3 % of a core busy while nothing happens
+# While a run trains, a page opens on Watch, unless a tab was pressed meanwhile: on a slow machine the answer takes seconds.
+NOTE_PRESSES = """() => document.addEventListener("click", (event) => {
+  if (event.target.closest?.("[role=tab]")) document.body.dataset.pressed = "tab";
+}, true)"""
+OPEN_TAB = """(header) => header.includes('data-opens="watch"') && !document.body.dataset.pressed
+  ? { __type__: "update", selected: "watch" } : undefined"""
 SHARED_NOTE = later(
     "You are a guest here: nobody else sees your photos, runs and pictures, and all of it is deleted "
     "{hours} hours after your last visit."
@@ -170,12 +176,13 @@ def _connect_page(page: gr.Blocks, view: PageView, context: AppContext) -> None:
     """Wire what belongs to no tab: the header, and what a reload finds again."""
     page.load(None, None, None, js=train.PREPARE)
     page.load(None, None, None, js=generate_script())
+    page.load(None, None, None, js=NOTE_PRESSES)
     page.load(
         partial(come_in, view, context),
         None,
-        [view.tabs, view.status, view.header, view.train.train, view.generate.generate, *view.watch.outputs],
+        [view.status, view.header, view.train.train, view.generate.generate, *view.watch.outputs],
         show_progress="hidden",
-    )
+    ).then(None, view.header, view.tabs, js=OPEN_TAB, api_visibility="private")
     inputs = view.inputs
     page.load(
         partial(restore, view, context),
@@ -212,12 +219,10 @@ def open_run(view: PageView, context: AppContext, run_id: str) -> Values:
 
 def come_in(view: PageView, context: AppContext) -> Values:
     """What a page that was just opened shows: what the engine does, and the run that trains, or else the newest."""
-    is_training = bool(watch.trained_run(context))
-    return {
-        **({view.tabs: gr.Tabs(selected="watch")} if is_training else {}),
-        **tell_status(view, context, {view.status: None, view.generate.waiting: show_line(context)}),
-        **watch.attach(view.watch, context),
-    }
+    told_now = tell_status(view, context, {view.status: None, view.generate.waiting: show_line(context)})
+    opens = "watch" if watch.trained_run(context) else ""
+    header = show_status(told_now[view.status], opens)
+    return {**told_now, view.header: header, **watch.attach(view.watch, context)}
 
 
 def generate_with(view: PageView, context: AppContext, run_id: str) -> Values:
@@ -284,10 +289,10 @@ def languages_offered() -> dict[str, Any]:
     return {"chosen": tag, "languages": LANGUAGES, "note": note if is_by_machine(tag) else ""}
 
 
-def show_status(status: EngineStatus | None) -> str:
-    """The header: name of the app, and what the engine does; nothing of it before the page has asked."""
+def show_status(status: EngineStatus | None, opens: str = "") -> str:
+    """The header: name of the app, what the engine does, nothing of it before the page has asked, and the tab to open."""
     job, words = (status.job, told(describe_status(status))) if status else ("", "")
-    return f'<h1 class="brand">APT Studio <small data-job="{job}">{words}</small></h1>'
+    return f'<h1 class="brand" data-opens="{opens}">APT Studio <small data-job="{job}">{words}</small></h1>'
 
 
 def tell_status(view: PageView, context: AppContext, values: Values) -> Values:

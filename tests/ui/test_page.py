@@ -27,6 +27,7 @@ from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig
 from tests.browser import NEEDS_BROWSER
+from tests.holding import held
 from tools.browser import Page, browsing, opened, serving
 
 pytestmark = NEEDS_BROWSER
@@ -137,6 +138,23 @@ def test_a_long_prompt_is_whole_when_the_window_gets_narrow(page: Page) -> None:
     page.write("Prompt", "a photo")  # the form is kept over a reload
     assert seen > 1.5 * wide
     assert whole <= seen + 2  # its border
+
+
+def test_a_tab_pressed_before_the_page_knows_that_a_run_trains_stays(page: Page) -> None:
+    def open_tabs() -> list[str]:
+        return [tab.text.strip() for tab in page.find("button[role=tab][aria-selected=true]")]
+
+    (run,) = page.store.list()
+    with held(page.store, run.id):
+        page.open()
+        page.until(lambda: open_tabs() == ["Watch"])
+        page.slow_down(200)
+        page.open()
+        page.tab("Train")
+        page.slow_down(0)
+        page.until(lambda: bool(page.find("#sentence [data-run]")))
+        page.browser.execute_async_script("setTimeout(arguments[0], 500)")  # a jump comes at once after the answer
+        assert open_tabs() == ["Train"]
 
 
 def test_the_samples_are_slid_through_and_compared_large(page: Page) -> None:
