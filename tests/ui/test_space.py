@@ -261,6 +261,18 @@ def test_on_an_own_computer_uploads_are_kept_for_a_month(data_dir: Path) -> None
     SingleTenant(data_dir / "new").delete_old_uploads()
 
 
+def test_links_among_uploads_and_visitors_that_lead_nowhere_end_no_cleaning(
+    tenants: VisitorTenants, data_dir: Path
+) -> None:
+    own = SingleTenant(data_dir)
+    for folder in (own.find_current().uploads_dir, data_dir / "visitors"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "loop").symlink_to(folder / "loop")
+        (folder / "gone").symlink_to(folder / "nothing")
+    own.delete_old_uploads(time.time() + (UPLOADS_KEPT_DAYS + 1) * 86_400)
+    tenants.delete_abandoned()
+
+
 def test_the_kind_of_tenants_depends_on_the_environment(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPACE_ID", raising=False)
     assert not is_space()

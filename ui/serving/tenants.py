@@ -112,7 +112,7 @@ class SingleTenant:
         """Delete uploads of more than UPLOADS_KEPT_DAYS days ago; runs have copies of their photos."""
         oldest = (now or time.time()) - UPLOADS_KEPT_DAYS * 86_400
         for path in self._workspace.uploads_dir.glob("*"):
-            if path.stat().st_mtime < oldest:
+            if path.lstat().st_mtime < oldest:  # a link may lead nowhere
                 shutil.rmtree(path, ignore_errors=True)
 
     def find_current(self) -> Workspace:
@@ -215,7 +215,7 @@ class VisitorTenants:
         for folder in self._folder.glob("*"):
             workspace = self._workspaces.get(folder.name)
             is_busy = workspace is not None and workspace.engine.status.job != "idle"
-            if not is_busy and folder.stat().st_mtime < oldest:
+            if not is_busy and folder.lstat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._workspaces.pop(folder.name, None)
                 gone.append(folder.name)
