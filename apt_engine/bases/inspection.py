@@ -62,7 +62,9 @@ _CODE = re.compile(
     r"|kernel_config|custom_(pipeline|generate|object)|base_model_name_or_path|__\w+__"
 )
 _BUILT_IN = (None, False, "", "eager", "sdpa", "native")
-MOST_LAYERS, LARGEST_NUMBER, LONGEST_LIST, LONGEST_TEXT = 128, 10_000_000, 10_000, 20_000
+LARGEST_NUMBER, LONGEST_LIST, LONGEST_TEXT = 10_000_000, 10_000, 20_000
+# By patterns of keys. Of positions, a table of all lengths times all dimensions is computed, whatever the weights are.
+LARGEST = ((r"(num|n)_.*layers$|num_blocks", 128), (r"^axes_dims", 1024), (r"^axes_lens", 100_000))
 MOST_NESTED_LAYERS = 64  # layers of a block times blocks of a layer; SDXL has 20
 MOST_LEVELS = 16
 # Names that came and went with versions of the libraries, and what is computed anew.
@@ -186,7 +188,7 @@ def _refuse_code(path: Path, value: Any, *, is_config: bool, key: str = "") -> N
         return
     items = value if isinstance(value, list) else [value]
     for item in items if is_config else ():
-        most = MOST_LAYERS if re.search(r"(num|n)_.*layers$|num_blocks", key) else LARGEST_NUMBER
+        most = next((most for pattern, most in LARGEST if re.search(pattern, key)), LARGEST_NUMBER)
         if isinstance(item, int | float) and not -LARGEST_NUMBER <= item <= most:
             raise BaseModelError(f"{path} has the impossible value {key}: {item!r:.40}; get the model again.")
         if isinstance(item, list | dict):

@@ -1,11 +1,13 @@
 """Model folders and LoRA files are looked at before a library opens them: one sentence each, and no code of theirs runs."""
 
+import json
 import os
 import struct
 from pathlib import Path
 
 import pytest
 
+from apt_engine.bases import inspection
 from apt_engine.bases.registry import load_base
 from apt_engine.errors import BaseModelError
 from apt_engine.reading.tensor_files import read_header
@@ -77,6 +79,17 @@ def test_hostile_loras_are_right_or_one_sentence(tmp_path: Path, sentinel: Path)
     assert [outcome for outcome in outcomes if outcome.is_defect] == []
     assert {"whole", "in halves"} & {outcome.name for outcome in outcomes if outcome.verdict == "accepted"}
     assert not sentinel.exists()
+
+
+@pytest.mark.parametrize("key", ["axes_dims", "axes_dims_rope", "axes_lens"])
+def test_positions_that_no_model_has_are_refused_before_they_are_computed(tmp_path: Path, key: str) -> None:
+    """A toy of FLUX.2 klein with such a config took 3 GB and half a minute to be refused."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({key: [32, 32, 32, 1_000_000]}), encoding="utf-8")
+    with pytest.raises(BaseModelError, match=f"the impossible value {key}: 1000000"):
+        inspection._check_config("a model", path)
+    path.write_text(json.dumps({key: [32, 512, 512]}), encoding="utf-8")
+    inspection._check_config("a model", path)
 
 
 @pytest.mark.parametrize(
