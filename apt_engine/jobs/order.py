@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from apt_engine.reading.regular import read_json
 from apt_engine.runs.files import write_atomically
+
+LARGEST = 100_000_000  # bytes; a grid's two hundred requests have two million at most
 
 
 class Order:
@@ -23,7 +26,7 @@ class Order:
     def read(self) -> list[Any]:
         """The entries; none where nothing ever waited, or another program wrote the file."""
         try:
-            entries = json.loads(self._path.read_text(encoding="utf-8"))
+            entries = read_json(self._path, LARGEST)
         except (OSError, ValueError):
             return []
         return entries if isinstance(entries, list) else []

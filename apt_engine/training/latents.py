@@ -196,7 +196,13 @@ def _reduce(pixels: Tensor) -> Image.Image:
 
 
 def read_pixels(path: Path) -> Tensor:
-    """The pixels (3, H, W) in [-1, 1] of a picture that a run keeps.
+    """The pixels (3, H, W) in [-1, 1] of a picture that a run keeps; errors as of `read_picture`."""
+    pixels = numpy.asarray(read_picture(path), dtype=numpy.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture that a run keeps. Of no format but PNG: Pillow would start other programs for some.
 
     Raises:
         RunError: it is none; the run's folder was damaged.
@@ -205,7 +211,6 @@ def read_pixels(path: Path) -> Tensor:
         with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
             if max(image.size) > LARGEST_SIDE:
                 raise ValueError(f"it has {image.width} x {image.height} pixels")
-            pixels = numpy.asarray(image.convert("RGB"), dtype=numpy.float32)
+            return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RunError(f"The picture {path.name} of this run is damaged ({error}); start a new run.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from apt_engine.bases.base import BaseModel
@@ -30,7 +29,7 @@ from apt_engine.training.captions import class_caption
 from apt_engine.training.drift import PriorDrift
 from apt_engine.training.encoders import Encoder, among
 from apt_engine.training.judge import Judge
-from apt_engine.training.latents import encode_view, read_pixels
+from apt_engine.training.latents import encode_view, read_picture, read_pixels
 
 Tell = Callable[[str, float | None], None]
 
@@ -170,7 +169,7 @@ class Judging:
     @functools.cached_property
     def _photos_seen(self) -> dict[str, Tensor]:
         """Features (photos, F) of the photos, by network."""
-        photos = [Image.open(path).convert("RGB") for path in self._run.photo_paths]
+        photos = [read_picture(path) for path in self._run.photo_paths]
         return {other.name: other.see(photos) for other in self._others}
 
     def _save(self, step: int, latents: Tensor) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 """Runs in line are trained one after the other, also after the app was killed; with an engine that does as it is told."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from apt_engine.jobs.engine import EngineStatus
 from apt_engine.jobs.line import RunLine
+from apt_engine.jobs.order import Order
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.events import RunFailed, RunFinished, RunStarted
 from apt_engine.runs.run import Run
@@ -100,3 +102,20 @@ def test_a_file_of_another_program_is_an_empty_line(store: RunStore) -> None:
     line = RunLine(store, Engine(store))
     line.go_on()
     assert line.waiting() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes")
+@pytest.mark.parametrize("odd", ["a pipe", "a device", "deep", "no list"])
+def test_an_order_that_is_none_is_empty_and_holds_nobody_up(data_dir: Path, odd: str) -> None:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    path = data_dir / "line.json"
+    match odd:
+        case "a pipe":
+            os.mkfifo(path)
+        case "a device":
+            path.symlink_to("/dev/zero")
+        case "deep":
+            path.write_text("[" * 100_000, encoding="utf-8")
+        case _:
+            path.write_text('{"a": 1}', encoding="utf-8")
+    assert Order(path).read() == []
