@@ -9,8 +9,8 @@ from typing import Any
 from apt_engine.bases import hub, variants
 from apt_engine.bases.checkpoints import ASSETS, inspect
 from apt_engine.errors import BaseModelError, ConfigError
-from apt_engine.reading.regular import at_home, is_folder, is_regular, read_json
-from apt_engine.settings.presets import POCKET_DIR, Preset, is_hub_id
+from apt_engine.reading.regular import is_folder, is_regular, read_json
+from apt_engine.settings.presets import POCKET_DIR, Preset, at_home, is_hub_id
 from apt_engine.settings.training import TrainingConfig
 
 

@@ -21,8 +21,8 @@ from apt_engine.bases.transformer_files import TransformerFile
 from apt_engine.bases.trial import try_out
 from apt_engine.bases.z_image import ZImage
 from apt_engine.errors import BaseModelError, ConfigError, EngineError, is_out_of_memory
-from apt_engine.reading.regular import at_home, read_json
-from apt_engine.settings.presets import POCKET_DIR, is_hub_id, looks_like_path
+from apt_engine.reading.regular import read_json
+from apt_engine.settings.presets import POCKET_DIR, at_home, is_hub_id, looks_like_path
 from apt_engine.settings.training import TrainingConfig
 
 ALL_THREADS = torch.get_num_threads()

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import Engine
-from apt_engine.jobs.order import Order, hastened
 from apt_engine.runs.history import summarize
+from apt_engine.runs.order import Order, hastened
 from apt_engine.runs.store import RunStore
 
 POLL_SECONDS = 1.0

@@ -8,8 +8,8 @@ from typing import Any
 
 from apt_engine.errors import BusyError, EngineError
 from apt_engine.jobs.engine import Engine
-from apt_engine.jobs.order import Order, hastened
 from apt_engine.runs.grid import Axes, save_grid
+from apt_engine.runs.order import Order, hastened
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.sampling import SampleRequest
 

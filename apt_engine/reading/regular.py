@@ -66,14 +66,6 @@ def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
     return content
 
 
-def at_home(typed: str) -> Path:
-    """A path as somebody typed it, `~` being their own folder; as it stands where there is nobody of that name."""
-    try:
-        return Path(typed).expanduser()
-    except RuntimeError:
-        return Path(typed)
-
-
 def open_for_appending(path: Path) -> IO[bytes]:
     """Open a file, or make one, to read its end and write after it.
 

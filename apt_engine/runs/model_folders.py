@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apt_engine.errors import ConfigError
-from apt_engine.reading.regular import at_home, is_folder, read_json
+from apt_engine.reading.regular import is_folder, read_json
 from apt_engine.runs.files import write_atomically
+from apt_engine.settings.presets import at_home
 
 REMEMBERED = "model-folders.json"
 LONGEST_SHOWN = 300  # letters of a path that is none

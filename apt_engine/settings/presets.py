@@ -60,6 +60,14 @@ def looks_like_path(name: str) -> bool:
     return is_written_so or ("/" in name and (first.lower() in FOLDERS_OF_MODELS or Path(first).is_dir()))
 
 
+def at_home(typed: str) -> Path:
+    """A path as somebody typed it, `~` being their own folder; as it stands where there is nobody of that name."""
+    try:
+        return Path(typed).expanduser()
+    except RuntimeError:
+        return Path(typed)
+
+
 def _load(path: Path) -> Preset:
     try:
         preset = Preset(key=path.stem, **json.loads(path.read_text(encoding="utf-8")))

@@ -19,10 +19,10 @@ from apt_engine.bases.prompts import cut_prompt
 from apt_engine.bases.registry import choose_device, choose_dtype, load_base_of
 from apt_engine.errors import ConfigError, DiskError
 from apt_engine.lora import adapter, files, start
-from apt_engine.reading.regular import at_home
 from apt_engine.runs.events import Event, Noticed, StageChanged
 from apt_engine.runs.run import KEPT_OPTIMIZER_STATES, Checkpoint, Run
 from apt_engine.sampling.sampler import Stopped
+from apt_engine.settings.presets import at_home
 from apt_engine.settings.training import FROM_CHECKS, TrainingConfig
 from apt_engine.training import state as training_state
 from apt_engine.training.averaging import Average

@@ -7,9 +7,9 @@ import pytest
 
 from apt_engine.jobs.engine import EngineStatus
 from apt_engine.jobs.line import RunLine
-from apt_engine.jobs.order import Order
 from apt_engine.jobs.worker import Worker
 from apt_engine.runs.events import RunFailed, RunFinished, RunStarted
+from apt_engine.runs.order import Order
 from apt_engine.runs.run import Run
 from apt_engine.runs.store import RunStore
 from apt_engine.settings.training import TrainingConfig

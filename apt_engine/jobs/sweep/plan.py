@@ -12,8 +12,7 @@ from typing import Any
 
 from apt_engine.bases.profiles import build_config
 from apt_engine.errors import ConfigError, EngineError
-from apt_engine.reading.regular import at_home
-from apt_engine.settings.presets import Preset
+from apt_engine.settings.presets import Preset, at_home
 from apt_engine.settings.training import TrainingConfig
 
 MOST_ROWS = 10_000
