@@ -45,6 +45,13 @@ canvas.toBlob((blob) => {
   document.querySelector("h1").dispatchEvent(new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true }));
 });
 """
+HOLD_BACK = """
+const ask = window.fetch, allowed = new Promise((resolve) => { window.letGo = resolve; });
+window.fetch = async (address, ...more) => {
+  if (String(address).includes("queue/join")) await allowed;
+  return ask(address, ...more);
+};
+"""
 RUN_AXE = (
     "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then((all) => done(all.violations))"
 )
@@ -148,11 +155,13 @@ def test_a_tab_pressed_before_the_page_knows_that_a_run_trains_stays(page: Page)
     with held(page.store, run.id):
         page.open()
         page.until(lambda: open_tabs() == ["Watch"])
-        page.slow_down(200)
+        script = page.browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": HOLD_BACK})
         page.open()
         page.tab("Train")
-        page.slow_down(0)
-        page.until(lambda: bool(page.find("#sentence [data-run]")))
+        assert not page.find("h1[data-opens=watch]")
+        page.browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+        page.browser.execute_script("window.letGo()")
+        page.until(lambda: bool(page.find("h1[data-opens=watch]")))
         page.browser.execute_async_script("setTimeout(arguments[0], 500)")  # a jump comes at once after the answer
         assert open_tabs() == ["Train"]
 
