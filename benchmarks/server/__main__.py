@@ -33,8 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     defects = 0
     with tempfile.TemporaryDirectory() as place:
         for part in options.only:
+            (folder := Path(place) / part).mkdir()  # what one part leaves behind is not in the next one's way
             rows = []
-            for row in PARTS[part](Path(place), options.count):
+            for row in PARTS[part](folder, options.count):
                 rows.append({"part": part, **row})
                 defects += bool(row["wrong"] or row["broken"])
                 print(json.dumps(rows[-1]), flush=True)
