@@ -126,7 +126,8 @@ def _resume(
         fcntl.ioctl(output, termios.TIOCSCTTY, 0)
     for stream in (1, 2):
         os.dup2(output, stream)
-    sys.stdout = os.fdopen(1, "w")
+    # What Python holds for them may be files, in which it would seek.
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     if prepare:
         prepare(*arguments)
     sys.exit(cli.main(["resume", "--data-dir", str(path.parent.parent), "--run", path.name]))
