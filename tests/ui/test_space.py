@@ -269,8 +269,10 @@ def test_links_among_uploads_and_visitors_that_lead_nowhere_end_no_cleaning(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "loop").symlink_to(folder / "loop")
         (folder / "gone").symlink_to(folder / "nothing")
+        (folder / "old").mkdir()
     own.delete_old_uploads(time.time() + (UPLOADS_KEPT_DAYS + 1) * 86_400)
-    tenants.delete_abandoned()
+    assert not (own.find_current().uploads_dir / "old").exists()
+    assert "old" in tenants.delete_abandoned(time.time() + 365 * 86_400)
 
 
 def test_the_kind_of_tenants_depends_on_the_environment(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
